@@ -82,8 +82,8 @@ def measure(name: str, backbone: str, weights: str, work: Path) -> dict[str, Any
         for kind, recipe in RECIPES.items()
     }
     best = max(runs, key=lambda kind: runs[kind].best.val_accuracy)
-    predicted = featcache.Classifier.load(folder / best).predict([data / one for one in test.samples.ids], top=1)
-    tuned = np.array([one.label for one in predicted]) == np.array(test.samples.classes)[test.y]
+    predicted = featcache.Classifier.load(folder / best).predict([data / image for image in test.samples.ids], top=1)
+    tuned = np.array([prediction.label for prediction in predicted]) == np.array(test.samples.classes)[test.y]
     compared = paired_test(tuned, cached)
     gain = float(tuned.mean() - cached.mean())
     result = {

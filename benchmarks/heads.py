@@ -106,7 +106,7 @@ def ours(x: np.ndarray, y: np.ndarray, Cs: list[float], tol: float) -> list[Laye
     outputs = 1 if y.max() == 1 else int(y.max()) + 1
     problems = CVSoftmaxProblem(CenteredMatrix(x, weight), y, weight, np.full(len(x), -1), 1, outputs)
     path = solve_path(problems, LowRankPreconditioner.from_rows(problems.x, weight), Cs, tol, 1000)
-    return [(one.coef[0], one.intercept[0]) for one in path]
+    return [(head.coef[0], head.intercept[0]) for head in path]
 
 
 def theirs(x: np.ndarray, y: np.ndarray, Cs: list[float], tol: float) -> list[Layer]:

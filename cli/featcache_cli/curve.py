@@ -18,7 +18,7 @@ from featcache_cli import options
               show_default=True, help="The head to fit.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1), help="How often each fraction of the labels is drawn. [default: 5]")
 @options.picture_option
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache to use.")
+@options.layer_option
 @click.option("--seed", default=0, show_default=True, help="The seed of the draws and folds.")
 @options.as_json
 def command(

@@ -14,7 +14,7 @@ from featcache_cli.wrapping import safe
 @options.command()
 @click.argument("cache", type=options.PATH)
 @click.argument("data", required=False, type=options.PATH)
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache to check.")
+@options.layer_option
 @options.picture_option
 @click.option(
     "--images",

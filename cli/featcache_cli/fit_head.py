@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from featcache.core.options import HeadOptions
 from featcache_cli import options, outputs
 
 _THEN = {"fit folds": "fit on all images", **dict.fromkeys(("fit heads", "fit strengths", "fit epochs"), "evaluate")}
@@ -85,47 +86,16 @@ class _HeadOption(click.Option):
     metavar="NAME=VALUE",
     help="A parameter of the head, such as C=0.1; repeat the option for more.",
 )
-@click.option(
-    "--use-views",
-    type=click.Choice(["all", "mean", "clean", "cycle"]),
-    help="Train on all views of an "
-    "image, on their mean, on the clean view, or on one view an epoch. [default: all; sgd and attention: cycle]",
+@options.shared("use_views", HeadOptions)
+@options.shared("cv", HeadOptions, type=click.IntRange(2))
+@options.shared("budget_s", HeadOptions, flag="--budget", metavar="SECONDS|30s|2m", callback=options.duration)
+@options.shared("scaling", HeadOptions)
+@options.shared("calibrate", HeadOptions)
+@options.shared(
+    "thresholds", HeadOptions, multiple=True, type=str, callback=_thresholds, metavar="f1|NUMBER|LABEL=NUMBER"
 )
-@click.option("--cv", type=click.IntRange(2), help="Folds of the cross-validation within train.")
-@click.option(
-    "--budget",
-    "budget_s",
-    callback=options.duration,
-    help="Time for the search of --head auto, such as 30s or 2m. [default: 10s]",
-)
-@click.option(
-    "--scaling",
-    type=click.Choice(["standard", "l2"]),
-    help="Scale each feature to mean 0 and variance 1 (standard), or the features of each image to norm 1 (l2).",
-)
-@click.option("--calibrate", is_flag=True, help="Calibrate a head that has no probabilities, so that it has some.")
-@click.option(
-    "--thresholds",
-    multiple=True,
-    callback=_thresholds,
-    metavar="f1|NUMBER|LABEL=NUMBER",
-    help="With several labels: the probability above which a label is predicted. f1 chooses the thresholds with the "
-    "highest F1 on held-out images; a number applies to all labels, LABEL=NUMBER (repeatable) to one. [default: 0.5]",
-)
-@click.option(
-    "--tta",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Augmented views of an image that are averaged with the clean one, also by predict and serve; needs "
-    "`extract --val-views`.",
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where linear, head2toe and auto compute: auto (a GPU if there is one), cpu, cuda:1, mps.",
-)
+@options.shared("tta", HeadOptions, type=click.IntRange(0))
+@options.shared("device", HeadOptions)
 @click.option(
     "--report",
     type=options.PATH,
@@ -133,14 +103,9 @@ class _HeadOption(click.Option):
     help="Write a report with figures to this HTML file; needs -o.",
 )
 @click.option("--images", "data", type=options.PATH, help="The images of CACHE, for the figures of --report.")
-@click.option(
-    "--layer",
-    default="penultimate",
-    show_default=True,
-    help="The features to use: names of layers joined by commas, stages, or all.",
-)
+@options.layer_option
 @options.cluster_options
-@options.seed_option
+@options.shared("seed", HeadOptions)
 @options.as_json
 def command(cache: str, report: str | None, data: str | None, as_json: bool, **settings: Any) -> None:
     """Train a classifier on the features of CACHE in seconds, evaluate it on val, and save it."""

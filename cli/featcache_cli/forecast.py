@@ -11,7 +11,7 @@ from featcache_cli import options
 
 @options.command()
 @click.argument("cache", type=options.PATH)
-@click.option("--layer", default="penultimate", show_default=True, help="Which features of the cache to use.")
+@options.layer_option
 @click.option("--seed", default=0, show_default=True, help="The seed of the folds and draws.")
 @options.as_json
 def command(cache: str, as_json: bool, **settings: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.core.options import ExtractArguments, fields_of
+from featcache.core.options import ExtractArguments, HeadOptions, fields_of
 from featcache.core.specs import AUGMENTS, EMBEDDED
 from featcache.reports.file_types import FORMATS
 from featcache_cli import outputs
@@ -32,7 +32,6 @@ PATH = click.Path()
 """Type of arguments and options that take files: shells complete them. URLs are accepted."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_FIELDS = fields_of(ExtractArguments)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -47,27 +46,35 @@ def _all(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
     return decorate
 
 
-def shared(name: str, **attributes: Any) -> Callable[[_F], _F]:
+def shared(
+    name: str, kind: type[Any] = ExtractArguments, *, flag: str = "", note: str = "", **attributes: Any
+) -> Callable[[_F], _F]:
     """The option of a field of `featcache.core.options`, with the default and the description of the field.
 
     Parameters
     ----------
     name : str
+    kind : TypedDict
+        The options that the field is one of.
+    flag : str
+        The option on the command line, where it is not the name of the field.
+    note : str
+        What `[default: ...]` says beside the default.
     attributes
         Of `click.option`; those that are not given come from the field.
     """
-    field = _FIELDS[name]
-    default, text = field.option.default, field.option.description
+    field = fields_of(kind)[name]
+    flag, default, text = flag or f"--{name.replace('_', '-')}", field.option.default, field.option.description
     if default is False:
-        return click.option(f"--{name.replace('_', '-')}", is_flag=True, help=text, **attributes)
+        return click.option(flag, name, is_flag=True, help=text, **attributes)
     default = ",".join(default) if isinstance(default, tuple) else default
-    attributes = {"default": default, **attributes}
+    attributes = {"default": default, "help": text, **attributes}
     if attributes["default"] is None:
-        text += f" [default: {field.option.none or default}]"
+        shown = f"{default:g}" if isinstance(default, float) else default
+        attributes["help"] += f" [default: {field.option.none or shown}{note}]"
     if field.choices:
         attributes.setdefault("type", click.Choice(field.choices))
-    is_set = attributes["default"] is not None
-    return click.option(f"--{name.replace('_', '-')}", show_default=is_set, help=text, **attributes)
+    return click.option(flag, name, show_default=attributes["default"] is not None, **attributes)
 
 
 val_fraction_option = shared("val_fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True))
@@ -108,6 +115,7 @@ views_option = shared("views", type=click.IntRange(0, 65534))
 val_views_option = shared("val_views", type=click.IntRange(0))
 layers_option = shared("layers")
 dtype_option = shared("dtype")
+layer_option = shared("layer", HeadOptions)
 
 
 class Finite(click.FloatRange):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import re
@@ -58,13 +59,20 @@ def round_up(count: float) -> int:
 
 
 def json_safe(value: Any) -> Any:
-    """The value as JSON has it: None for NaN and infinities, text for paths, lists for tuples."""
+    """The value as JSON has it: None for NaN and infinities, text for paths, lists for tuples, results by `to_dict`.
+
+    A dataclass without `to_dict` becomes its fields by name.
+    """
     if isinstance(value, dict):
         return {name: json_safe(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [json_safe(item) for item in value]
     if isinstance(value, PurePath):
         return str(value)
+    if hasattr(value, "to_dict"):
+        return json_safe(value.to_dict())
+    if dataclasses.is_dataclass(value):
+        return {field.name: json_safe(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

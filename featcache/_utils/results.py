@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -12,11 +13,23 @@ _MAX_REPR = 100  # characters
 
 
 class Result:
-    """Base class of dataclasses that hold results."""
+    """Base class of dataclasses that hold results.
+
+    A class whose JSON has other names than its fields, or more, overrides `_json_fields`.
+    """
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as JSON values."""
-        return {field.name: json_safe(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        """The result as JSON values: text for paths, lists for tuples, None for NaN and infinities."""
+        return {name: json_safe(value) for name, value in self._json_fields().items()}
+
+    def _json_fields(self) -> dict[str, Any]:
+        """Name to value, in the order of the JSON. The values need not be JSON values."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+def as_records(rows: Iterable[Sequence[Any]], *names: str) -> list[dict[str, Any]]:
+    """Tuples as JSON objects, such as (image, reason) as {"path": image, "reason": reason}."""
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 class NotebookResult:

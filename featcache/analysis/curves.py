@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featcache._utils.formatting import text_table
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import is_number
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.rng import content_order, content_words
@@ -65,7 +65,7 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Curve(NotebookResult):
+class Curve(Result, NotebookResult):
     """What `curve` returns. `str()` is a table.
 
     Attributes
@@ -95,8 +95,7 @@ class Curve(NotebookResult):
         title = f"{self.head}, val accuracy (n = {self.n}) against {self.over}"
         return "\n".join([title, *(f"  {line}" for line in text_table(lines, ">"))])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         points = [{**point._asdict(), "accuracy": point.accuracy} for point in self.points]
         return {"over": self.over, "head": self.head, "n": self.n, "points": points}
 

@@ -62,9 +62,8 @@ class Transfer(Result, NotebookResult):
             f"each of {self.rows} rows has its checksum"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {**super().to_dict(), "seconds": {"wall": self.seconds}}
+    def _json_fields(self) -> dict[str, Any]:
+        return {**super()._json_fields(), "seconds": {"wall": self.seconds}}
 
 
 def pull(

@@ -11,7 +11,7 @@ import numpy as np
 
 from featcache._utils.formatting import printable
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.data.input_notes import first_few, input_notes, list_inputs, name_changes, write_list
@@ -20,7 +20,7 @@ from featcache.data.sources.registry import names_samples
 
 
 @dataclass(frozen=True, repr=False)
-class Verification(NotebookResult):
+class Verification(Result, NotebookResult):
     """Result of `verify`.
 
     Attributes
@@ -70,21 +70,13 @@ class Verification(NotebookResult):
             lines.append(f"Extract the damaged rows again with `featcache verify {self.path} --repair DATA`.")
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "cache": str(self.path),
-            "ok": self.ok,
-            "rows": self.rows,
-            "damaged": self.damaged,
-            "problem": self.problem,
-            "changes": self.changes,
-            "ignored": self.ignored,
-        }
+    def _json_fields(self) -> dict[str, Any]:
+        fields = super()._json_fields()
+        return {"cache": fields.pop("path"), "ok": self.ok, **fields}
 
 
 @dataclass(frozen=True, repr=False)
-class Difference(NotebookResult):
+class Difference(Result, NotebookResult):
     """What `diff` found: fields of the spec as (name, value in a, value in b), and changes from a's samples to b's.
 
     ignored : files and folders of b that were passed over, by reason.
@@ -112,13 +104,12 @@ class Difference(NotebookResult):
         lines = lines or [f"{self.a} and {self.b} hold the same"]
         return "\n".join([*lines, *input_notes(self.ignored, [], [])])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
             "a": self.a,
             "b": self.b,
             "same": self.same,
-            "spec": {name: [a, b] for name, a, b in self.spec},
+            "spec": {name: (a, b) for name, a, b in self.spec},
             "changes": self.changes,
             "ignored": self.ignored,
         }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import printable
+from featcache._utils.results import Result
 from featcache.core.samples import LABELLED_SPLITS, UNLABELLED, Samples, count_images
 
 SMALL_VAL = 30
@@ -36,7 +37,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class DataSummary:
+class DataSummary(Result):
     """Summary of labelled images: classes, splits and counts.
 
     name : name of the data or the cache.
@@ -93,18 +94,17 @@ class DataSummary:
         """The line, the notes and the warnings."""
         return "\n".join(filter(None, [self.line, *self.notes, self.small_val, self.missing]))
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "understood": self.line,
-            "classes": list(self.classes),
+            "classes": self.classes,
             "multilabel": self.multilabel,
             "images": self.totals,
             "images_by_class": self.images,
-            "held_out": asdict(self.held_out) if self.held_out else None,
+            "held_out": self.held_out,
             "groups": self.groups,
-            "notes": list(self.notes),
+            "notes": self.notes,
             "warnings": [text for text in (self.small_val, self.missing) if text],
         }
 

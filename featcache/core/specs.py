@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -22,6 +23,9 @@ Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageDtype = Literal["float16", "float32"]
 EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
+UseViews = Literal["all", "mean", "clean", "cycle"]
+Scaling = Literal["standard", "l2"]
+Thresholds = Literal["f1"] | float | Mapping[str, float]
 
 AUGMENTS: tuple[str, ...] = ("tutorial", "crop", "trivial", "none")
 """The view recipes of featcache."""

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.core.specs import Thresholds as Thresholds
 from featcache.errors import HeadError
-
-Thresholds = Literal["f1"] | float | Mapping[str, float]
 
 HALF = 0.5
 LEAST = 10

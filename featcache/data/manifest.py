@@ -49,15 +49,10 @@ class Manifest:
 
     Examples
     --------
-    >>> from pathlib import Path
-    >>> from PIL import Image
-    >>> for number in range(10):
-    ...     folder = Path("photos", "ants" if number % 2 else "bees")
-    ...     folder.mkdir(parents=True, exist_ok=True)
-    ...     Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    >>> from featcache import read_manifest
     >>> manifest = read_manifest("photos")
     >>> len(manifest.samples), manifest.samples.classes
-    (10, ('ants', 'bees'))
+    (16, ('ants', 'bees'))
     """
 
     source: Source
@@ -220,15 +215,12 @@ def read_manifest(
 
     Examples
     --------
-    >>> from pathlib import Path
-    >>> from PIL import Image
-    >>> for number in range(10):
-    ...     folder = Path("photos", "ants" if number % 2 else "bees")
-    ...     folder.mkdir(parents=True, exist_ok=True)
-    ...     Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    The folder `photos` holds the folders `ants` and `bees`, with eight images each.
+
+    >>> from featcache import read_manifest
     >>> manifest = read_manifest("photos", val_fraction=0.4)
     >>> len(manifest.samples.rows("train")), len(manifest.samples.rows("val"))
-    (6, 4)
+    (10, 6)
     """
     progress = as_callback(progress)
     if isinstance(data, Manifest):

@@ -99,10 +99,13 @@ def extract(
 
     Examples
     --------
+    The folder `photos` holds sixteen images, four of which become val. The network is small and has random weights, so
+    that the example takes no time; without `backbone` and `weights` it is the embedded one.
+
     >>> import featcache
-    >>> extraction = featcache.extract("photos", "cache.h5", views=4)  # doctest: +SKIP
-    >>> extraction.cache.features("train").x.shape  # doctest: +SKIP
-    (800, 5, 1280)
+    >>> extraction = featcache.extract("photos", "cache.h5", backbone="timm/test_resnet", weights="none", views=4)
+    >>> extraction.cache.features("train").x.shape
+    (12, 5, 96)
     """
     monitor = Monitor(progress, on_note)
     out = on_disk(out)

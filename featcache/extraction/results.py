@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache._utils.formatting import human_bytes, printable
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
 from featcache.core.data_summary import DataSummary
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Extraction(NotebookResult):
+class Extraction(Result, NotebookResult):
     """Result of `extract`.
 
     Attributes
@@ -95,25 +95,24 @@ class Extraction(NotebookResult):
         lines += [*input_notes(self.ignored, self.conflicts, self.skipped), *remark_notes(self.remarks)]
         return "\n".join([*lines, *([self.data.missing] if self.data.missing else [])])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
             **self.report.to_dict(),
-            "cache": str(self.cache.path),
+            "cache": self.cache.path,
             "extracted": self.extracted,
             "shown": self.shown,
-            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "skipped": as_records(self.skipped, "path", "reason"),
             "ignored": self.ignored,
-            "conflicts": [list(pair) for pair in self.conflicts],
+            "conflicts": self.conflicts,
             "note": self.note,
             "value_range": self.cache.spec.flat().get("value_range"),
-            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
-            "data": self.data.to_dict(),
+            "remarks": as_records(self.remarks, "path", "remark"),
+            "data": self.data,
         }
 
 
 @dataclass(frozen=True, repr=False)
-class Update(NotebookResult):
+class Update(Result, NotebookResult):
     """Result of `update` and `repair`.
 
     Attributes
@@ -204,28 +203,27 @@ class Update(NotebookResult):
         missing = self.cache.summary().missing if self.cache else ""
         return [*notes, missing] if missing else notes
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
-            "cache": str(self.path),
+            "cache": self.path,
             "changes": self.changes,
             "damaged": self.damaged,
             "problem": self.problem,
-            "views": list(self.views),
+            "views": self.views,
             "carried": self.carried,
             "extracted": self.extracted,
             "shown": self.shown,
             "dry_run": self.cache is None and not self.nothing,
             "ignored": self.ignored,
-            "conflicts": [list(pair) for pair in self.conflicts],
-            "estimate": self.estimate.to_dict() if self.estimate else None,
-            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "conflicts": self.conflicts,
+            "estimate": self.estimate,
+            "skipped": as_records(self.skipped, "path", "reason"),
             "unread": self.unread,
             "dropped": self.loss.lost,
             "seconds": self.seconds,
             "note": self.note,
-            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
-            "data": self.data.to_dict() if self.data else None,
+            "remarks": as_records(self.remarks, "path", "remark"),
+            "data": self.data,
         }
 
 

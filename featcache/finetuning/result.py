@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.core.data_summary import DataSummary
 from featcache.data.input_notes import input_notes, list_inputs, write_list
 from featcache.metrics.classification import Accuracy
@@ -17,7 +17,7 @@ from featcache.training.loop import EpochMetrics
 
 
 @dataclass(frozen=True, repr=False)
-class FineTune(NotebookResult):
+class FineTune(Result, NotebookResult):
     """What `finetune` returns: a fine-tuned model in a folder, and its metrics.
 
     Attributes
@@ -92,20 +92,19 @@ class FineTune(NotebookResult):
             lines.append(f"test {_format_accuracy(self.report.test)}")
         return "\n".join([*lines, *self.notes, f"saved in {self.path}"])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
             **self.report.to_dict(),
-            "path": str(self.path),
+            "path": self.path,
             "best_epoch": self.best.epoch,
             "data_share": self.data_share,
             "start": {"head": self.init_head, **self.start.to_dict()} if self.start else None,
             "wise_ft": self.wise_ft,
-            "tuned": self.tuned.to_dict() if self.tuned else None,
-            "data": self.data.to_dict() if self.data else None,
-            "history": [asdict(epoch) for epoch in self.history],
-            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
-            "notes": list(self.notes),
+            "tuned": self.tuned,
+            "data": self.data,
+            "history": self.history,
+            "skipped": as_records(self.skipped, "path", "reason"),
+            "notes": self.notes,
         }
 
 

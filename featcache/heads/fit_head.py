@@ -7,24 +7,23 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 from sklearn.base import BaseEstimator
 
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.data_summary import DataSummary
 from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
+from featcache.core.options import HeadFitOptions, HeadOptions, select, takes_options
 from featcache.core.ray_cluster import Cluster
-from featcache.core.specs import PENULTIMATE
-from featcache.core.thresholds import Thresholds
 from featcache.heads.fit import fit
 from featcache.heads.io import save_head
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
-from featcache.heads.training_data import FitOptions, TrainingData, UseViews
+from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.heads.tuning.selection import Selection
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy
@@ -33,7 +32,7 @@ from featcache.metrics.run_report import Report
 
 
 @dataclass(frozen=True, repr=False)
-class HeadFit(NotebookResult):
+class HeadFit(Result, NotebookResult):
     """What `fit_head` returns.
 
     Attributes
@@ -111,8 +110,7 @@ class HeadFit(NotebookResult):
         ]
         return f"; the temperature, chosen on train, made {' and '.join(worse)} worse on val" if worse else ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         before = self.before and {
             "log_loss": self.before.log_loss,
             "calibration_error": self.before.calibration_error,
@@ -120,37 +118,29 @@ class HeadFit(NotebookResult):
         return {
             **self.report.to_dict(),
             "head": self.name,
-            "path": str(self.path) if self.path else None,
-            "history": [vars(epoch) for epoch in self.history],
-            "selection": self.selection.to_dict() if self.selection else None,
+            "path": self.path,
+            "history": self.history,
+            "selection": self.selection,
             "before_temperature": before,
-            "notes": list(self.notes),
-            "data": self.data.to_dict() if self.data else None,
-            "thresholds": list(self.thresholds) if self.thresholds else None,
-            "at_half": self.at_half.to_dict() if self.at_half else None,
+            "notes": self.notes,
+            "data": self.data,
+            "thresholds": self.thresholds,
+            "at_half": self.at_half,
         }
 
 
+@takes_options(HeadOptions)
 def fit_head(
     cache: str | os.PathLike[str] | FeatureCache,
     out: str | os.PathLike[str] | None = None,
     *,
     head: str | BaseEstimator = "linear",
     parameters: Mapping[str, Any] | None = None,
-    layer: str = PENULTIMATE,
-    use_views: UseViews | None = None,
-    cv: int | None = None,
-    budget_s: float | None = None,
-    scaling: Literal["standard", "l2"] | None = None,
-    calibrate: bool = False,
-    thresholds: Thresholds | None = None,
-    tta: int = 0,
-    seed: int = 0,
-    device: str = "auto",
     cluster: Cluster | None = None,
     progress: ProgressOption = None,
     on_epoch: Callable[[Any], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    **options: Unpack[HeadOptions],
 ) -> HeadFit:
     """Train a head on the cached training views and evaluate it on val.
 
@@ -173,33 +163,6 @@ def fit_head(
     parameters : mapping, optional
         Parameters of the constructor of the head; of `TrainConfig` for "sgd", of `AttentionConfig` for "attention".
         With any but "class_weight", a head does not choose its settings itself.
-    layer : str, default "penultimate"
-        The features to use: one layer, several joined by commas, "stages" or "all", see `featcache.core.layer_names`.
-        Features of several layers are standardized, see `featcache.heads.layer_scaling`, and concatenated.
-    use_views : {"all", "mean", "clean", "cycle"}, optional
-        Train on all views of an image, on their mean, on the clean view, or on one view an epoch. None: "cycle" for
-        "sgd" and "attention", "all" for the others.
-    cv : int, optional
-        Folds of the cross-validation, 2 or more. None: heads that choose their settings take 5, or hold a fifth out
-        once if images times classes are more than a million; others do not cross-validate.
-    budget_s : float, optional
-        Seconds for the search of "auto". None: 10.
-    scaling : {"standard", "l2"}, optional
-        A first step before a head that does not choose its settings: each feature is scaled to mean 0 and variance 1,
-        or each image to length 1.
-    calibrate : bool, default False
-        Give probabilities to a head without them, see `featcache.heads.tuning.cross_validation.calibrate_platt`.
-    thresholds : float, mapping or "f1", optional
-        With several labels: the probability above which a label is predicted; one number for all labels, or numbers by
-        label. "f1" chooses those with the highest F1 on held-out images, see `featcache.core.thresholds`. None: 0.5,
-        with which most single decisions are right, but rare labels are seldom predicted.
-    tta : int, default 0
-        Augmented views of a val or test image that are averaged with the clean one. The saved head predicts so, too.
-    seed : int, default 0
-        Of the folds, and of the first weights and the order of images of "sgd" and "attention".
-    device : str, default "auto"
-        Where "linear", "head2toe" and "auto" compute: "cpu" (without PyTorch), "cuda", "cuda:1", "mps"; "auto" takes a
-        GPU if there is one. Other heads compute on the CPU. `HeadFit.notes` names a GPU that was used.
     cluster : Cluster, optional
         Machines that share the training rows of a head that chooses its settings ("knn" excepted). All must see the
         cache, see `featcache.heads.ray.coordinator`. Held-out images, val and test are evaluated on this machine.
@@ -211,6 +174,7 @@ def fit_head(
         Called with the metrics of each epoch of "sgd".
     on_note : callable, optional
         Called with a line about the data of the cache, and if the workers of a cluster are waited for.
+    {options}
 
     Returns
     -------
@@ -241,6 +205,7 @@ def fit_head(
     1.0
     """
     timer, name = PhaseTimer(), cache.path if isinstance(cache, FeatureCache) else cache
+    layer, tta = options["layer"], options["tta"]
     folder = Path(out) if out is not None else None
     if folder is not None:
         prepare_folder(folder, "head")
@@ -251,23 +216,16 @@ def fit_head(
     with timer.phase("read"):  # machines of a cluster check their rows of train themselves
         data = TrainingData.read(cache, layer, tta=tta, with_test=True, check_train=cluster is None)
     training_cluster = TrainingCluster(cluster, name, layer, on_note) if cluster else None
-    options = FitOptions(
+    fit_options = FitOptions(
         dict(parameters or {}),
-        use_views,
-        cv,
-        budget_s,
-        scaling,
-        calibrate,
-        thresholds,
-        seed,
-        device,
-        training_cluster,
+        cluster=training_cluster,
         will_be_saved=folder is not None,
         progress=as_callback(progress),
         on_epoch=on_epoch,
+        **select(HeadFitOptions, options),
     )
     with timer.phase("fit"), closing(training_cluster) if training_cluster else nullcontext():
-        fitted = fit(head, data, options)
+        fitted = fit(head, data, fit_options)
     with timer.phase("evaluate"):
         evaluation = evaluate(fitted, data, tta)
     report = Report(
@@ -277,7 +235,7 @@ def fit_head(
         accuracy=evaluation.accuracy,
         test=evaluation.test_accuracy,
         spec_digest=cache.spec.digest(),
-        seed=seed,
+        seed=options["seed"],
     )
     result = HeadFit(
         fitted.estimator,

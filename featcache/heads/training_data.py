@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from featcache.backbones.devices import resolve_device
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features, ViewUse
 from featcache.core.layer_names import grid_side, join_layers, parse_layer
-from featcache.core.specs import PENULTIMATE, ExtractSpec
+from featcache.core.options import HeadFitOptions, with_defaults
+from featcache.core.specs import PENULTIMATE, ExtractSpec, Scaling, UseViews
 from featcache.core.thresholds import LEAST, Thresholds, check_thresholds, choose_thresholds, format_thresholds
 from featcache.errors import CacheIncompleteError, HeadError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from featcache.heads.ray.coordinator import TrainingCluster
     from featcache.heads.tuning.selection import Selection
 
-UseViews = Literal["all", "mean", "clean", "cycle"]
+_DEFAULTS = with_defaults(HeadFitOptions, {})
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,10 @@ class FitOptions:
 
     Parameters
     ----------
-    parameters, use_views, cv, budget_s, scaling, calibrate, thresholds, seed, device, progress, on_epoch
+    parameters, progress, on_epoch
         See `featcache.heads.fit_head.fit_head`.
+    use_views, cv, budget_s, scaling, calibrate, thresholds, seed, device
+        See `featcache.core.options.HeadFitOptions`.
     cluster : TrainingCluster, optional
         Machines that share the training rows.
     will_be_saved : bool
@@ -122,14 +125,14 @@ class FitOptions:
     """
 
     parameters: dict[str, Any] = field(default_factory=dict)
-    use_views: UseViews | None = None
-    cv: int | None = None
-    budget_s: float | None = None
-    scaling: Literal["standard", "l2"] | None = None
-    calibrate: bool = False
-    thresholds: Thresholds | None = None
-    seed: int = 0
-    device: str = "cpu"
+    use_views: UseViews | None = _DEFAULTS["use_views"]
+    cv: int | None = _DEFAULTS["cv"]
+    budget_s: float | None = _DEFAULTS["budget_s"]
+    scaling: Scaling | None = _DEFAULTS["scaling"]
+    calibrate: bool = _DEFAULTS["calibrate"]
+    thresholds: Thresholds | None = _DEFAULTS["thresholds"]
+    seed: int = _DEFAULTS["seed"]
+    device: str = "cpu"  # `fit_head` passes its own
     cluster: TrainingCluster | None = None
     will_be_saved: bool = False
     progress: Progress | None = None

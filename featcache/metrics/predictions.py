@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.formatting import csv_row, plain_cell
 from featcache._utils.regular_files import read_json
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache.core.model_card import REPORT
 from featcache.core.model_folder import locate
 from featcache.core.samples import SEPARATOR, Samples, format_labels
@@ -62,7 +62,7 @@ def split_predictions_csv(
 
 
 @dataclass(frozen=True, repr=False)
-class HeadComparison(NotebookResult):
+class HeadComparison(Result, NotebookResult):
     """Two models on the same val images; `test.p` below 0.05 says that they differ.
 
     optimistic : those that kept their best epoch of these very images.
@@ -88,12 +88,11 @@ class HeadComparison(NotebookResult):
         ]
         return "\n".join([*lines, f"McNemar p = {self.test.p:.2g}: {verdict}", *chosen])
 
-    def to_dict(self) -> dict[str, object]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
             "first": self.first,
             "second": self.second,
-            "optimistic": list(self.optimistic),
+            "optimistic": self.optimistic,
             "accuracy": [right / self.test.n for right in self.right],
             **asdict(self.test),
         }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from featcache._utils.environment import machine_info, package_versions, peak_gpu_memory_bytes, peak_memory_bytes
+from featcache._utils.results import Result
 
 if TYPE_CHECKING:
     from featcache.metrics.classification import Accuracy
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Result):
     """What one run cost and reached.
 
     seconds : by phase and `wall`. In the main thread: start, convert, hash, forward (waiting for the network),
@@ -39,10 +40,7 @@ class Report:
     machine: dict[str, Any] = field(default_factory=lambda: machine_info())
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; the val accuracy's fields stand at the top level."""
-        fields = asdict(self)
-        accuracy = self.accuracy.to_dict() if self.accuracy else {}
-        fields.pop("accuracy")
-        fields["test"] = self.test.to_dict() if self.test else None
-        return {"method": fields.pop("method"), **accuracy, **fields}
+    def _json_fields(self) -> dict[str, Any]:
+        fields = super()._json_fields()
+        accuracy = fields.pop("accuracy")  # whose fields stand at the top level
+        return {"method": fields.pop("method"), **(accuracy.to_dict() if accuracy else {}), **fields}

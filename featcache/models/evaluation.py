@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.formatting import printable
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.core.bit_depth import ValueRange, model_range_note
 from featcache.data.input_notes import SHOWN, input_notes, remark_notes
 from featcache.metrics.classification import Accuracy
@@ -17,7 +17,7 @@ from featcache.metrics.significance import wilson_interval
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(NotebookResult):
+class Evaluation(Result, NotebookResult):
     """What `evaluate` returns: the metrics of a model on labelled images.
 
     Attributes
@@ -91,8 +91,7 @@ class Evaluation(NotebookResult):
         lines += remark_notes(self.remarks, model_range_note(self.value_range))
         return "\n".join([*lines, *([f"saved in {self.path}"] if self.path else [])])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
             **self.report.to_dict(),
             "model": self.model,
@@ -102,11 +101,11 @@ class Evaluation(NotebookResult):
             "unknown": self.unknown,
             "taken_for": self.taken_for,
             "unlabelled": self.unlabelled,
-            "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "skipped": as_records(self.skipped, "path", "reason"),
             "ignored": self.ignored,
-            "remarks": [{"path": name, "remark": remark} for name, remark in self.remarks],
-            "notes": list(self.notes),
-            "path": str(self.path) if self.path else None,
+            "remarks": as_records(self.remarks, "path", "remark"),
+            "notes": self.notes,
+            "path": self.path,
         }
 
     def _image_counts(self) -> str:

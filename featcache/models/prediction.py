@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from featcache._utils.formatting import csv_row, json_safe, printable
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.core.samples import SEPARATOR
 
 Format = Literal["text", "csv", "json", "jsonl"]
@@ -16,7 +16,7 @@ _COLUMNS = ["path", "label", "probability", "error", "remark"]
 
 
 @dataclass(frozen=True, repr=False)
-class Prediction(NotebookResult):
+class Prediction(Result, NotebookResult):
     """What a model predicts for one image.
 
     Attributes
@@ -68,16 +68,15 @@ class Prediction(NotebookResult):
         notes = [*([self.error] if self.error else []), *([f"remark: {self.remark}"] if self.remark else [])]
         return "\t".join(map(printable, [self.path, *labels, *classes, *targets, *notes]))
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; `moved_to` only if files are sorted."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
             "path": self.path,
             "label": self.label,
             "probability": self.probability,
-            "top": [{"label": label, "probability": probability} for label, probability in self.top],
+            "top": as_records(self.top, "label", "probability"),
             "error": self.error,
             "remark": self.remark,
-            **({} if self.moved_to is None else {"moved_to": list(self.moved_to)}),
+            **({} if self.moved_to is None else {"moved_to": self.moved_to}),
         }
 
 

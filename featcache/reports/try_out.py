@@ -13,7 +13,7 @@ from typing import Any
 from featcache._utils.formatting import plural, printable
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.remote import display_name
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
 from featcache.analysis.doctor.doctor import doctor
 from featcache.analysis.doctor.findings import DoctorReport, Issue, IssueExample
@@ -24,6 +24,7 @@ from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
 from featcache.core.bit_depth import ValueRange, format_range
+from featcache.core.options import FeatureOptions, with_defaults
 from featcache.core.specs import EMBEDDED
 from featcache.data.input_notes import input_notes
 from featcache.data.manifest import Manifest, read_manifest
@@ -38,14 +39,14 @@ from featcache.reports.pages.trial import write_trial_page
 
 CACHE, HEAD, PAGE = "cache.h5", "head", "report.html"
 _COMMAND_WIDTH = 60  # letters; the explanation of a longer command does not move to the right
-VIEWS, BUDGET_S = 4, 10.0
+VIEWS, BUDGET_S = with_defaults(FeatureOptions, {})["views"], 10.0
 _CERTAIN_MARGIN = 0.8  # of a label that is called probably wrong
 _LISTED = 3  # of each list in text
 _FEW_IMAGES = 30  # val images, below which the accuracy says little
 
 
 @dataclass(frozen=True, repr=False)
-class Trial(NotebookResult):
+class Trial(Result, NotebookResult):
     """What `try_out` returns. `str()` is a summary with the next commands.
 
     Attributes
@@ -181,18 +182,18 @@ class Trial(NotebookResult):
             return name if is_factory(name) else "MODULE:FACTORY"
         return None if name == EMBEDDED else name
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values: those of the three steps, and the labels to check."""
+    def _json_fields(self) -> dict[str, Any]:
+        """Those of the three steps, and the labels to check."""
         return {
-            "folder": str(self.folder),
-            "cache": str(self.folder / CACHE),
-            "head": str(self.folder / HEAD),
-            "page": str(self.folder / PAGE),
+            "folder": self.folder,
+            "cache": self.folder / CACHE,
+            "head": self.folder / HEAD,
+            "page": self.folder / PAGE,
             "doubtful": [_as_json(example) for example in self.doubtful],
             "least_likely": [_as_json(example) for example in self.least_likely],
-            "extract": self.extraction.to_dict(),
-            "doctor": self.diagnosis.to_dict(),
-            "fit": self.fit.to_dict(),
+            "extract": self.extraction,
+            "doctor": self.diagnosis,
+            "fit": self.fit,
             "seconds": {"wall": self.seconds},
         }
 
@@ -282,8 +283,9 @@ def try_out(
     Examples
     --------
     >>> import featcache
-    >>> trial = featcache.try_out("photos")  # doctest: +SKIP
-    >>> print(trial)  # doctest: +SKIP
+    >>> trial = featcache.try_out("photos", "trial", backbone="timm/test_resnet", weights="none", views=1, budget_s=1)
+    >>> trial.fit.accuracy.n
+    4
     """
     progress = as_callback(progress)
     timer, folder = PhaseTimer(), Path(out)

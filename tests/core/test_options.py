@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Literal, TypedDict, Unpack
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import pytest
 
-from featcache.core.options import ExtractArguments, Option, fields_of, select, takes_options, with_defaults
+from featcache.core.options import (
+    ExtractArguments,
+    HeadOptions,
+    Option,
+    fields_of,
+    select,
+    takes_options,
+    with_defaults,
+)
+from featcache.finetuning.strategy import StrategyOptions
+from featcache.training.config import TrainOptions
+
+KINDS = (ExtractArguments, HeadOptions, TrainOptions, StrategyOptions)
 
 
 class Base(TypedDict, total=False):
@@ -61,14 +73,19 @@ def test_help_shows_the_options() -> None:
     )
 
 
+def test_types_are_written_as_docstrings_write_them() -> None:
+    paragraph = fields_of(HeadOptions)["thresholds"].paragraph().splitlines()[0]
+    assert paragraph == "thresholds : {'f1'} or float or mapping of str to float or None, default None"
+
+
 def test_the_options_of_one_step_are_selected() -> None:
     assert select(Base, {"size": 3, "colour": "red"}) == {"size": 3}
     assert with_defaults(Shape, {"size": 3}) == {"size": 3, "colour": "red"}
 
 
-@pytest.mark.parametrize("name", fields_of(ExtractArguments))
-def test_an_option_is_described_in_sentences(name: str) -> None:
-    option = fields_of(ExtractArguments)[name].option
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in fields_of(kind)])
+def test_an_option_is_described_in_sentences(kind: type[Any], name: str) -> None:
+    option = fields_of(kind)[name].option
     assert option.description[0].isupper()
     assert option.description.endswith(".")
     assert (option.default is None) == bool(option.none)

@@ -14,13 +14,14 @@ import json
 import os
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -57,6 +58,7 @@ from featcache.reports.style import save
 from featcache.training.loop import TrainConfig
 from featcache.vision.decode import decode
 from featcache.vision.image_cache import ImageCache
+from forks import context, fork
 from limits import Ended, Work, file_size_limit, killed_at, run_apart, two_at_once
 from outcomes import four_routes
 from toys import toy_backbone
@@ -204,6 +206,7 @@ def write_graph(_saved: SavedModel, last: LinearWeights, out: Path) -> ExampleCo
 
 def exported(head: str) -> Work:
     def run(folder: Path) -> None:
+        EXPORT_FORMATS.get("torch-export")  # it registers itself
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(EXPORT_FORMATS._entries, "torch-export", ExportFormat(write_graph))
             patch.setattr(exporting, "run_example", lambda *_: None)  # a fresh process imports PyTorch for seconds
@@ -411,7 +414,7 @@ class Site:
     """A folder with everything, and copies of it in which actions are disturbed."""
 
     def __init__(self, before: Path) -> None:
-        self._before = before
+        self.before = before
         self._after: dict[tuple[str, str], tuple[object, frozenset[str], bool]] = {}
         make_everything(before)
 
@@ -420,7 +423,7 @@ class Site:
         """A copy, which others than root can enter."""
         with tempfile.TemporaryDirectory(prefix="featcache-test-", dir=MEMORY) as name:
             os.chmod(name, 0o755)
-            shutil.copytree(self._before, name, dirs_exist_ok=True)
+            shutil.copytree(self.before, name, dirs_exist_ok=True)
             yield Path(name)
 
     def state(self, name: str, order: str = "") -> tuple[object, frozenset[str], bool]:
@@ -500,6 +503,65 @@ class Site:
             then = "new" if action.state(folder) == new else f"broken {second.text}"
             then = " ".join([then, *sorted(_names(folder) - known)])
         return Found(found, ended, tuple(sorted(left)), then)
+
+
+class SiteProcess:
+    """A `Site` in a process of its own, in which no other test has run.
+
+    A `Site` forks, and its forks run autograd. After some other tests in the same process that fails.
+    """
+
+    def __init__(self, before: Path) -> None:
+        self._pipe, theirs = context().Pipe()
+        self._process = fork(_serve, before, theirs)
+        theirs.close()
+        self._call("start")
+
+    def full_disk(self, name: str, limit: int) -> Found:
+        """See `Site`."""
+        return cast(Found, self._call("full_disk", name, limit))
+
+    def kill(self, name: str, number: int, again: bool = True) -> Found | None:
+        """See `Site`."""
+        return cast(Found | None, self._call("kill", name, number, again))
+
+    def lost_permission(self, name: str) -> Found:
+        """See `Site`."""
+        return cast(Found, self._call("lost_permission", name))
+
+    def second_writer(self, name: str, number: int) -> Pair | None:
+        """See `Site`."""
+        return cast(Pair | None, self._call("second_writer", name, number))
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+
+    def _call(self, method: str, *arguments: object) -> object:
+        self._pipe.send((method, arguments))
+        error, result = self._pipe.recv()
+        assert not error, error
+        return result
+
+
+def _serve(before: Path, pipe: Any) -> None:
+    """Answer the calls of a `SiteProcess` until its pipe is closed."""
+    site = None
+    while True:
+        try:
+            method, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            if site is None:
+                site, answer = Site(before), None
+            else:
+                answer = getattr(site, method)(*arguments)
+        except Exception:
+            pipe.send((traceback.format_exc(), None))
+        else:
+            pipe.send(("", answer))
 
 
 def is_full(ended: Ended) -> bool:

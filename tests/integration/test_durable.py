@@ -11,12 +11,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from commands import drop_hashes
-from faults import ACTIONS, ALONE, NOBODY, Site, is_full, model_state
+from faults import ACTIONS, ALONE, MEMORY, NOBODY, SiteProcess, is_full, model_state
 from featcache.core.model_folder import locate
 from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
@@ -25,8 +26,6 @@ from featcache.training.network import BackboneWithHead
 from limits import killed_at, run_apart
 from trainable import trainable_backbone
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # no threads run
-
 WHOLE = {True: {"old", "new", "some old, some new"}, False: {"old", "new"}}
 only_root = pytest.mark.skipif(
     not hasattr(os, "seteuid") or os.geteuid() != 0, reason="only root can become another user"
@@ -34,28 +33,39 @@ only_root = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+def everything() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="featcache-test-"))
-    yield Site(folder)
+    yield folder
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def site(everything: Path) -> Iterator[SiteProcess]:
+    with closing(SiteProcess(everything)) as site:
+        yield site
+
+
 @pytest.fixture
-def folder(site: Site) -> Iterator[Path]:
-    with site.copy() as path:
-        yield path
+def folder(site: SiteProcess, everything: Path) -> Iterator[Path]:
+    """A copy of everything that `site` has made."""
+    with tempfile.TemporaryDirectory(prefix="featcache-test-", dir=MEMORY) as name:
+        yield Path(shutil.copytree(everything, name, dirs_exist_ok=True))
 
 
 @pytest.mark.parametrize("limit", [16, 1500])
 @pytest.mark.parametrize("name", ALONE)
-def test_a_full_disk_leaves_what_was_there_and_the_same_call_then_works(name: str, limit: int, site: Site) -> None:
+def test_a_full_disk_leaves_what_was_there_and_the_same_call_then_works(
+    name: str, limit: int, site: SiteProcess
+) -> None:
     found = site.full_disk(name, limit)
     assert (found.state, found.left, found.again) == ("old", (), "new"), found.ended.text
     assert is_full(found.ended) is not ACTIONS[name].optional
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_the_same_call_then_works(name: str, site: Site) -> None:
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_the_same_call_then_works(
+    name: str, site: SiteProcess
+) -> None:
     for number in itertools.count():
         found = site.kill(name, number, again=number % 8 == 0)
         if found is None:
@@ -67,7 +77,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_the_same_call_then_wor
 
 @only_root
 @pytest.mark.parametrize("name", ALONE)
-def test_a_lost_permission_leaves_what_was_there(name: str, site: Site) -> None:
+def test_a_lost_permission_leaves_what_was_there(name: str, site: SiteProcess) -> None:
     found = site.lost_permission(name)
     assert (found.state, found.left, found.again) == ("old", (), "new")
     if not ACTIONS[name].optional:
@@ -76,7 +86,7 @@ def test_a_lost_permission_leaves_what_was_there(name: str, site: Site) -> None:
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_of_two_writers_one_is_there_whole_or_one_is_refused(name: str, site: Site) -> None:
+def test_of_two_writers_one_is_there_whole_or_one_is_refused(name: str, site: SiteProcess) -> None:
     """Before each of the first steps, then before every seventh; benchmarks/faults.py tries all."""
     for number in itertools.chain(range(4), itertools.count(4, 7)):
         found = site.second_writer(name, number)

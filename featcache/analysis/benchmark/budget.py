@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from featcache._utils.deprecation import renamed_fields
 from featcache._utils.formatting import human_duration
 from featcache._utils.progress_bar import Progress
+from featcache._utils.results import Result
 from featcache.analysis.benchmark.routes import ROUTES, RouteTask
 
 Clock = Callable[[], float]
@@ -78,17 +79,15 @@ class SkippedRun:
 
 @renamed_fields(left_out="skipped")
 @dataclass(frozen=True)
-class BudgetUsage:
+class BudgetUsage(Result):
     """The budget of a benchmark and the time that it took, in seconds, and the runs that did not fit."""
 
     budget_s: float
     spent_s: float
     skipped: tuple[SkippedRun, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        skipped = [asdict(run) for run in self.skipped]
-        return {"budget_s": self.budget_s, "spent_s": self.spent_s, "left_out": skipped}
+    def _json_fields(self) -> dict[str, Any]:
+        return {"budget_s": self.budget_s, "spent_s": self.spent_s, "left_out": self.skipped}
 
 
 class ProgressEstimator:

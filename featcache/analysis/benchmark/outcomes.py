@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from featcache._utils.environment import machine_info, package_versions
 from featcache._utils.formatting import text_table
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache.analysis.benchmark.budget import BudgetUsage
 from featcache.analysis.benchmark.routes import CACHED, ROUTES
 from featcache.analysis.curves import Curve
@@ -32,7 +32,7 @@ _NOT_IN_JSON = ("right", "test_right")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Result):
     """A route over all its repeats. Lists hold one value per repeat.
 
     Attributes
@@ -106,12 +106,12 @@ class Outcome:
         """95 % Wilson interval of the median val accuracy."""
         return wilson_interval(round(self.median_accuracy * self.n), self.n)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, without the right images, which val.csv and test.csv beside the models contain."""
+    def _json_fields(self) -> dict[str, Any]:
+        """Without the right images, which val.csv and test.csv beside the models contain."""
         low, high = self.interval
+        fields = super()._json_fields()
         return {
-            **{field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_IN_JSON},
-            "trainings": [asdict(run) for run in self.trainings],
+            **{name: value for name, value in fields.items() if name not in _NOT_IN_JSON},
             "median_s": self.median_s,
             "median_accuracy": self.median_accuracy,
             "accuracy_low": low,
@@ -120,7 +120,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison(NotebookResult):
+class Comparison(Result, NotebookResult):
     """What `benchmark` returns. `str()` is a short table for a terminal.
 
     Attributes
@@ -183,13 +183,12 @@ class Comparison(NotebookResult):
         live = [outcome.route for outcome in self.outcomes if outcome.epoch_s and self.outcome(COLD)]
         return {route: {"epoch": self.break_even_epoch(route), "head": self.break_even_head(route)} for route in live}
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
-            "outcomes": [outcome.to_dict() for outcome in self.outcomes],
-            "curves": [curve.to_dict() for curve in self.curves],
+            "outcomes": self.outcomes,
+            "curves": self.curves,
             "break_even": self.break_even(),
-            "spending": self.spending.to_dict() if self.spending else None,
+            "spending": self.spending,
             "settings": self.settings,
             "machine": self.machine,
             "versions": self.versions,

@@ -9,7 +9,7 @@ interval says which differences remain possible. A live route that was not train
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from featcache._utils.deprecation import renamed_fields
@@ -22,7 +22,7 @@ from featcache._utils.formatting import (
     plural,
     round_up,
 )
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.route_tests import ALPHA, Challenger, RouteTests, is_better
 from featcache.analysis.benchmark.routes import ROUTES
@@ -45,7 +45,7 @@ Decision = Literal["stay", "switch", "weigh", "none"]
 
 @renamed_fields(rivals="challengers")
 @dataclass(frozen=True, repr=False)
-class Verdict(NotebookResult):
+class Verdict(Result, NotebookResult):
     """What `reach_verdict` returns. `str()` is the text with its notes.
 
     Attributes
@@ -83,16 +83,10 @@ class Verdict(NotebookResult):
     def __str__(self) -> str:
         return "\n".join([self.text, *(f"- {note}" for note in self.notes)])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        values = asdict(self)
-        challengers = values.pop("challengers")
-        return {
-            **values,
-            "notes": list(self.notes),
-            "rivals": list(challengers),
-            "unfinished": list(self.unfinished),
-        }
+    def _json_fields(self) -> dict[str, Any]:
+        fields = super()._json_fields()
+        challengers = fields.pop("challengers")
+        return {**fields, "rivals": challengers}
 
 
 def reach_verdict(comparison: Comparison) -> Verdict:

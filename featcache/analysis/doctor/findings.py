@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from featcache._utils.deprecation import renamed_fields
 from featcache._utils.files import text_output
-from featcache._utils.formatting import csv_row, json_safe, plural, printable
-from featcache._utils.results import NotebookResult
+from featcache._utils.formatting import csv_row, plural, printable
+from featcache._utils.results import NotebookResult, Result
 from featcache.core.samples import SPLITS, Samples, format_labels
 
 Severity = Literal["note", "warning", "error"]
@@ -53,7 +53,7 @@ class IssueExample:
 
 @renamed_fields(todo="remedy")
 @dataclass(frozen=True)
-class Issue:
+class Issue(Result):
     """A problem that `doctor` found.
 
     Attributes
@@ -75,15 +75,15 @@ class Issue:
     remedy: str
     images: tuple[IssueExample, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        images = [asdict(image) for image in self.images]
-        return {"kind": self.kind, "severity": self.severity, "what": self.what, "todo": self.remedy, "images": images}
+    def _json_fields(self) -> dict[str, Any]:
+        fields = super()._json_fields()
+        images, remedy = fields.pop("images"), fields.pop("remedy")
+        return {**fields, "todo": remedy, "images": images}
 
 
 @renamed_fields(said="summary", looked="ran")
 @dataclass(frozen=True)
-class Check:
+class Check(Result):
     """A check of `doctor`.
 
     Attributes
@@ -104,9 +104,13 @@ class Check:
     ran: bool = True
     rankings: tuple[Issue, ...] = ()
 
+    def _json_fields(self) -> dict[str, Any]:
+        kinds = [finding.kind for finding in self.findings]
+        return {"name": self.name, "looked": self.ran, "said": self.summary, "kinds": kinds}
+
 
 @dataclass(frozen=True, repr=False)
-class DoctorReport(NotebookResult):
+class DoctorReport(Result, NotebookResult):
     """What `doctor` returns. `str()` is a line per check, then each issue with its remedy.
 
     Attributes
@@ -162,30 +166,17 @@ class DoctorReport(NotebookResult):
                 lines.append(f"     and {len(finding.images) - _LISTED} more: --list FILE.csv lists all images")
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        checks = [
-            {
-                "name": check.name,
-                "looked": check.ran,
-                "said": check.summary,
-                "kinds": [finding.kind for finding in check.findings],
-            }
-            for check in self.checks
-        ]
-        values: dict[str, Any] = json_safe(
-            {
-                "cache": str(self.path),
-                "layer": self.layer,
-                "images": self.images,
-                "status": self.status,
-                "seconds": {"wall": self.seconds},
-                "checks": checks,
-                "findings": [finding.to_dict() for finding in self.findings],
-                "rankings": [ranking.to_dict() for ranking in self.rankings],
-            }
-        )
-        return values
+    def _json_fields(self) -> dict[str, Any]:
+        return {
+            "cache": self.path,
+            "layer": self.layer,
+            "images": self.images,
+            "status": self.status,
+            "seconds": {"wall": self.seconds},
+            "checks": self.checks,
+            "findings": self.findings,
+            "rankings": self.rankings,
+        }
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """Write all images of the issues and rankings to a CSV file, one per line, atomically."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from featcache._utils.deprecation import renamed_fields
 from featcache._utils.formatting import plural, text_table
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 from featcache.analysis.curves import draw, label_curve
 from featcache.analysis.forecast.transferability import chance_purity, h_score, log_me, purity
 from featcache.cache.feature_cache import FeatureCache
@@ -101,7 +101,7 @@ TERMS = (
 
 @renamed_fields(doubling="gain_from_doubling", room="headroom")
 @dataclass(frozen=True, repr=False)
-class Forecast(NotebookResult):
+class Forecast(Result, NotebookResult):
     """What `forecast` returns. `str()` is a table with the prediction.
 
     Attributes
@@ -243,10 +243,9 @@ class Forecast(NotebookResult):
         record = f"{RECORD} {TERMS} (benchmarks/results/forecast.md)."
         return "\n".join([*text_table(rows, "<><"), answer, record, f"{self.seconds:.1f} s"])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         low, high = self.interval
-        values = asdict(self)
+        fields = super()._json_fields()
         return {
             "pays": self.pays,
             "reason": self.reason,
@@ -256,10 +255,9 @@ class Forecast(NotebookResult):
             "room": self.headroom,
             "gap": self.gap,
             "fit": self.fit,
-            "doubling": values.pop("gain_from_doubling"),
-            **values,
+            "doubling": fields.pop("gain_from_doubling"),
+            **fields,
             "seconds": {"wall": self.seconds},
-            "curve": [list(point) for point in self.curve],
             "record": {**RECORD._asdict(), "pairs": RECORD.pairs, "right": RECORD.right, "terms": TERMS},
         }
 

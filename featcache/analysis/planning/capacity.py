@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from featcache._utils.deprecation import renamed_fields
 from featcache._utils.formatting import human_bytes, human_duration, text_table
-from featcache._utils.results import NotebookResult
+from featcache._utils.results import NotebookResult, Result
 
 FORMULA = """\
 hash      N * image_bytes / hash_bytes_per_s      one machine reads and hashes each file; 0 if the hashes are known
@@ -39,7 +39,7 @@ RENAMED_RATES = {
 
 @renamed_fields(**RENAMED_RATES, most_workers="saturation_workers", cores_wanted="cores_needed")
 @dataclass(frozen=True)
-class Rates:
+class Rates(Result):
     """How fast one worker, and the machine that drives the workers, do each step.
 
     Attributes
@@ -120,6 +120,10 @@ class Rates:
         """The number of cores of a worker that keeps its GPU busy."""
         return (self.decode_s + self.views * self.view_s) / (self.views * self.forward_s)
 
+    def _json_fields(self) -> dict[str, Any]:
+        derived = {"worker_s": self.worker_s, "saturation_workers": self.saturation_workers}
+        return {**super()._json_fields(), **derived}
+
 
 @dataclass(frozen=True)
 class Prices:
@@ -147,7 +151,7 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class Scenario:
+class Scenario(Result):
     """A number of images on a number of workers.
 
     Attributes
@@ -178,9 +182,12 @@ class Scenario:
         """Seconds of all phases together."""
         return sum(self.seconds.values())
 
+    def _json_fields(self) -> dict[str, Any]:
+        return {**super()._json_fields(), "total_s": self.total_s}
+
 
 @dataclass(frozen=True, repr=False)
-class CapacityPlan(NotebookResult):
+class CapacityPlan(Result, NotebookResult):
     """What `plan` returns. `str()` is a table with remarks.
 
     Attributes
@@ -253,15 +260,13 @@ class CapacityPlan(NotebookResult):
     def __str__(self) -> str:
         return "\n".join([*text_table([self.header(), *self.rows()]), *(f"- {line}" for line in self.remarks())])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        derived = {"worker_s": self.rates.worker_s, "saturation_workers": self.rates.saturation_workers}
+    def _json_fields(self) -> dict[str, Any]:
         return {
-            "rates": {**asdict(self.rates), **derived},
+            "rates": self.rates,
             "passes": self.passes,
             "hashed": self.hashed,
-            "prices": asdict(self.prices),
-            "scenarios": [{**asdict(scenario), "total_s": scenario.total_s} for scenario in self.scenarios],
+            "prices": self.prices,
+            "scenarios": self.scenarios,
             "remarks": self.remarks(),
         }
 

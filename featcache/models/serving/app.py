@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from featcache._utils.regular_files import read_regular
+from featcache._utils.results import Result
 from featcache.core.model_card import ModelCard
 from featcache.data.file_listing import find_images
 from featcache.errors import DataLayoutError, MissingExtraError, UnreadableImageError
@@ -40,7 +41,7 @@ _REMARK_S = 10  # how long the page shows a remark
 
 
 @dataclass(frozen=True)
-class ServerInfo:
+class ServerInfo(Result):
     """Where the page is.
 
     Attributes
@@ -57,8 +58,8 @@ class ServerInfo:
     def __str__(self) -> str:
         return f"{self.url}  (Ctrl-C ends it)"
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values: the addresses of gradio's API, and a call from Python."""
+    def _json_fields(self) -> dict[str, Any]:
+        """The addresses of gradio's API, and a call from Python."""
         return {
             "url": self.url,
             "upload": f"{self.url}gradio_api/upload",
