@@ -6,12 +6,9 @@ cheap and a cache is read without PyTorch.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
-
-import lazy_loader
-
-_public_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 _DEPRECATED = {
     "Diagnosis": ("analysis.doctor.findings.DoctorReport", "analysis.doctor.findings.DoctorReport"),
@@ -50,6 +47,19 @@ _RESULTS = {
 """Classes of results that were public names: the module of each. Users get them from functions and rarely name them."""
 
 
+@functools.cache
+def _stub() -> tuple[Any, list[str]]:
+    """What imports a public name, and all public names. It reads `__init__.pyi`, so it waits for the first name."""
+    import lazy_loader
+
+    public_attribute, _, names = lazy_loader.attach_stub(__name__, __file__)
+    return public_attribute, names
+
+
+def __dir__() -> list[str]:
+    return [*_stub()[1]]
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("featcache")
@@ -59,9 +69,12 @@ def __getattr__(name: str) -> Any:
     if name in _RESULTS:
         module = _RESULTS[name]
         return _deprecated(name, f"featcache.{module}.{name}", f"{module}.{name}")
-    if name not in __all__:
+    public_attribute, names = _stub()
+    if name == "__all__":
+        return names
+    if name not in names:
         raise AttributeError(f"module 'featcache' has no attribute {name!r}")
-    return _public_attribute(name)
+    return public_attribute(name)
 
 
 def _deprecated(name: str, new: str, path: str) -> Any:

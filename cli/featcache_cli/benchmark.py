@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featcache.training.config import TrainOptions
 from featcache_cli import options, outputs
 from featcache_cli.wrapping import wrap
 
@@ -31,19 +32,14 @@ from featcache_cli.wrapping import wrap
 @options.views_option
 @click.option("--head", default="linear", show_default=True, help="The head of the cached route.")
 @options.view_options
-@click.option(
-    "--epochs", type=click.IntRange(1), default=10, show_default=True, help="How many epochs live routes train."
-)
-@click.option(
-    "--lr",
+@options.shared("epochs", TrainOptions, type=click.IntRange(1), help="How many epochs live routes train.")
+@options.shared(
+    "lr",
+    TrainOptions,
     type=click.FloatRange(0, min_open=True),
-    default=0.01,
-    show_default=True,
     help="The learning rate of live routes; LP-FT has its own.",
 )
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="The batch size of live routes."
-)
+@options.shared("batch_size", TrainOptions, type=click.IntRange(1), help="The batch size of live routes.")
 @click.option("--repeats", type=click.IntRange(1), help="How many seeds to run. [default: 1; with --budget 3, as far "
               "as they fit]")  # fmt: skip
 @click.option(

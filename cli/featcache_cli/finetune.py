@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from featcache.core.specs import EMBEDDED
-from featcache.finetuning.presets import PRESETS, resolve
+from featcache.finetuning.strategy import LP_FT_DEFAULTS, StrategyOptions
+from featcache.training.config import TrainConfig, TrainOptions
 from featcache_cli import options, outputs
+from featcache_cli.lazy_choice import LazyChoice
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 GROUPS = {
     "What training begins with": ("backbone", "init", "weights", "weights_key", "init_head", "reuse_until"),
@@ -20,6 +25,12 @@ GROUPS = {
                      "value_range", "image_cache", "listed"),
     "The machine": ("workers", "device", "precision", "compile"),
 }  # fmt: skip
+
+
+def _presets() -> list[str]:
+    from featcache.finetuning.presets import PRESETS
+
+    return list(PRESETS)
 
 
 def _unfreeze(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | int | None:
@@ -38,13 +49,17 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
         raise click.BadParameter(f"{text} is neither balanced nor CLASS=WEIGHT,CLASS=WEIGHT, such as ants=3") from error
 
 
+def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
+    """The option of a field of `TrainOptions`; a preset or --init-head may set another default."""
+    note = f"; with --init-head {LP_FT_DEFAULTS[name]}" if name in LP_FT_DEFAULTS else ""
+    return options.shared(name, TrainOptions, default=None, note=note, **attributes)
+
+
 @options.command(groups=GROUPS)
 @click.argument("data", type=options.PATH)
 @click.option("-o", "--out", type=options.PATH, required=True, help="The folder of the run.")
 @outputs.overwrite_option
-@click.option(
-    "--preset", type=click.Choice(tuple(PRESETS)), help="Use a tutorial's settings; other options override them."
-)
+@click.option("--preset", type=LazyChoice(_presets), help="Use a tutorial's settings; other options override them.")
 @click.option("--backbone", help=f"The network, as in extract. [default: {EMBEDDED}]")
 @click.option(
     "--init",
@@ -57,87 +72,30 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
     "--weights", type=options.PATH, is_eager=True, help="Start from this weights file, or the folder of a run, instead."
 )
 @options.weights_key_option
-@click.option(
-    "--init-head",
-    metavar="HEAD",
-    help="Start from this fitted head, with a low learning rate: a folder "
-    "of fit-head for the same split, or imagenet:ant,bee, rows of the pretrained classifier.",
-)
-@click.option(
-    "--reuse-until",
-    metavar="STAGE",
-    help="Keep the pretrained weights up to this stage, inclusive (layer2, blocks.4); reinitialise later stages.",
-)
-@click.option(
-    "--train",
-    "mode",
-    type=click.Choice(["all", "head"]),
-    default="all",
-    show_default=True,
-    help="Train all layers, or a head on the network frozen in eval() mode.",
-)
-@click.option(
-    "--unfreeze",
-    callback=_unfreeze,
-    metavar="STAGES",
-    help="Which stages to train: all, last-stage, or the number of last "
-    "stages; earlier ones are frozen in eval() mode. [default: all]",
-)
-@click.option(
-    "--layer-decay",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="The factor by which the learning "
-    "rate decreases from the head to the last stage, and from each stage to the one before it. [default: 1]",
-)
-@click.option(
-    "--batchnorm",
-    type=click.Choice(["train", "eval"]),
-    help="Normalise by batch statistics, or by fixed pretrained ones. [default: train; with --init-head eval]",
-)
-@click.option(
-    "--wise-ft",
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="The fraction of the best weights in the "
-    "average with the initial weights; with --init-head. [default: the best weights]",
-)
+@options.shared("init_head", StrategyOptions, type=str, metavar="HEAD")
+@options.shared("reuse_until", StrategyOptions, metavar="STAGE")
+@options.shared("mode", StrategyOptions, flag="--train")
+@options.shared("unfreeze", StrategyOptions, default=None, type=str, callback=_unfreeze, metavar="STAGES")
+@options.shared("layer_decay", StrategyOptions, default=None, type=click.FloatRange(0, 1, min_open=True))
+@options.shared("batchnorm", StrategyOptions)
+@options.shared("wise_ft", StrategyOptions, type=click.FloatRange(0, 1), metavar="SHARE")
 @options.shared("augment", type=options.RecipeName(), default=None)  # a preset may set it
 @options.other_view_options
-@click.option("--epochs", type=click.IntRange(1), help="How many epochs to train. [default: 10]")
-@click.option(
-    "--lr", type=click.FloatRange(0, min_open=True), help="The learning rate. [default: 0.01; with --init-head 0.0001]"
-)
-@click.option("--momentum", type=click.FloatRange(0, 1), help="The momentum of sgd. [default: 0.9]")
-@click.option("--weight-decay", type=click.FloatRange(0), help="The weight decay. [default: 0]")
-@click.option(
-    "--optimizer", type=click.Choice(["sgd", "adamw"]), help="The optimizer. [default: sgd; with --init-head adamw]"
-)
-@click.option(
-    "--schedule",
-    type=click.Choice(["step", "cosine", "constant"]),
-    help="The learning rate schedule. [default: step; with --init-head cosine]",
-)
-@click.option(
-    "--step-size", type=click.IntRange(1), help="After how many epochs --schedule step divides by 10. [default: 7]"
-)
-@click.option("--batch-size", type=click.IntRange(1), help="The batch size, in images. [default: 32]")
-@click.option(
-    "--class-weight",
-    callback=_class_weight,
-    metavar="balanced|CLASS=W,...",
-    help="Weights of classes: balanced gives all classes the same total. [default: all images weigh the same]",
-)
-@click.option(
-    "--label-smoothing",
-    type=click.FloatRange(0, 1, max_open=True),
-    help="The fraction of a label's probability that is spread over all classes. [default: 0]",
-)
-@click.option(
-    "--patience",
+@_training("epochs", type=click.IntRange(1))
+@_training("lr", type=click.FloatRange(0, min_open=True))
+@_training("momentum", type=click.FloatRange(0, 1))
+@_training("weight_decay", type=click.FloatRange(0))
+@_training("optimizer")
+@_training("schedule")
+@_training(
+    "step_size",
     type=click.IntRange(1),
-    metavar="EPOCHS",
-    help="Stop after this number of epochs without a better val accuracy or a lower val loss. [default: never]",
+    help=f"After how many epochs --schedule step divides by {1 / TrainConfig().gamma:g}.",
 )
+@_training("batch_size", type=click.IntRange(1))
+@_training("class_weight", type=str, callback=_class_weight, metavar="balanced|CLASS=W,...")
+@_training("label_smoothing", type=click.FloatRange(0, 1, max_open=True))
+@_training("patience", type=click.IntRange(1), metavar="EPOCHS")
 @options.machine_options
 @options.precision_option("fp32")
 @click.option("--compile", is_flag=True, help="Train through torch.compile: it starts later, and then runs faster.")
@@ -163,6 +121,7 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     ...` starts them.
     """
     import featcache
+    from featcache.finetuning.presets import resolve
     from featcache.reports.plots import plot_history
     from featcache.reports.style import save
     from featcache.training.distributed import ProcessGroup

@@ -16,9 +16,7 @@ from featcache_cli import options
 )
 @options.backbone_option
 @options.weights_option
-@click.option(
-    "--views", type=click.IntRange(0, 65534), default=4, show_default=True, help="Augmented views per training image."
-)
+@options.views_option
 @options.image_size_option
 @options.label_column_option
 @options.skip_missing_option

@@ -7,7 +7,7 @@ import errno
 import os
 import platform
 import sys
-import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ def check_writable(path: Path) -> None:
 
     Folders above it may be missing; then the nearest existing folder must be writable.
     """
+    import tempfile  # 1 ms, which `--help` does not wait for
+
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     try:
         if not folder.is_dir():
@@ -94,9 +96,14 @@ def _processor() -> str:
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the main packages, without importing them."""
+    return {"python": platform.python_version(), **_installed_versions()}
+
+
+@cache
+def _installed_versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version  # 25 ms, which `--help` does not wait for
 
-    versions = {"python": platform.python_version()}
+    versions = {}
     for name in _PACKAGES:
         try:
             versions[name] = version(name)

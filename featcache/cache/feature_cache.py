@@ -26,10 +26,10 @@ from featcache.cache.mismatch import check_samples, check_spec
 from featcache.cache.paths import on_disk, partial_path
 from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.layer_names import choose_layers
+from featcache.core.options import manifest_keywords
 from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE, ExtractSpec, is_arrays, no_network
 from featcache.data.input_notes import list_inputs, write_list
-from featcache.data.manifest import manifest_keywords
 from featcache.errors import (
     CacheDamagedError,
     CacheError,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from featcache.core.close_names import closest_names
@@ -71,6 +70,8 @@ class Registry(Generic[T]):
     def _import_modules(self) -> None:
         if self._is_complete:
             return
+        import pkgutil  # 1 ms, which `--help` does not wait for
+
         assert self.package is not None
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):

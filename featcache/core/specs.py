@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from featcache.core.view_recipes import VIEW_RECIPES, versioned_name
 from featcache.errors import SpecError
 
 Augment: TypeAlias = str
@@ -51,6 +50,8 @@ def _check(name: str, value: str, allowed: Any) -> None:
 
 def _recipe_name(augment: str) -> str:
     """The name of a view recipe as the digest has it; of one that another package adds with its version."""
+    from featcache.core.view_recipes import VIEW_RECIPES, versioned_name  # which no help needs
+
     name = versioned_name(augment, AUGMENTS) if isinstance(augment, str) else None
     if name is None:
         added = [name for name in VIEW_RECIPES.names() if name not in AUGMENTS]

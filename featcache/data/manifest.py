@@ -6,10 +6,9 @@ import hashlib
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache.core.class_names import composed, name_notes, nearest_note
 from featcache.core.data_summary import DataSummary, summarize
-from featcache.core.options import SplitOptions, select
 from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups
 from featcache.core.splitting import hold_out
 from featcache.data.file_types import describe_ignored
@@ -51,15 +49,10 @@ class Manifest:
 
     Examples
     --------
-    >>> from pathlib import Path
-    >>> from PIL import Image
-    >>> for number in range(10):
-    ...     folder = Path("photos", "ants" if number % 2 else "bees")
-    ...     folder.mkdir(parents=True, exist_ok=True)
-    ...     Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    >>> from featcache import read_manifest
     >>> manifest = read_manifest("photos")
     >>> len(manifest.samples), manifest.samples.classes
-    (10, ('ants', 'bees'))
+    (16, ('ants', 'bees'))
     """
 
     source: Source
@@ -222,15 +215,12 @@ def read_manifest(
 
     Examples
     --------
-    >>> from pathlib import Path
-    >>> from PIL import Image
-    >>> for number in range(10):
-    ...     folder = Path("photos", "ants" if number % 2 else "bees")
-    ...     folder.mkdir(parents=True, exist_ok=True)
-    ...     Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    The folder `photos` holds the folders `ants` and `bees`, with eight images each.
+
+    >>> from featcache import read_manifest
     >>> manifest = read_manifest("photos", val_fraction=0.4)
     >>> len(manifest.samples.rows("train")), len(manifest.samples.rows("val"))
-    (6, 4)
+    (10, 6)
     """
     progress = as_callback(progress)
     if isinstance(data, Manifest):
@@ -257,14 +247,6 @@ def read_manifest(
         _refuse_leaks(source.name, samples)
     notes = (*listing.notes, *name_notes(classes, merged), *_unlabelled_note(samples))
     return Manifest(source, samples, dict(ignored), notes, listing.label_column, seed if is_drawn else None)
-
-
-def manifest_keywords(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of `read_manifest` from `SplitOptions`, or from the provenance of a cache; other names are left out."""
-    keywords: dict[str, Any] = {**select(SplitOptions, options)}
-    if "split_seed" in keywords:
-        keywords["seed"] = keywords.pop("split_seed")
-    return keywords
 
 
 def _hashes(source: Source, entries: list[SampleRecord], progress: Progress | None) -> NDArray[np.uint8]:

@@ -22,10 +22,17 @@ from featcache.cache.paths import on_disk
 from featcache.cache.reuse import check_loss, import_stashed, keep_unread, stash_partial
 from featcache.cache.writer import CacheWriter
 from featcache.core.layer_names import grid_side, parse_layer
-from featcache.core.options import DataOptions, ExtractArguments, SplitOptions, fields_of, takes_options
+from featcache.core.options import (
+    DataOptions,
+    ExtractArguments,
+    SplitOptions,
+    fields_of,
+    manifest_keywords,
+    takes_options,
+)
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import EMBEDDED
-from featcache.data.manifest import Manifest, manifest_keywords, read_manifest
+from featcache.data.manifest import Manifest, read_manifest
 from featcache.extraction.extractor import Extractor, LocalExtractor, ViewCounts
 from featcache.extraction.fill import fill_cache, reject_unreadable
 from featcache.extraction.plan import ExtractionRequest
@@ -92,10 +99,13 @@ def extract(
 
     Examples
     --------
+    The folder `photos` holds sixteen images, four of which become val. The network is small and has random weights, so
+    that the example takes no time; without `backbone` and `weights` it is the embedded one.
+
     >>> import featcache
-    >>> extraction = featcache.extract("photos", "cache.h5", views=4)  # doctest: +SKIP
-    >>> extraction.cache.features("train").x.shape  # doctest: +SKIP
-    (800, 5, 1280)
+    >>> extraction = featcache.extract("photos", "cache.h5", backbone="timm/test_resnet", weights="none", views=4)
+    >>> extraction.cache.features("train").x.shape
+    (12, 5, 96)
     """
     monitor = Monitor(progress, on_note)
     out = on_disk(out)
@@ -191,6 +201,7 @@ def _write(
 def _split_record(manifest: Manifest, options: ExtractArguments) -> dict[str, Any]:
     """How the images were split, for the provenance: of `DataOptions` only what was set."""
     used = {**options, "label_column": manifest.label_column}
-    names = [name for name in fields_of(SplitOptions) if name not in fields_of(DataOptions) or used[name]]
-    record = {name: used[name] for name in sorted(names, key=lambda name: name in fields_of(DataOptions))}
+    optional = fields_of(DataOptions)
+    names = [name for name in fields_of(SplitOptions) if name not in optional or used[name]]
+    record = {name: used[name] for name in sorted(names, key=lambda name: name in optional)}
     return record if manifest.held_out_seed is None else {**record, "val_is_held_out": True}

@@ -155,7 +155,8 @@ def update(
     Examples
     --------
     >>> import featcache
-    >>> print(featcache.update("cache.h5", "photos"))  # doctest: +SKIP
+    >>> extraction = featcache.extract("photos", "cache.h5", backbone="timm/test_resnet", weights="none", views=0)
+    >>> print(featcache.update("cache.h5", "photos"))
     cache.h5 is up to date
     """
     monitor = Monitor(progress, on_note)
@@ -249,8 +250,9 @@ def repair(
     Examples
     --------
     >>> import featcache
-    >>> featcache.repair("cache.h5", "photos").damaged  # doctest: +SKIP
-    ['train/ants/004.png']
+    >>> extraction = featcache.extract("photos", "sound.h5", backbone="timm/test_resnet", weights="none", views=0)
+    >>> featcache.repair("sound.h5", "photos").damaged
+    []
     """
     monitor = Monitor(progress, on_note)
     old = FeatureCache.open(on_disk(path), damaged=True)

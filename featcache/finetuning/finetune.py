@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 from featcache._utils.environment import check_writable
 from featcache._utils.locks import exclusive_folder
@@ -21,9 +21,9 @@ from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
-from featcache.core.options import LiveOptions, ViewOptions, select, takes_options
+from featcache.core.options import LiveOptions, ViewOptions, manifest_keywords, select, takes_options
 from featcache.core.specs import EMBEDDED
-from featcache.data.manifest import Manifest, manifest_keywords, read_manifest
+from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
 from featcache.finetuning.checks import check_distributed, explain_torch_errors
 from featcache.finetuning.initial_weights import build_initial_model
@@ -31,7 +31,7 @@ from featcache.finetuning.notes import run_notes
 from featcache.finetuning.result import FineTune
 from featcache.finetuning.resume import check_before_loading
 from featcache.finetuning.run import FineTuneRun
-from featcache.finetuning.strategy import LP_FT_DEFAULTS, BatchNorm, Unfreeze, make_strategy
+from featcache.finetuning.strategy import LP_FT_DEFAULTS, StrategyOptions, make_strategy
 from featcache.heads.imagenet import is_imagenet
 from featcache.metrics.run_report import Report
 from featcache.training.config import TrainConfig, make_train_config
@@ -44,20 +44,17 @@ from featcache.vision.value_range import find_value_range
 _CACHED_SIDE_FACTOR = 2  # short side of images in an ImageCache, as a multiple of the clean view's resize
 
 
-@takes_options(LiveOptions)
+class FineTuneOptions(StrategyOptions, LiveOptions, total=False):
+    """The options of `finetune` that other functions share, or that decide its strategy."""
+
+
+@takes_options(FineTuneOptions)
 def finetune(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
     backbone: str | Backbone = EMBEDDED,
     weights: str = "pretrained",
-    mode: Literal["all", "head"] = "all",
-    init_head: str | os.PathLike[str] | None = None,
-    reuse_until: str | None = None,
-    unfreeze: Unfreeze = "all",
-    layer_decay: float = 1.0,
-    batchnorm: BatchNorm | None = None,
-    wise_ft: float | None = None,
     config: TrainConfig | Mapping[str, Any] | None = None,
     precision: str = "fp32",
     compile: bool = False,
@@ -69,7 +66,7 @@ def finetune(
     on_epoch: Callable[[EpochMetrics], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     recipe: TrainConfig | Mapping[str, Any] | None = None,
-    **options: Unpack[LiveOptions],
+    **options: Unpack[FineTuneOptions],
 ) -> FineTune:
     """Fine-tune a network, and keep the weights of the best val epoch in the folder `out`.
 
@@ -88,28 +85,6 @@ def finetune(
         The name of a network, see `load_backbone`, or a network. Default: the embedded EfficientNet-Lite0.
     weights : str
         "pretrained", "none" (train from scratch) or the path of a state dict. Default: "pretrained".
-    mode : {"all", "head"}
-        "all" trains the whole network. "head" trains a linear layer on the backbone, which stays frozen in `eval()`
-        mode and runs on every image in every epoch. Default: "all".
-    init_head : path or str, optional
-        Begin with a fitted head instead of a random one (LP-FT, Kumar et al. 2022, arXiv 2202.10054): a folder of
-        `fit_head` on a cache of the same network, preprocessing and split; or "imagenet:ant,bee", the rows of the
-        pretrained classifier, see `featcache.heads.imagenet.choose_classes`.
-    reuse_until : str, optional
-        Keep the pretrained weights up to the stage of this name, inclusive. Later stages get random weights.
-    unfreeze : "all", "last-stage" or int
-        Which stages below the head are trained: all, the last one, or this many of the last ones. The others are
-        frozen in `eval()` mode. See `featcache.backbones.stages.find_stages`. Default: "all".
-    layer_decay : float
-        The learning rate of a stage is that of the next stage, or of the head, times this. 0 < value <= 1. Default: 1.
-    batchnorm : {"eval", "train"}, optional
-        "eval": every BatchNorm normalises with its running statistics, which do not change. "train": with the
-        statistics of the batch; stages after `reuse_until` always do. Default: "eval" with `init_head`, which was
-        fitted on such features, else "train".
-    wise_ft : float, optional
-        Save the average of this fraction of the best epoch's weights and the rest of the initial weights, 0 to 1
-        (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903). It includes the running statistics of BatchNorm, and needs
-        `init_head`. Default: save the best epoch's weights.
     config : TrainConfig or dict, optional
         Epochs, batch size, optimizer, schedule and so on. A dict gives some fields of `TrainConfig`; the others have
         their defaults, or with `init_head` those of `LP_FT_DEFAULTS`. If images have several labels, each label has its
@@ -159,17 +134,9 @@ def finetune(
 
     Examples
     --------
-    Train a small network from scratch on images of noise.
+    Train a small network from scratch.
 
-    >>> import numpy as np
-    >>> from pathlib import Path
-    >>> from PIL import Image
     >>> from featcache import finetune
-    >>> rng = np.random.default_rng(0)
-    >>> for number in range(16):
-    ...     folder = Path("photos", "ants" if number % 2 else "bees")
-    ...     folder.mkdir(parents=True, exist_ok=True)
-    ...     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
     >>> run = finetune(
     ...     "photos", "run", backbone="timm/test_resnet", weights="none", image_size=32, config={"epochs": 1}
     ... )
@@ -180,6 +147,7 @@ def finetune(
         warnings.warn("finetune(recipe=...) is now finetune(config=...).", DeprecationWarning, stacklevel=3)
         config = recipe if config is None else config
     progress, device, max_pixels = as_callback(progress), options["device"], options["max_pixels"]
+    mode, init_head = options["mode"], options["init_head"]
     timer = PhaseTimer()
     if world.size > 1:
         check_distributed(world, make_train_config(config), image_cache, compile)
@@ -190,11 +158,11 @@ def finetune(
         mode,
         weights,
         init_head=None if init_head is None else os.fspath(init_head),
-        reuse_until=reuse_until,
-        unfreeze=unfreeze,
-        layer_decay=layer_decay,
-        batchnorm=batchnorm,
-        wise_ft=wise_ft,
+        reuse_until=options["reuse_until"],
+        unfreeze=options["unfreeze"],
+        layer_decay=options["layer_decay"],
+        batchnorm=options["batchnorm"],
+        wise_ft=options["wise_ft"],
     )
     check_writable(out)
     check_name(backbone)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
+from featcache.core.options import Option
 from featcache.errors import RunError
 
+Mode = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
 Unfreeze = int | Literal["all", "last-stage"]
 
@@ -15,6 +18,71 @@ LP_FT_DEFAULTS: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-4, "schedule": 
 """Fields of `TrainConfig` for a network with a fitted head. Large steps would destroy pretrained features (LP-FT, Kumar
 et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution", arXiv 2202.10054). On
 the digits, two epochs of SGD with the rate 1e-4 lowered the accuracy from 0.94 to 0.82; AdamW raised it to 0.95."""
+
+
+class StrategyOptions(TypedDict, total=False):
+    """Which weights training begins with, which of them it changes, and which are saved."""
+
+    mode: Annotated[
+        Mode,
+        Option(
+            "all",
+            "What is trained: all, the whole network; head, a linear layer on the network, which stays frozen in "
+            "eval() mode and runs on every image in every epoch.",
+        ),
+    ]
+    init_head: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            None,
+            "Begin with a fitted head, and a low learning rate (LP-FT, Kumar et al. 2022, arXiv 2202.10054): a folder "
+            "of fit_head on a cache of the same network, preprocessing and split; or imagenet:ant,bee, the rows of the "
+            "pretrained classifier.",
+            none="a random head",
+        ),
+    ]
+    reuse_until: Annotated[
+        str | None,
+        Option(
+            None,
+            "Keep the pretrained weights up to the stage of this name (layer2, blocks.4), inclusive. Later stages get "
+            "random weights.",
+            none="all stages keep them",
+        ),
+    ]
+    unfreeze: Annotated[
+        Unfreeze,
+        Option(
+            "all",
+            "Which stages below the head are trained: all, last-stage, or the number of last stages. The others are "
+            "frozen in eval() mode.",
+        ),
+    ]
+    layer_decay: Annotated[
+        float,
+        Option(
+            1.0, "Learning rate of a stage, relative to that of the next stage, or of the head for the last; at most 1."
+        ),
+    ]
+    batchnorm: Annotated[
+        BatchNorm | None,
+        Option(
+            None,
+            "How BatchNorm normalises: eval, with its running statistics, which do not change; train, with those of "
+            "the batch, as stages after reuse_until always do.",
+            none="eval with init_head, which was fitted on such features, else train",
+        ),
+    ]
+    wise_ft: Annotated[
+        float | None,
+        Option(
+            None,
+            "Save the average of this fraction of the best epoch's weights and the rest of the initial weights, 0 to 1 "
+            "(WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903), running statistics of BatchNorm included. It needs "
+            "init_head.",
+            none="the best epoch's weights",
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -59,7 +127,7 @@ class FineTuneStrategy:
 
 
 def make_strategy(
-    mode: Literal["all", "head"],
+    mode: Mode,
     weights: str,
     *,
     init_head: str | None,

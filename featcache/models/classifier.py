@@ -68,14 +68,8 @@ class Classifier(NotebookResult):
     Fit a head on features of a network with random weights, and predict images of noise.
 
     >>> import numpy as np
-    >>> from pathlib import Path
-    >>> from PIL import Image
     >>> from featcache import Classifier, extract, fit_head
     >>> rng = np.random.default_rng(0)
-    >>> for number in range(16):
-    ...     folder = Path("photos", "ants" if number % 2 else "bees")
-    ...     folder.mkdir(parents=True, exist_ok=True)
-    ...     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
     >>> cache = extract("photos", "photos.h5", backbone="timm/test_resnet", weights="none", image_size=32, views=0)
     >>> fitted = fit_head("photos.h5", "head", head="ridge")
     >>> classifier = Classifier.load("head")

@@ -47,7 +47,8 @@ def plot_views(
     Examples
     --------
     >>> import featcache
-    >>> figure = featcache.plot_views("cache.h5", "photos")  # doctest: +SKIP
+    >>> extraction = featcache.extract("photos", "views.h5", backbone="timm/test_resnet", weights="none", views=2)
+    >>> figure = featcache.plot_views("views.h5", "photos", images=2)
     """
     return draw(cache_figures.views_figure(cache, data, images, seed), dark)
 
@@ -80,7 +81,9 @@ def plot_predictions(model: _Path, data: _Path, images: int = 24, *, dark: bool 
     Examples
     --------
     >>> import featcache
-    >>> figure = featcache.plot_predictions("head", "photos")  # doctest: +SKIP
+    >>> extraction = featcache.extract("photos", "cache.h5", backbone="timm/test_resnet", weights="none", views=0)
+    >>> fit = featcache.fit_head("cache.h5", "ridge-head", head="ridge")
+    >>> figure = featcache.plot_predictions("ridge-head", "photos")
     """
     return draw(model_figures.predictions_figure(model, data, images), dark)
 

@@ -24,6 +24,7 @@ from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
 from featcache.core.bit_depth import ValueRange, format_range
+from featcache.core.options import FeatureOptions, with_defaults
 from featcache.core.specs import EMBEDDED
 from featcache.data.input_notes import input_notes
 from featcache.data.manifest import Manifest, read_manifest
@@ -38,7 +39,7 @@ from featcache.reports.pages.trial import write_trial_page
 
 CACHE, HEAD, PAGE = "cache.h5", "head", "report.html"
 _COMMAND_WIDTH = 60  # letters; the explanation of a longer command does not move to the right
-VIEWS, BUDGET_S = 4, 10.0
+VIEWS, BUDGET_S = with_defaults(FeatureOptions, {})["views"], 10.0
 _CERTAIN_MARGIN = 0.8  # of a label that is called probably wrong
 _LISTED = 3  # of each list in text
 _FEW_IMAGES = 30  # val images, below which the accuracy says little
@@ -282,8 +283,9 @@ def try_out(
     Examples
     --------
     >>> import featcache
-    >>> trial = featcache.try_out("photos")  # doctest: +SKIP
-    >>> print(trial)  # doctest: +SKIP
+    >>> trial = featcache.try_out("photos", "trial", backbone="timm/test_resnet", weights="none", views=1, budget_s=1)
+    >>> trial.fit.accuracy.n
+    4
     """
     progress = as_callback(progress)
     timer, folder = PhaseTimer(), Path(out)

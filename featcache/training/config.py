@@ -6,8 +6,9 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
+from featcache.core.options import Option, describe_options, with_defaults
 from featcache.errors import RunError
 
 Optimizer = Literal["sgd", "adamw"]
@@ -15,39 +16,59 @@ Schedule = Literal["step", "cosine", "constant"]
 ClassWeight = Literal["balanced"] | Mapping[str, float]
 
 
+class TrainOptions(TypedDict, total=False):
+    """How to train a network."""
+
+    epochs: Annotated[int, Option(10, "Number of epochs to train.")]
+    batch_size: Annotated[int, Option(32, "Images in a batch.")]
+    lr: Annotated[float, Option(0.01, "Learning rate at the start.")]
+    momentum: Annotated[float, Option(0.9, "Momentum of sgd.")]
+    weight_decay: Annotated[float, Option(0.0, "Weight decay of the optimizer.")]
+    optimizer: Annotated[Optimizer, Option("sgd", "Optimizer of the weights.")]
+    schedule: Annotated[
+        Schedule,
+        Option(
+            "step",
+            "How the learning rate changes: step multiplies it by gamma every step_size epochs, cosine lowers it to 0 "
+            "over all epochs, constant does not change it.",
+        ),
+    ]
+    step_size: Annotated[int, Option(7, "Epochs between two steps of the schedule step.")]
+    gamma: Annotated[float, Option(0.1, "Factor of each step of the schedule step.")]
+    label_smoothing: Annotated[
+        float, Option(0.0, "Fraction of a label's probability that is spread over all classes, 0 <= value < 1.")
+    ]
+    class_weight: Annotated[
+        ClassWeight | None,
+        Option(
+            None,
+            "Weights of classes: balanced gives all classes the same total weight; numbers by class name, 1 for "
+            "classes that are not named.",
+            none="all images have the same weight",
+        ),
+    ]
+    patience: Annotated[
+        int | None,
+        Option(
+            None,
+            "Stop after this many epochs in a row in which val neither exceeded its best accuracy (with several labels "
+            "an image: mean average precision) nor fell below its lowest loss.",
+            none="never",
+        ),
+    ]
+
+
+_DEFAULTS = with_defaults(TrainOptions, {})
+
+
+@describe_options(TrainOptions)
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train a network. The defaults are the PyTorch tutorial's for 10 epochs, with a larger batch and rate.
 
     Parameters
     ----------
-    epochs : int
-        How many epochs to train. Default: 10.
-    batch_size : int
-        Images in a batch. Default: 32.
-    lr : float
-        The learning rate at the start. Default: 0.01.
-    momentum : float
-        Of SGD. Default: 0.9.
-    weight_decay : float
-        Default: 0.
-    optimizer : {"sgd", "adamw"}
-        Default: "sgd".
-    schedule : {"step", "cosine", "constant"}
-        "step" multiplies the learning rate by `gamma` every `step_size` epochs. "cosine" lowers it to 0 over all
-        epochs. "constant" does not change it. Default: "step".
-    step_size : int
-        Epochs between two steps of "step". Default: 7.
-    gamma : float
-        The factor of each step of "step". Default: 0.1.
-    label_smoothing : float
-        The fraction of a label's probability that is spread over all classes, 0 <= value < 1. Default: 0.
-    class_weight : None, "balanced" or dict of str to float
-        "balanced" gives all classes the same total weight; a dict maps class names to weights, 1 for classes that it
-        does not name. Default: None, all images have the same weight.
-    patience : int, optional
-        Stop after this many epochs in a row in which val neither exceeded its best accuracy (with several labels an
-        image: mean average precision) nor fell below its lowest loss. Default: None, never stop early.
+    {options}
 
     Raises
     ------
@@ -61,18 +82,18 @@ class TrainConfig:
     0.01
     """
 
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    optimizer: Optimizer = "sgd"
-    schedule: Schedule = "step"
-    step_size: int = 7
-    gamma: float = 0.1
-    label_smoothing: float = 0.0
-    class_weight: ClassWeight | None = None
-    patience: int | None = None
+    epochs: int = _DEFAULTS["epochs"]
+    batch_size: int = _DEFAULTS["batch_size"]
+    lr: float = _DEFAULTS["lr"]
+    momentum: float = _DEFAULTS["momentum"]
+    weight_decay: float = _DEFAULTS["weight_decay"]
+    optimizer: Optimizer = _DEFAULTS["optimizer"]
+    schedule: Schedule = _DEFAULTS["schedule"]
+    step_size: int = _DEFAULTS["step_size"]
+    gamma: float = _DEFAULTS["gamma"]
+    label_smoothing: float = _DEFAULTS["label_smoothing"]
+    class_weight: ClassWeight | None = _DEFAULTS["class_weight"]
+    patience: int | None = _DEFAULTS["patience"]
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "step_size", "patience"):

@@ -16,6 +16,10 @@ from featcache.core.options import (
     takes_options,
     with_defaults,
 )
+from featcache.finetuning.strategy import StrategyOptions
+from featcache.training.config import TrainOptions
+
+KINDS = (ExtractArguments, HeadOptions, TrainOptions, StrategyOptions)
 
 
 class Base(TypedDict, total=False):
@@ -79,9 +83,7 @@ def test_the_options_of_one_step_are_selected() -> None:
     assert with_defaults(Shape, {"size": 3}) == {"size": 3, "colour": "red"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in (ExtractArguments, HeadOptions) for name in fields_of(kind)]
-)
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in fields_of(kind)])
 def test_an_option_is_described_in_sentences(kind: type[Any], name: str) -> None:
     option = fields_of(kind)[name].option
     assert option.description[0].isupper()

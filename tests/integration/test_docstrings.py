@@ -13,7 +13,7 @@ from numpydoc.docscrape import NumpyDocString
 from numpydoc.validate import validate
 
 import featcache
-from commands import ROOT
+from commands import ROOT, write_folder
 
 CHECKS = {
     "GL08": "no docstring",
@@ -73,7 +73,9 @@ def test_public_methods_are_documented(name: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that holds `photos`: eight of ants and eight of bees."""
     monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photos", {"ants": 8, "bees": 8})
     results = doctest.testmod(importlib.import_module(module))
     assert results.attempted > 0
     assert results.failed == 0

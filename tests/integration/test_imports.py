@@ -61,6 +61,20 @@ def test_the_help_does_not_wait_for_the_metadata_of_packages() -> None:
     assert json.loads(ran.stdout)[1] == [], ran.stderr
 
 
+def test_the_help_reads_no_settings_that_only_a_run_needs() -> None:
+    """The presets, the stub of public names and modules of the standard library that are used later took 12 ms."""
+    late = '"lazy_loader", "pkgutil", "tempfile", "featcache.core.registry", "featcache.finetuning.presets", '
+    ran = in_process(CALL.replace('"torch", ', late), "--help")
+    assert json.loads(ran.stdout)[1] == [], ran.stderr
+
+
+def test_a_cache_is_opened_without_the_readers_of_images(cache: Path) -> None:
+    """Pillow and the sources of images took 30 ms."""
+    late = '"PIL", "featcache.data.manifest", "featcache.data.sources", '
+    ran = in_process(CALL.replace('"torch", ', late), "info", cache)
+    assert json.loads(ran.stdout)[1] == ["numpy"], ran.stderr
+
+
 def test_the_probe_sees_torch_where_it_is_loaded(cache: Path) -> None:
     ran = in_process(CALL, "fit-head", cache, "--head", "sgd")
     assert "torch" in json.loads(ran.stdout)[1], ran.stderr
@@ -71,6 +85,7 @@ def test_importing_featcache_imports_nothing_else() -> None:
     loaded = {name.split(".")[0] for name in eval(ran.stdout)}
     assert loaded & {"torch", "numpy", "sklearn", "h5py", "matplotlib", "PIL", "click"} == set()
     assert "featcache" in loaded
+    assert loaded & {"ast", "lazy_loader"} == set()  # the stub is read when a name is first used
 
 
 STUB = ast.parse((ROOT / "featcache" / "__init__.pyi").read_text(encoding="utf-8"))

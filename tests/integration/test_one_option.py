@@ -8,6 +8,7 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,11 +21,17 @@ from featcache.core.options import HeadFitOptions, HeadOptions, fields_of, with_
 from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
+from featcache.finetuning.strategy import StrategyOptions
 from featcache.heads.fit_head import fit_head
 from featcache.heads.training_data import FitOptions
 from featcache.reports.commands import extract_command
+from featcache.training.config import TrainConfig, TrainOptions
+from featcache_cli import finetune as finetune_command
 from featcache_cli import fit_head as fit_head_command
 from toys import toy_backbone
+
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+"""As the program has them: a command remembers those of its first context."""
 
 
 @pytest.mark.parametrize("function", [extract, estimate, measure_rates, benchmark, finetune])
@@ -92,9 +99,31 @@ def test_an_option_of_a_head_reaches_function_and_command(name: str) -> None:
     assert field.paragraph().splitlines()[0] + "\n" in (inspect.getdoc(fit_head) or "")
     option = next(each for each in fit_head_command.command.params if each.name == name)
     assert (option.help or "").startswith(field.option.description)
-    assert fit_head_command.command.make_context("fit-head", ["c.h5"]).params[name] == field.option.default
+    assert fit_head_command.command.make_context("fit-head", ["c.h5"], **HELP).params[name] == field.option.default
 
 
 @pytest.mark.parametrize("name", fields_of(HeadFitOptions).keys() - {"device"})
 def test_the_options_of_a_fit_have_the_same_defaults(name: str) -> None:
     assert getattr(FitOptions(), name) == fields_of(HeadFitOptions)[name].option.default
+
+
+@pytest.mark.parametrize("name", fields_of(TrainOptions))
+def test_an_option_of_training_reaches_class_and_command(name: str) -> None:
+    field = fields_of(TrainOptions)[name]
+    assert getattr(TrainConfig(), name) == field.option.default
+    assert field.paragraph() in (inspect.getdoc(TrainConfig) or "")
+    option = next((each for each in finetune_command.command.params if each.name == name), None)
+    assert (option is None) == (name == "gamma")
+    if option is not None:
+        assert name == "step_size" or (option.help or "").startswith(field.option.description)  # there gamma is 0.1
+        assert option.default is None, "a preset may set it"
+
+
+@pytest.mark.parametrize("name", fields_of(StrategyOptions))
+def test_an_option_of_the_strategy_reaches_function_and_command(name: str) -> None:
+    field = fields_of(StrategyOptions)[name]
+    assert inspect.signature(finetune).parameters[name] == field.parameter
+    option = next(each for each in finetune_command.command.params if each.name == name)
+    assert (option.help or "").startswith(field.option.description)
+    shown = f"{field.option.default:g}" if name == "layer_decay" else field.option.none or field.option.default
+    assert option.default == field.option.default or (option.help or "").endswith(f"[default: {shown}]")

@@ -62,7 +62,7 @@ def toy_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A saved head on a backbone with random weights."""
-    backbone = load_backbone("timm/test_resnet", weights="none", device="cpu")
+    backbone = load_backbone("timm/test_resnet", weights="none", device="cpu", precision="fp32")
     rng = np.random.default_rng(0)
     head = LinearHead.from_weights(rng.normal(size=(3, backbone.dim)), rng.normal(size=3), np.arange(3))
     name, content = save_head(head)

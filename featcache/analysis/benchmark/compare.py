@@ -21,14 +21,15 @@ from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones.factory import from_factory, is_factory
 from featcache.backbones.sources.registry import check_name
 from featcache.core.model_card import write_json
-from featcache.core.options import fields_of, takes_options
+from featcache.core.options import fields_of, manifest_keywords, takes_options
 from featcache.core.specs import EMBEDDED
-from featcache.data.manifest import manifest_keywords, read_manifest
+from featcache.data.manifest import read_manifest
 from featcache.errors import RunError
 from featcache.heads.estimators import check_head
-from featcache.training.config import make_train_config
+from featcache.training.config import TrainOptions, make_train_config
 
 _REPEATS = 3  # seeds: a difference of two points between single seeds can be chance
+_RECIPE = {name: fields_of(TrainOptions)[name].option.default for name in ("epochs", "batch_size", "lr")}
 
 
 @takes_options(BenchmarkOptions)
@@ -118,7 +119,7 @@ def benchmark(
     unknown = [route for route in routes if route not in ROUTES]
     if unknown or not routes:
         raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
-    recipe = {"epochs": 10, "batch_size": 32, "lr": 0.01, **(recipe or {})}
+    recipe = {**_RECIPE, **(recipe or {})}
     make_train_config(recipe)  # an invalid field is refused before hours of extraction
     chosen = [route for route in ROUTES if route in routes]
     out = Path(out)

@@ -106,9 +106,9 @@ def measure_rates(
 
     Examples
     --------
-    >>> import featcache
-    >>> rates = featcache.measure_rates("photos")  # doctest: +SKIP
-    >>> plan = featcache.plan_capacity(rates, images=[10**7], workers=[1, 8])  # doctest: +SKIP
+    >>> from featcache import plan
+    >>> rates = measure_rates("photos")  # doctest: +SKIP
+    >>> print(plan(rates, images=[10**7], workers=[1, 8]))  # doctest: +SKIP
     """
     monitor = Monitor(progress, on_note)
     provided = {RENAMED_RATES.get(name, name): value for name, value in (given or {}).items()}

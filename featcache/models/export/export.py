@@ -127,15 +127,7 @@ def export(
     --------
     Fit a head on features of a network with random weights, and export both as weights for the plain network of timm.
 
-    >>> import numpy as np
-    >>> from pathlib import Path
-    >>> from PIL import Image
     >>> from featcache import export, extract, fit_head
-    >>> rng = np.random.default_rng(0)
-    >>> for number in range(16):
-    ...     folder = Path("photos", "ants" if number % 2 else "bees")
-    ...     folder.mkdir(parents=True, exist_ok=True)
-    ...     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
     >>> cache = extract("photos", "photos.h5", backbone="timm/test_resnet", weights="none", image_size=32, views=0)
     >>> fitted = fit_head("photos.h5", "head", head="ridge")
     >>> exported = export("head", "model.pth", "state-dict")
