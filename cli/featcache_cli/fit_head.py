@@ -56,8 +56,8 @@ class _HeadOption(click.Option):
 
         self.help = (
             f"The head to fit: {', '.join(head_names())}; or the dotted path of a classifier, such as "
-            "sklearn.naive_bayes.GaussianNB. auto keeps the best of those that choose their own settings (head2toe "
-            "only with several layers). imagenet:ant,bee takes the rows of the network's own classifier."
+            "sklearn.naive_bayes.GaussianNB. auto keeps the best of centroid, lda, ridge and linear. imagenet:ant,bee "
+            "takes the rows of the network's own classifier."
         )
         return super().get_help_record(ctx)
 
@@ -75,7 +75,7 @@ class _HeadOption(click.Option):
 @click.option(
     "--head",
     cls=_HeadOption,
-    default="linear",
+    default="auto",
     show_default=True,
 )
 @click.option(
@@ -103,7 +103,7 @@ class _HeadOption(click.Option):
     help="Write a report with figures to this HTML file; needs -o.",
 )
 @click.option("--images", "data", type=options.PATH, help="The images of CACHE, for the figures of --report.")
-@options.layer_option
+@options.shared("layer", HeadOptions)
 @options.cluster_options
 @options.shared("seed", HeadOptions)
 @options.as_json

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.core.options import ExtractArguments, HeadOptions, fields_of
+from featcache.core.options import ExtractArguments, LayerOptions, fields_of
 from featcache.core.specs import AUGMENTS, EMBEDDED
 from featcache.reports.file_types import FORMATS
 from featcache_cli import outputs
@@ -115,7 +115,7 @@ views_option = shared("views", type=click.IntRange(0, 65534))
 val_views_option = shared("val_views", type=click.IntRange(0))
 layers_option = shared("layers")
 dtype_option = shared("dtype")
-layer_option = shared("layer", HeadOptions)
+layer_option = shared("layer", LayerOptions)
 
 
 class Finite(click.FloatRange):

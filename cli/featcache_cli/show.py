@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from featcache.core.options import HeadOptions
+from featcache.core.options import LayerOptions
 from featcache_cli import options
 from featcache_cli.base import Command, refuse_unknown
 from featcache_cli.wrapping import safe
@@ -140,7 +140,7 @@ def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) ->
     show_default=True,
     help="Highest number of small images.",
 )
-@options.shared("layer", HeadOptions, help="Which features of the cache to use.")
+@options.shared("layer", LayerOptions, help="Which features of the cache to use.")
 @click.option("--seed", default=0, show_default=True, help="The seed of the images and of the projection.")
 @_figure_options
 def map_(cache: str, data: str | None, out: str, dark: bool, as_json: bool, **settings: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -149,6 +150,13 @@ class Features:
         if self.concatenated is None or not isinstance(self.x, LazyRows):
             raise AssertionError("only features of several layers are scaled")
         return Features(LazyRows(self.concatenated.scaled(scale), self.x.index), self.samples)
+
+    def take_layers(self, layers: Sequence[int]) -> Features:
+        """The features of some layers, by their numbers; of a single layer those that there are."""
+        concatenated = self.concatenated
+        if concatenated is None or not isinstance(self.x, LazyRows):
+            return self
+        return Features(LazyRows(concatenated.take_parts(layers), self.x.index), self.samples)
 
     def take(self, rows: NDArray[np.int64]) -> Features:
         """The features of these samples, in this order; they are read when they are indexed."""

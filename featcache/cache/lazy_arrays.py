@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,14 @@ class ConcatenatedFeatures:
     def rows(self) -> ConcatenatedFeatures:
         """All views of an array of shape (m, v, d) as rows: shape (m * v, d)."""
         return ConcatenatedFeatures(tuple(part.reshape(-1, part.shape[-1]) for part in self.parts), self.scale)
+
+    def take_parts(self, numbers: Sequence[int]) -> NDArray[Any] | ConcatenatedFeatures:
+        """Some of the arrays; a single one without a scale as it is."""
+        parts = tuple(self.parts[number] for number in numbers)
+        if self.scale is None:
+            return parts[0] if len(parts) == 1 else ConcatenatedFeatures(parts)
+        scales = np.split(self.scale, np.cumsum(self.widths)[:-1])
+        return ConcatenatedFeatures(parts, np.concatenate([scales[number] for number in numbers]))
 
     def scaled(self, scale: NDArray[np.float32]) -> ConcatenatedFeatures:
         """Each feature multiplied by its scale, shape (d,)."""

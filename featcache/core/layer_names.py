@@ -18,6 +18,9 @@ POOLS = ("mean", "max", "std", "grid", "cls")
 """Over the places of a feature map: mean, maximum, standard deviation, the means of a 2 x 2 grid ("grid7": 7 x 7), or
 the class token. Prefix tokens are not places. Without a pool, the mean is over all tokens."""
 
+STAGE_POOLS = ("", "mean", "cls")
+"""Of the layers that "stages" selects: one vector of each channel."""
+
 _MAX_GRID = 64  # places along a side; larger values are rejected as invalid
 _SIDES = {"grid": 2, **{f"grid{side}": side for side in range(1, _MAX_GRID + 1)}}
 
@@ -60,7 +63,7 @@ def choose_layers(requested: str, existing: Sequence[str]) -> tuple[str, ...]:
         elif name == LAST and PENULTIMATE in existing:
             chosen.append(PENULTIMATE)
         elif name in (STAGES, ALL):
-            pools = ("", "mean", "cls") if name == STAGES else ("", *POOLS)
+            pools = STAGE_POOLS if name == STAGES else ("", *POOLS)
             layers = [layer for layer in existing if parse_layer(layer)[1] in pools]
             if name == STAGES and set(layers) <= {PENULTIMATE}:
                 raise SpecError(f"there are no stages, but {', '.join(existing)}")

@@ -230,15 +230,26 @@ class HeadFitOptions(TypedDict, total=False):
     ]
 
 
+class LayerOptions(TypedDict, total=False):
+    """Which features of a cache are used."""
+
+    layer: Annotated[
+        str,
+        Option(PENULTIMATE, "Features of the cache to use: one layer, several joined by commas, stages, or all."),
+    ]
+
+
 class HeadOptions(HeadFitOptions, total=False):
     """How a head is fitted, on which features, and how it predicts."""
 
     layer: Annotated[
-        str,
+        str | None,
         Option(
-            PENULTIMATE,
+            None,
             "Features of the cache to use: one layer, several joined by commas, stages, or all. Several layers are "
-            "scaled to equal influence and concatenated.",
+            "concatenated; heads that choose their settings choose a weight for each, too.",
+            none="auto, linear, ridge, lda and centroid choose layers by cross-validation, head2toe uses all, other "
+            "heads use the penultimate one",
         ),
     ]
     tta: Annotated[

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sklearn.base import BaseEstimator
 
+from featcache.core.layer_names import ALL
+from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
 from featcache.heads.estimators import set_thresholds
 from featcache.heads.file_checks import TREES
 from featcache.heads.fixed_settings import fit_fixed
-from featcache.heads.layer_scaling import standardize_layers, without_scaling
+from featcache.heads.layer_scaling import weigh_layers, without_scaling
 from featcache.heads.registry import HeadSpec, find_head, heads_with
 from featcache.heads.training_data import FitOptions, Fitted, TrainingData
+from featcache.heads.tuning.layer_selection import LayerSelection, select_layers
 from featcache.heads.tuning.selection import fit_tuned
 
 _FIT_OPTIONS = ("cv", "budget_s", "scaling", "calibrate")
@@ -36,18 +41,50 @@ def fit(head: str | BaseEstimator, data: TrainingData, options: FitOptions) -> F
     """
     spec = find_head(head)
     _check(spec, data, options)
-    if data.train.concatenated is None or _is_tree(spec):
+    data, weights, selection = _select_layers(spec, data, options)
+    if weights is None:
         fitted = _fit(spec, data, options)
     else:
-        scale = standardize_layers(data.train)
+        scale = weigh_layers(data.train, weights)
         fitted = _fit(spec, data.scaled(scale), options)
         uncalibrated = None if fitted.uncalibrated is None else without_scaling(fitted.uncalibrated, scale)
         fitted = replace(fitted, estimator=without_scaling(fitted.estimator, scale), uncalibrated=uncalibrated)
+    fitted = replace(fitted, layers=data.layers, layer_selection=selection)
     if fitted.thresholds is not None:
         set_thresholds(fitted.estimator, fitted.thresholds)
     if spec.device and options.compute_device != "cpu":
         fitted = replace(fitted, notes=(*fitted.notes, f"computed on {options.compute_device}"))
     return fitted
+
+
+def _select_layers(
+    spec: HeadSpec, data: TrainingData, options: FitOptions
+) -> tuple[TrainingData, tuple[float, ...] | None, LayerSelection | None]:
+    """The layers to use, their weights (None: the features are used as they are), and how they were chosen."""
+    concatenated = data.train.concatenated
+    if concatenated is None or _is_tree(spec):
+        return data, None, None
+    if (spec.tune is None and not spec.tries_heads) or options.cluster:
+        return data, (1.0,) * len(concatenated.widths), None
+    chosen, selection = select_layers(
+        data.train,
+        data.layers,
+        keep_all=data.keep_layers,
+        folds=options.cv,
+        seed=options.seed,
+        progress=options.progress,
+    )
+    data = data.take_layers(chosen.layers)
+    return data, chosen.weights if len(chosen.layers) > 1 else None, selection
+
+
+def default_layer(
+    head: str | BaseEstimator, parameters: Mapping[str, Any] | None, layers: Sequence[str], cluster: object = None
+) -> str:
+    """The layers of a cache that a head is given if the user names none; see `HeadSpec.layer`."""
+    spec = find_head(head)
+    fixed = spec.estimator is not None and set(parameters or {}) - {"class_weight"}
+    return PENULTIMATE if cluster or fixed or PENULTIMATE not in layers or spec.layer == PENULTIMATE else ALL
 
 
 def _fit(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted:

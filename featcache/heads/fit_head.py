@@ -16,14 +16,18 @@ from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.data_summary import DataSummary
+from featcache.core.layer_names import ALL
 from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
 from featcache.core.options import HeadFitOptions, HeadOptions, select, takes_options
 from featcache.core.ray_cluster import Cluster
-from featcache.heads.fit import fit
+from featcache.core.specs import PENULTIMATE
+from featcache.heads.fit import default_layer, fit
 from featcache.heads.io import save_head
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
+from featcache.heads.registry import find_head
 from featcache.heads.training_data import FitOptions, TrainingData
+from featcache.heads.tuning.layer_selection import LayerSelection
 from featcache.heads.tuning.selection import Selection
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy
@@ -59,6 +63,10 @@ class HeadFit(Result, NotebookResult):
         Probabilities above which the estimator and the saved head predict labels; None: 0.5 for each.
     at_half : LabelAccuracy, optional
         Figures of val at thresholds of 0.5, if there are other thresholds.
+    layers : tuple of str
+        The layers that it was fitted to.
+    layer_selection : LayerSelection, optional
+        How they were chosen.
     """
 
     estimator: BaseEstimator
@@ -72,6 +80,8 @@ class HeadFit(Result, NotebookResult):
     data: DataSummary | None = None
     thresholds: tuple[float, ...] | None = None
     at_half: LabelAccuracy | None = None
+    layers: tuple[str, ...] = (PENULTIMATE,)
+    layer_selection: LayerSelection | None = None
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -83,7 +93,7 @@ class HeadFit(Result, NotebookResult):
     def __str__(self) -> str:
         """Several lines for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
-        lines = [str(self.selection)] if self.selection else []
+        lines = [str(part) for part in (self.layer_selection, self.selection) if part]
         lines += [*self.notes, f"head {self.name}, val:", self.accuracy.describe()]
         if self.at_half:
             half = self.at_half
@@ -134,7 +144,7 @@ def fit_head(
     cache: str | os.PathLike[str] | FeatureCache,
     out: str | os.PathLike[str] | None = None,
     *,
-    head: str | BaseEstimator = "linear",
+    head: str | BaseEstimator = "auto",
     parameters: Mapping[str, Any] | None = None,
     cluster: Cluster | None = None,
     progress: ProgressOption = None,
@@ -150,10 +160,10 @@ def fit_head(
         A cache that `extract` or `FeatureCache.from_arrays` made.
     out : path, optional
         Folder to save the head in. None: it is not saved.
-    head : str or estimator, default "linear"
+    head : str or estimator, default "auto"
         "linear", "ridge", "lda", "centroid", "knn" and "head2toe" choose their settings by cross-validation within
-        train; all views of an image, and its copies, are held out together. "auto" keeps the best of them ("head2toe"
-        is tried only for several layers). "sgd" trains as the tutorials of PyTorch do. "attention" weights the
+        train; all views of an image, and its copies, are held out together. "auto" keeps the best of the first four;
+        with several labels it is "linear". "sgd" trains as the tutorials of PyTorch do. "attention" weights the
         positions of a grid layer, see `featcache.heads.attention`. "imagenet:ant,bee" does not train: it takes the rows
         of the network's own classifier, see `featcache.heads.imagenet.choose_classes`. "logreg", "svm" and "forest" are
         classifiers of scikit-learn. Other installed packages can add names, see `featcache.heads.registry.HeadSpec`.
@@ -205,7 +215,7 @@ def fit_head(
     1.0
     """
     timer, name = PhaseTimer(), cache.path if isinstance(cache, FeatureCache) else cache
-    layer, tta = options["layer"], options["tta"]
+    tta = options["tta"]
     folder = Path(out) if out is not None else None
     if folder is not None:
         prepare_folder(folder, "head")
@@ -213,8 +223,10 @@ def fit_head(
     summary = replace(cache.summary(), name=str(name))
     if on_note:
         on_note(str(summary))
+    layer = options["layer"] or default_layer(head, parameters, cache.spec.layers, cluster)
     with timer.phase("read"):  # machines of a cluster check their rows of train themselves
         data = TrainingData.read(cache, layer, tta=tta, with_test=True, check_train=cluster is None)
+        data = replace(data, keep_layers=options["layer"] is not None or find_head(head).layer == ALL)
     training_cluster = TrainingCluster(cluster, name, layer, on_note) if cluster else None
     fit_options = FitOptions(
         dict(parameters or {}),
@@ -226,6 +238,7 @@ def fit_head(
     )
     with timer.phase("fit"), closing(training_cluster) if training_cluster else nullcontext():
         fitted = fit(head, data, fit_options)
+        data = data.take_layers([data.layers.index(name) for name in fitted.layers])
     with timer.phase("evaluate"):
         evaluation = evaluate(fitted, data, tta)
     report = Report(
@@ -249,6 +262,8 @@ def fit_head(
         summary,
         None if fitted.thresholds is None else tuple(fitted.thresholds.tolist()),
         evaluation.at_half,
+        fitted.layers,
+        fitted.layer_selection,
     )
     if folder is not None:
         _save(result, evaluation, data, cache, folder, tta)

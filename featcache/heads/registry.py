@@ -70,10 +70,14 @@ class HeadSpec:
         Whether `fit` needs features of a grid, such as those of the layer blocks.6:grid7.
     clean_views : bool
         Whether `tune` uses the clean views only.
+    layer : {"penultimate", "auto", "all"}
+        The layers that it is given if the user names none: the penultimate one; those that cross-validation chooses;
+        or all.
     auto_rank : int, optional
         `auto` tries heads in ascending order, fast ones first. None: `auto` does not try it.
-    layers_only : bool
-        Whether `auto` tries it for features of several layers only.
+    estimate_s : callable, optional
+        estimate_s(data) -> float is the time that `tune` will take, in seconds. `auto` does not try a head that would
+        not end within its budget. None: the head always fits in.
     argument : str
         What must follow the name and a colon, such as "CLASS,...".
     """
@@ -93,9 +97,15 @@ class HeadSpec:
     epochs: bool = False
     feature_maps: bool = False
     clean_views: bool = False
+    layer: str = "penultimate"
     auto_rank: int | None = None
-    layers_only: bool = False
+    estimate_s: Callable[[TuningData], float] | None = None
     argument: str = ""
+
+    @property
+    def tries_heads(self) -> bool:
+        """Whether `fit` compares tuned heads, as `auto` does."""
+        return self.layer == "auto" and self.tune is None
 
 
 HEADS: Registry[HeadSpec] = Registry("head", "featcache.heads.kinds", "featcache.heads", HeadError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from featcache.errors import CacheIncompleteError, HeadError
 
 if TYPE_CHECKING:
     from featcache.heads.ray.coordinator import TrainingCluster
+    from featcache.heads.tuning.layer_selection import LayerSelection
     from featcache.heads.tuning.selection import Selection
 
 _DEFAULTS = with_defaults(HeadFitOptions, {})
@@ -46,6 +47,8 @@ class TrainingData:
         How the cache was extracted; None for features without a cache.
     weights : str
         The weights of its network, see `load_backbone`.
+    keep_layers : bool
+        Whether a head must use all layers. Else cross-validation chooses.
     """
 
     train: Features
@@ -54,6 +57,7 @@ class TrainingData:
     layers: tuple[str, ...] = (PENULTIMATE,)
     spec: ExtractSpec | None = None
     weights: str = "pretrained"
+    keep_layers: bool = True
 
     @classmethod
     def read(
@@ -102,6 +106,18 @@ class TrainingData:
     def positions(self) -> int:
         """Positions of the feature map that the features are of, such as 49 for a 7 x 7 grid; 0 if there is no map."""
         return grid_side(parse_layer(self.layers[0])[1]) ** 2 if len(self.layers) == 1 else 0
+
+    def take_layers(self, numbers: Sequence[int]) -> TrainingData:
+        """The same with some layers, by their numbers."""
+        if len(numbers) == len(self.layers):
+            return self
+        return replace(
+            self,
+            train=self.train.take_layers(numbers),
+            val=self.val.take_layers(numbers),
+            test=self.test.take_layers(numbers) if self.test else None,
+            layers=tuple(self.layers[number] for number in numbers),
+        )
 
     def scaled(self, scale: NDArray[np.float32]) -> TrainingData:
         """The same with each feature of train and val multiplied by its scale, shape (d,)."""
@@ -181,6 +197,10 @@ class Fitted:
         What the user should know, a line each.
     thresholds : ndarray, shape (c,), optional
         Probabilities above which labels are predicted; None: 0.5 for each.
+    layers : tuple of str
+        The layers that it was fitted to.
+    layer_selection : LayerSelection, optional
+        How they were chosen.
     """
 
     estimator: BaseEstimator
@@ -190,6 +210,8 @@ class Fitted:
     uncalibrated: BaseEstimator | None = None
     notes: tuple[str, ...] = ()
     thresholds: NDArray[np.float64] | None = None
+    layers: tuple[str, ...] = (PENULTIMATE,)
+    layer_selection: LayerSelection | None = None
 
     def with_thresholds(
         self,

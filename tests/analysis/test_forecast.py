@@ -247,7 +247,7 @@ def test_several_layers_are_scored_as_equally_wide(tmp_path: Path) -> None:
         cache = writer.finish({})
     both, alone = forecast(cache, layer="all"), forecast(cache)
     features = cache.features("train", "all")
-    x = np.asarray(features.clean()) * standardize_layers(features, keep_constant=False)
+    x = np.asarray(features.clean()) * standardize_layers(features)
     assert both.purity == purity(x, features.y, features.samples.sha256)
     assert both.purity > 0.85 < alone.purity
     assert both.log_me == log_me(x, features.y)

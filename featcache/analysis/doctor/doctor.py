@@ -146,7 +146,7 @@ def _check_all(
     widths = train.concatenated.widths if train.concatenated else ()
     spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
     if widths:
-        scale = standardize_layers(train, keep_constant=False)
+        scale = standardize_layers(train)
         parts = {split: features.scaled(scale) for split, features in parts.items()}
         train = parts["train"]
     sample = _draw_sample(cache, parts, rows, seed)

@@ -322,7 +322,7 @@ def forecast(
     report("forecast", 2, 3)
     scored = train.take(draw(train, min(1.0, _MAX_IMAGES / len(train.y)), seed))
     if scored.concatenated is not None:
-        scored = scored.scaled(standardize_layers(train, keep_constant=False))
+        scored = scored.scaled(standardize_layers(train))
     x, y = np.asarray(scored.lazy_view(0), np.float32), scored.y
     result = Forecast(
         n=len(val.y),

@@ -11,15 +11,20 @@ if TYPE_CHECKING:
 
 
 def fit(name: str, data: TrainingData, options: FitOptions) -> Fitted:
-    """Tune each of them until the budget is spent."""
+    """Tune each of them until the budget is spent; with several labels those that take them."""
     from featcache.heads.tuning.selection import fit_tuned
 
-    several = data.train.concatenated is not None
-    return fit_tuned(name, [spec for spec in auto_heads() if several or not spec.layers_only], data, options)
+    several = data.train.samples.multilabel
+    return fit_tuned(name, [spec for spec in auto_heads() if spec.multilabel_estimator or not several], data, options)
 
 
 register(
     HeadSpec(
-        "auto", fit=fit, options=("cv", "budget_s", "scaling", "calibrate"), multilabel=False, cluster=True, device=True
+        "auto",
+        fit=fit,
+        options=("cv", "budget_s", "scaling", "calibrate"),
+        cluster=True,
+        device=True,
+        layer="auto",
     )
 )

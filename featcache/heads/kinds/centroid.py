@@ -30,6 +30,7 @@ register(
         estimator="sklearn.neighbors.NearestCentroid",
         cluster=True,
         linear=True,
+        layer="auto",
         auto_rank=1,
     )
 )

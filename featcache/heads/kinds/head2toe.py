@@ -40,8 +40,4 @@ def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
     )
 
 
-register(
-    HeadSpec(
-        "head2toe", tune=tune, multilabel=False, cluster=True, device=True, linear=True, auto_rank=5, layers_only=True
-    )
-)
+register(HeadSpec("head2toe", tune=tune, multilabel=False, cluster=True, device=True, linear=True, layer="all"))

@@ -26,6 +26,7 @@ register(
         defaults={"solver": "lsqr", "shrinkage": "auto"},
         cluster=True,
         linear=True,
+        layer="auto",
         auto_rank=2,
     )
 )

@@ -22,15 +22,22 @@ def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
     return tuned
 
 
+def estimate_s(data: TuningData) -> float:
+    """See `HeadSpec`."""
+    return data.estimate_logistic_path_s()
+
+
 register(
     HeadSpec(
         "linear",
         tune=tune,
+        estimate_s=estimate_s,
         estimator="featcache.heads.linear.LinearHead",
         multilabel_estimator="featcache.heads.one_vs_rest.OneVsRestHead",
         cluster=True,
         device=True,
         linear=True,
+        layer="auto",
         auto_rank=4,
     )
 )

@@ -25,6 +25,7 @@ register(
         estimator="sklearn.linear_model.RidgeClassifier",
         cluster=True,
         linear=True,
+        layer="auto",
         auto_rank=3,
     )
 )

@@ -154,10 +154,9 @@ def select(
     Parameters
     ----------
     specs : sequence of HeadSpec
-        Each may use half of the time that is left, the last one all of it.
+        Kinds that have `tune`.
     budget_s : float, optional
-        Seconds from now. The first head is always fitted. A later one whose time is over ends its path early, or is
-        skipped if it has no setting yet. A head that fails is skipped, too.
+        Seconds from now. The first head is always fitted. A later one is skipped if it would not end in time, or fails.
     progress : callable, optional
         Called for each head that was tried.
 
@@ -177,11 +176,18 @@ def select(
             if heads and started >= end:
                 skipped.append((spec.name, "the budget was spent"))
                 continue
-            limit = end if spec is specs[-1] else started + (end - started) / 2
+            if heads and budget_s is not None and spec.estimate_s:
+                expected = spec.estimate_s(tuning)
+                if started + expected > end:
+                    left = max(0.0, end - started)
+                    skipped.append((spec.name, f"it would take about {expected:.0f} s, and {left:.0f} s are left"))
+                    continue
             is_limited = budget_s is not None and heads
-            tuned = _tune(spec, tuning, partial(_is_over, limit) if is_limited else never)
+            tuned = _tune(spec, tuning, partial(_is_over, end) if is_limited else never)
             if isinstance(tuned, str):
                 skipped.append((spec.name, tuned))
+            elif is_limited and time.perf_counter() > end and tuned.cut_short:
+                skipped.append((spec.name, "its search was cut short by the budget"))
             else:
                 heads[spec.name] = tuned, time.perf_counter() - started
     if not heads:
