@@ -203,7 +203,7 @@ def _finetune(task: RouteTask, progress: Progress) -> dict[str, Any]:
 def _curve(task: RouteTask, progress: Progress) -> dict[str, Any]:
     from featcache.analysis.curves import curve
 
-    return curve(by=task.pop("over"), progress=progress, **task).to_dict()
+    return curve(progress=progress, **task).to_dict()
 
 
 _TASKS: dict[str, Callable[[RouteTask, Progress], dict[str, Any]]] = {
