@@ -52,6 +52,9 @@ WIDTH = 1280
 CASES = ["ants and bees", "digits", "digits, 900 labels", "digits, pale", "gratings", "dots", "shapes", "colours",
          "pairs", "scratches", "glyphs"]  # fmt: skip
 
+Job = tuple[Callable[[], Any], Callable[[], dict[str, Any]]]
+"""A fit, and a function that gives the scores of the last fit."""
+
 
 def write_glyphs(folder: Path) -> Path:
     """Letters of any colour, size and slight tilt, under noise."""
@@ -76,7 +79,7 @@ def write_glyphs(folder: Path) -> Path:
 
 
 def clusters(n: int, classes: int) -> FeatureCache:
-    """A cache in memory: clusters in 64 of 1,280 dimensions, cut at zero as by a ReLU; val has as many as four a class."""
+    """A cache in memory: clusters in 64 of 1,280 dimensions, cut at zero as by a ReLU."""
     rng = np.random.default_rng(0)
     basis = rng.standard_normal((64, WIDTH)).astype(np.float32) / 8
     centers = rng.standard_normal((classes, 64)).astype(np.float32)
@@ -97,9 +100,7 @@ def scores(probabilities: NDArray[Any] | None, predicted: NDArray[Any], y: NDArr
     return {name: float(f"{value:.4g}") for name, value in result.items()}
 
 
-def of_sklearn(
-    cache: FeatureCache, make: Callable[[], Any]
-) -> tuple[Callable[[], Any], Callable[[], dict[str, float]]]:
+def of_sklearn(cache: FeatureCache, make: Callable[[], Any]) -> Job:
     """A fit, and the scores of the last one."""
     train, test = cache.features("train"), cache.features("test")
     x, y = np.asarray(train.clean(), np.float32), train.y
@@ -113,7 +114,7 @@ def of_sklearn(
     return lambda: model.fit(x, y), score
 
 
-def of_featcache(cache: FeatureCache, **options: Any) -> tuple[Callable[[], Any], Callable[[], dict[str, float]]]:
+def of_featcache(cache: FeatureCache, **options: Any) -> Job:
     """A fit, and the scores of the last one."""
     fits: list[Any] = []
 
