@@ -144,7 +144,7 @@ def main() -> None:
     plans = {
         "CPUs as this one": plan_capacity(rates, workers=(1, 8, 64, 512)),
         "GPUs: an example, not measured": plan_capacity(
-            replace(rates, **EXAMPLE, given=tuple(EXAMPLE)), workers=(1, 8, 64), hashed=True
+            replace(rates, **EXAMPLE, provided=tuple(EXAMPLE)), workers=(1, 8, 64), hashed=True
         ),
     }
     save(partial(plot_capacity, plans["CPUs as this one"]), record.RESULTS / "plan.png")

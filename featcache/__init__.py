@@ -16,10 +16,10 @@ _DEPRECATED = {
     "Recipe": ("TrainConfig", "training.config.TrainConfig"),
     "compare": ("benchmark", "analysis.benchmark.compare.benchmark"),
     "examine": ("doctor", "analysis.doctor.doctor.doctor"),
-    "label_curve": ('curve(by="labels")', "analysis.curves.label_curve"),
+    "label_curve": ('curve(over="labels")', "analysis.curves.label_curve"),
     "measure_rates": ("plan", "analysis.planning.rates.measure_rates"),
     "plan_capacity": ("plan", "analysis.planning.capacity.plan_capacity"),
-    "view_curve": ('curve(by="views")', "analysis.curves.view_curve"),
+    "view_curve": ('curve(over="views")', "analysis.curves.view_curve"),
 }
 """Former public names: the new name, and the object that the former name still gives."""
 

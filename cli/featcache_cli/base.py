@@ -12,14 +12,15 @@ import click
 from featcache_cli import outputs, progress
 
 _GROUPS: dict[str, tuple[str, ...]] = {
-    "Images": ("val_fraction", "split_seed", "allow_leak", "max_pixels", "strict"),
-    "Network": ("backbone", "weights", "layers", "image_size", "augment", "precision", "train_precision", "engine",
-                    "dtype"),
+    "Images": ("label_column", "skip_missing", "val_fraction", "split_seed", "allow_leak", "max_pixels", "value_range",
+               "strict"),
+    "Network": ("backbone", "weights", "weights_key", "layers", "image_size", "augment", "precision", "train_precision",
+                "engine", "dtype"),
     "Machine": ("workers", "device", "batch_size", "cluster", "gpus_per_worker", "cpus_per_worker"),
     "Printing": ("as_json", "quiet", "verbose"),
 }  # fmt: skip
 _UNGROUPED = 8
-"""Up to so many options are printed without groups."""
+"""Highest number of options that are printed without groups."""
 
 _BOUNDS = re.compile(r"(?:([\d.e+-]+)(<=?))?x(?:(<=?)([\d.e+-]+)|(>=?)([\d.e+-]+))")
 _NO_BOUND = 1e9
@@ -50,7 +51,8 @@ class Command(click.Command):
     Parameters
     ----------
     groups : mapping or None
-        Heading to names of parameters, before the groups that all commands share. Other parameters come first.
+        Heading to names of parameters, printed before the groups that all commands share, or instead of the group
+        of this heading. Other parameters come first.
     """
 
     def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, **keywords: Any) -> None:
@@ -70,7 +72,8 @@ class Command(click.Command):
         for option in self.get_params(ctx):
             if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
                 records[option.name or ""] = (record[0].replace(" RANGE", ""), bounds_in_words(record[1]))
-        groups = {**self.groups, **_GROUPS} if len(records) > _UNGROUPED or self.groups else {}
+        shared = {heading: names for heading, names in _GROUPS.items() if heading not in self.groups}
+        groups = {**self.groups, **shared} if len(records) > _UNGROUPED or self.groups else {}
         help_ = records.pop("help", None)
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for heading, names in groups.items():

@@ -32,7 +32,7 @@ def command(
     if over == "labels":
         settings["repeats"] = repeats or 5
     with options.progress_bar(resumes=False) as progress:
-        result = featcache.curve(cache, by=over, progress=progress, **settings)
+        result = featcache.curve(cache, over=over, progress=progress, **settings)
     options.show(result, as_json, cache=cache)
     if out:
         from featcache.reports.plots import plot_curve

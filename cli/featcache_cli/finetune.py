@@ -17,13 +17,13 @@ from featcache_cli.lazy_choice import LazyChoice
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 GROUPS = {
-    "What training begins with": ("backbone", "init", "weights", "weights_key", "init_head", "reuse_until"),
-    "What learns": ("mode", "unfreeze", "layer_decay", "batchnorm", "wise_ft"),
-    "How": ("preset", "augment", "epochs", "patience", "lr", "momentum", "weight_decay", "optimizer", "schedule",
-            "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
-    "Which images": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels",
-                     "value_range", "image_cache", "listed"),
-    "The machine": ("workers", "device", "precision", "compile"),
+    "Initial weights": ("backbone", "init", "weights", "weights_key", "init_head", "reuse_until"),
+    "Trained layers": ("mode", "unfreeze", "layer_decay", "batchnorm", "wise_ft"),
+    "Training": ("preset", "augment", "epochs", "patience", "lr", "momentum", "weight_decay", "optimizer", "schedule",
+                 "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
+    "Images": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels", "value_range",
+               "image_cache", "listed"),
+    "Machine": ("workers", "device", "precision", "compile"),
 }  # fmt: skip
 
 

@@ -192,7 +192,8 @@ def _set_key(ctx: click.Context, _option: click.Parameter, key: str | None) -> N
 
 weights_key_option = click.option(
     "--weights-key", expose_value=False, callback=_set_key, metavar="KEY",
-    help="Which state dict of that file, such as model_ema, or a prefix of its names. [default: chosen automatically]",
+    help="The state dict in the file of --weights, such as model_ema, or a prefix of its names. [default: chosen "
+    "automatically]",
 )  # fmt: skip
 weights_option = _all(shared("weights", type=PATH, is_eager=True), weights_key_option)
 
@@ -245,7 +246,7 @@ def import_from_here() -> None:
 
 
 def precision_option(
-    default: str, name: str = "--precision", help: str = "The option for the precision of the network."
+    default: str, name: str = "--precision", help: str = fields_of(ExtractArguments)["precision"].option.description
 ) -> Callable[[_F], _F]:
     """The option for the precision of the network."""
     choices = click.Choice(["auto", "fp32", "bf16", "fp16"])

@@ -30,13 +30,27 @@ def _counts(_ctx: click.Context, _option: click.Parameter, text: str) -> list[in
     return sorted(counts)
 
 
-def _rate(name: str, unit: str, text: str) -> Callable[[_F], _F]:
-    return click.option(name, type=options.Finite(1e-9, 1e15), metavar=unit, help=text)
+_RATE = options.Finite(1e-9, 1e15)
+
+
+def _rate(name: str, unit: str, text: str, former: str = "") -> Callable[[_F], _F]:
+    """An option that replaces a measured rate. `former` : its deprecated name."""
+    option: Callable[[_F], _F] = click.option(name, type=_RATE, metavar=unit, help=text)
+    if not former:
+        return option
+    deprecated: Callable[[_F], _F] = click.option(former, type=_RATE, hidden=True, deprecated=f"use {name}")
+    return lambda function: option(deprecated(function))
 
 
 @options.command(
     groups={
-        "Rates to use instead of measured ones": ["forward_rate", "read_rate", "look_rate", "driver_rate", "row_rate"],
+        "Rates to use instead of measured ones": [
+            "forward_rate",
+            "read_rate",
+            "hash_rate",
+            "write_rate",
+            "solver_rate",
+        ],
         "Prices, in any currency": ["worker_hour", "storage_gb_month", "thousand_reads"],
     },
 )
@@ -68,9 +82,19 @@ def _rate(name: str, unit: str, text: str) -> Callable[[_F], _F]:
 )
 @_rate("--forward-rate", "VIEWS/S", "How many views a second the network takes on a GPU.")
 @_rate("--read-rate", "MB/S", "How fast a worker reads images from their storage. [default: not counted]")
-@_rate("--look-rate", "MB/S", "How fast one machine reads and hashes all files.")
-@_rate("--driver-rate", "IMAGES/S", "How many images a second one machine receives from workers and writes.")
-@_rate("--row-rate", "ROWS/S", "How many rows a second a worker computes in a pass of a head's fit.")
+@_rate("--hash-rate", "MB/S", "How fast one machine reads and hashes all files.", former="--look-rate")
+@_rate(
+    "--write-rate",
+    "IMAGES/S",
+    "How many images a second one machine receives from workers and writes.",
+    former="--driver-rate",
+)
+@_rate(
+    "--solver-rate",
+    "ROWS/S",
+    "How many rows a second a worker computes in a pass of a head's fit.",
+    former="--row-rate",
+)
 @click.option("--worker-hour", type=options.Finite(0, 1e15), help="The price of a worker for an hour.")
 @click.option("--storage-gb-month", type=options.Finite(0, 1e15), help="The price of a GB of the cache for a month.")
 @click.option("--thousand-reads", type=options.Finite(0, 1e15), help="The price of a thousand reads of a file.")
@@ -87,12 +111,12 @@ def command(data: str, layers: str, page: str | None, as_json: bool, **settings:
     """
     import featcache
 
-    rates, prices = _given_rates(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
+    rates, prices = _provided_rates(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
     backbone, names = settings["backbone"], split_layers(layers)
     options.take_backbone(settings, names)
     settings["on_note"] = None if as_json else options.note
     with options.progress_bar(resumes=False, then=options.LOADING) as progress:
-        result = featcache.plan(data, layers=names, given=rates, prices=prices, progress=progress, **settings)
+        result = featcache.plan(data, layers=names, provided=rates, prices=prices, progress=progress, **settings)
     options.show(result, as_json)
     if page:
         from featcache.reports.pages.capacity import write_capacity_page
@@ -103,16 +127,17 @@ def command(data: str, layers: str, page: str | None, as_json: bool, **settings:
 _PRICES = ("worker_hour", "storage_gb_month", "thousand_reads")
 
 
-def _given_rates(settings: dict[str, Any]) -> dict[str, float]:
-    """Remove the options that give rates, and return them as fields of `Rates`: seconds, and bytes instead of MB."""
+def _provided_rates(settings: dict[str, Any]) -> dict[str, float]:
+    """Remove the options of rates, and return them as fields of `Rates`: seconds, and bytes instead of MB."""
     rates = {}
-    for option, field, scale in (
-        ("forward_rate", "forward_s", None),
-        ("driver_rate", "write_s_per_image", None),
-        ("row_rate", "solver_s_per_row", None),
-        ("read_rate", "read_rate", 1e6),
-        ("look_rate", "hash_bytes_per_s", 1e6),
+    for option, former, field, scale in (
+        ("forward_rate", None, "forward_s", None),
+        ("write_rate", "driver_rate", "write_s_per_image", None),
+        ("solver_rate", "row_rate", "solver_s_per_row", None),
+        ("read_rate", None, "read_rate", 1e6),
+        ("hash_rate", "look_rate", "hash_bytes_per_s", 1e6),
     ):
-        if (value := settings.pop(option)) is not None:
+        values = [settings.pop(name) for name in (option, former) if name]
+        if value := next((value for value in values if value is not None), None):
             rates[field] = value * scale if scale else 1 / value
     return rates

@@ -129,7 +129,7 @@ def _is_valid(point: Point) -> bool:
 def curve(
     cache: str | os.PathLike[str] | FeatureCache,
     *,
-    by: Literal["labels", "views"] = "labels",
+    over: Literal["labels", "views"] = "labels",
     head: str = "linear",
     fractions: Sequence[float] = FRACTIONS,
     repeats: int = 5,
@@ -143,22 +143,22 @@ def curve(
     ----------
     cache : path or FeatureCache
         A cache with train and val images.
-    by : "labels" or "views", default "labels"
-        What grows. "labels": fractions of the training images, drawn `repeats` times. "views": 0, 1, 2, 4, 8, ...
+    over : "labels" or "views", default "labels"
+        What is varied. "labels": fractions of the training images, drawn `repeats` times. "views": 0, 1, 2, 4, 8, ...
         augmented views of each training image, up to all that the cache has.
     head : str, default "linear"
         A head that chooses its settings, such as "linear", "ridge", "lda", "centroid" or "knn".
     fractions : sequence of float, default (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
         Fractions of the labels, above 0 and up to 1. Of each class at least two images are drawn; fractions that give
-        the same number of images are one point. Only used by labels.
+        the same number of images are one point. Only for a curve over labels.
     repeats : int, default 5
-        Draws of each fraction. Only used by labels.
+        Draws of each fraction. Only for a curve over labels.
     layer : str, default "penultimate"
         One layer, or several; see `featcache.core.layer_names`.
     seed : int, default 0
         Seed of the draws and of the folds.
     progress : callable, bool or None
-        Called as progress(by, done, total) after each point. True shows a bar.
+        Called as progress(over, done, total) after each point. True shows a bar.
 
     Returns
     -------
@@ -170,7 +170,7 @@ def curve(
     CacheError
         The cache cannot be read, or lacks train or val images.
     HeadError
-        `by`, `head`, a fraction or `repeats` is invalid, or the head cannot be fitted.
+        `over`, `head`, a fraction or `repeats` is invalid, or the head cannot be fitted.
 
     Examples
     --------
@@ -182,13 +182,13 @@ def curve(
     >>> [point.images for point in featcache.curve(cache, fractions=(0.5, 1.0)).points]
     [24, 48]
     """
-    if by == "labels":
+    if over == "labels":
         return label_curve(
             cache, head=head, shares=fractions, repeats=repeats, layer=layer, seed=seed, progress=progress
         )
-    if by == "views":
+    if over == "views":
         return view_curve(cache, head=head, layer=layer, seed=seed, progress=progress)
-    raise HeadError(f"a curve is by 'labels' or by 'views'; got {by!r}")
+    raise HeadError(f"a curve is over 'labels' or 'views'; got {over!r}")
 
 
 def label_curve(
@@ -201,7 +201,7 @@ def label_curve(
     seed: int = 0,
     progress: ProgressOption = None,
 ) -> Curve:
-    """`curve` by labels; shares : its fractions.
+    """`curve` over labels; shares : its fractions.
 
     The draws are stratified by class; with several labels per image, by the rarest label of an image.
     """
@@ -229,7 +229,7 @@ def view_curve(
     seed: int = 0,
     progress: ProgressOption = None,
 ) -> Curve:
-    """`curve` by views."""
+    """`curve` over views."""
     progress = as_callback(progress)
     data = TrainingData.read(FeatureCache.open(cache), layer)
     train, val = data.train, data.val

@@ -114,9 +114,9 @@ class ExtractOptions(FeatureOptions, total=False):
     layers: Annotated[
         Sequence[str],
         Option(
-            (PENULTIMATE,),
-            "Layers to keep: penultimate, last, stages (also the mean of each stage), all (also maxima, deviations and "
-            "grids), or names such as layer3:max.",
+            ("stages",),
+            "Layers to keep: stages (the penultimate one and the mean of each stage), last (the penultimate one alone), "
+            "all (also maxima, deviations and grids), or names such as layer3:max.",
         ),
     ]
     dtype: Annotated[StorageDtype, Option("float16", "Type in which features are stored.")]

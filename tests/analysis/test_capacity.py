@@ -135,7 +135,7 @@ def test_the_table_and_the_remarks_are_for_people() -> None:
     assert remarks == [
         "- Workers beyond 22 add no speed: one machine writes the file",
         "- A worker needs 18 cores to keep its GPU busy; it has 4",
-        "- The fit is calculated for this machine's CPU: give the GPU's rate with --row-rate",
+        "- The fit is calculated for this machine's CPU: give the GPU's rate with --solver-rate",
         "- One machine hashes all files: a list with a column sha256 avoids this (--hashed)",
         "- The transfer from the storage to the workers is not included: give --read-rate",
         "- Not included: reading the list, starting machines, repeated reads, heads that are not linear",
@@ -143,7 +143,7 @@ def test_the_table_and_the_remarks_are_for_people() -> None:
 
 
 def test_the_page_has_the_table_the_rates_the_formula_and_the_picture(tmp_path: Path) -> None:
-    capacity = plan_capacity(replace(GPU, given=("forward_s",)), [10**7, 10**9], [1, 8])
+    capacity = plan_capacity(replace(GPU, provided=("forward_s",)), [10**7, 10**9], [1, 8])
     page = read_page(write_capacity_page(tmp_path / "plan.html", capacity, tmp_path / "photos", "resnet18"))
     plan_, rates, formula, machine = page.sections.values()
     assert plan_.tables == [[capacity.header(), *capacity.rows()]]
@@ -151,8 +151,8 @@ def test_the_page_has_the_table_the_rates_the_formula_and_the_picture(tmp_path: 
     assert (len(plan_.sources), plan_.captions) == (1, ["Hours against workers"])
     assert rates.lines == ["Measured with images of photos and the network resnet18"]
     (table,) = rates.tables
-    assert ["forward_s", "10,000 views/s on a GPU", "given"] in table
-    assert [row[2] for row in table].count("given") == 1
+    assert ["forward_s", "10,000 views/s on a GPU", "provided"] in table
+    assert [row[2] for row in table].count("provided") == 1
     assert ["read_rate", "not included", ""] in table
     assert "hash      N * image_bytes / hash_bytes_per_s" in formula.code
     assert (
@@ -183,7 +183,7 @@ def test_rates_are_those_of_the_images(data: Path, tmp_path: Path) -> None:
     sizes = [os.path.getsize(path) for path in data.rglob("*.png")]
     assert rates.image_bytes == pytest.approx(np.mean(sizes))
     assert rates.views == pytest.approx((16 * 3 + 8) / 24)
-    assert (rates.cores, rates.on_gpu, rates.given) == (cores, False, ("cores",))
+    assert (rates.cores, rates.on_gpu, rates.provided) == (cores, False, ("cores",))
     assert (
         f"The network and the fit are calculated for this machine's cores, not for {cores}"
         in plan_capacity(rates).remarks()
@@ -200,7 +200,7 @@ def test_rates_are_those_of_the_images(data: Path, tmp_path: Path) -> None:
 def test_memory_is_what_reading_a_list_takes(data: Path, tmp_path: Path) -> None:
     rates = measure_rates(
         data,
-        given=dict.fromkeys(("hash_bytes_per_s", "forward_s", "write_s_per_image", "solver_s_per_row"), 1.0),
+        provided=dict.fromkeys(("hash_bytes_per_s", "forward_s", "write_s_per_image", "solver_s_per_row"), 1.0),
         **OPTIONS,
     )
     n = 20_000
@@ -234,7 +234,9 @@ def test_one_image_that_is_not_there_does_not_end_it(data: Path, tmp_path: Path)
     paths = sorted(data.rglob("train/*/*.png"))
     rows = [f"{path},{path.parent.name}" for path in paths]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, f"file://{tmp_path}/none.png,a"]))
-    rates = measure_rates(tmp_path / "list.csv", given=dict.fromkeys(("forward_s", "solver_s_per_row"), 1.0), **OPTIONS)
+    rates = measure_rates(
+        tmp_path / "list.csv", provided=dict.fromkeys(("forward_s", "solver_s_per_row"), 1.0), **OPTIONS
+    )
     assert rates.image_bytes == pytest.approx(np.mean([os.path.getsize(path) for path in paths]))
 
 
@@ -249,9 +251,9 @@ def test_what_is_given_is_not_measured(data: Path, monkeypatch: pytest.MonkeyPat
         "read_rate": 1e7,
     }
     steps: list[tuple[str, int, int]] = []
-    rates = measure_rates(data, given=fields, progress=lambda *step: steps.append(step), **OPTIONS)
+    rates = measure_rates(data, provided=fields, progress=lambda *step: steps.append(step), **OPTIONS)
     assert {name: getattr(rates, name) for name in fields} == fields
-    assert (rates.on_gpu, rates.given) == (True, tuple(fields))
+    assert (rates.on_gpu, rates.provided) == (True, tuple(fields))
     assert [done for what, done, _ in steps if what == "measure"] == [0, 1, 2, 3, 4]
 
 
@@ -261,11 +263,11 @@ def test_images_that_cannot_be_read_are_left_out_and_none_is_an_error(tmp_path: 
     broken = sorted(folder.rglob("*.png"))
     broken[0].write_bytes(b"no image, and longer than others" * 1000)
     size = np.mean([os.path.getsize(path) for path in broken[1:]])
-    assert measure_rates(folder, given=fixed, **OPTIONS).image_bytes == pytest.approx(size)
+    assert measure_rates(folder, provided=fixed, **OPTIONS).image_bytes == pytest.approx(size)
     for number, path in enumerate(broken):
         path.write_bytes(b"no image %d" % number)
     with pytest.raises(EmptyFolderError, match=r"none of 6 images of .* can be read: "):
-        measure_rates(folder, given=fixed, **OPTIONS)
+        measure_rates(folder, provided=fixed, **OPTIONS)
 
 
 def test_the_plan_as_json_says_all(data: Path) -> None:
@@ -289,16 +291,21 @@ def test_old_names_of_rates_work_and_warn(data: Path) -> None:
         with pytest.warns(DeprecationWarning, match=rf"^Rates\.{old} is deprecated: use Rates\.{new}$"):
             assert getattr(rates, old) == getattr(rates, new) == fields[old]
     assert replace(rates, cores=3).cores == 3
-    measured = measure_rates(data, given={**fields, "forward_s": 1.0}, **OPTIONS)
+    measured = measure_rates(data, provided={**fields, "forward_s": 1.0}, **OPTIONS)
     assert measured.hash_bytes_per_s == 2e8
-    assert measured.given == ("hash_bytes_per_s", "write_s_per_image", "solver_s_per_row", "forward_s")
+    assert measured.provided == ("hash_bytes_per_s", "write_s_per_image", "solver_s_per_row", "forward_s")
+    with pytest.warns(DeprecationWarning, match=r"^measure_rates\(given=...\) is deprecated") as caught:
+        assert measure_rates(data, given={**fields, "forward_s": 1.0}, **OPTIONS).provided == measured.provided
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+    with pytest.warns(DeprecationWarning, match=r"^Rates\.given is deprecated: use Rates\.provided$"):
+        assert measured.given == measured.provided  # type: ignore[attr-defined]
 
 
 def test_plan_measures_and_calculates_or_takes_rates(data: Path) -> None:
     options = {"images": [1_000_000], "workers": [10], "hashed": True, "passes": 300, "prices": Prices(1.0)}
     assert plan(CPU, **options) == plan_capacity(CPU, **options)
     fixed = dict.fromkeys(("hash_bytes_per_s", "forward_s", "write_s_per_image", "solver_s_per_row"), 1.0)
-    measured = plan(data, given=fixed, **options, **OPTIONS)
-    assert (measured.rates.given, measured.images, measured.hashed) == (tuple(fixed), (1_000_000,), True)
-    with pytest.raises(TypeError, match=r"^plan was called with Rates and with given, views, which only apply when"):
-        plan(CPU, given=fixed, views=2)
+    measured = plan(data, provided=fixed, **options, **OPTIONS)
+    assert (measured.rates.provided, measured.images, measured.hashed) == (tuple(fixed), (1_000_000,), True)
+    with pytest.raises(TypeError, match=r"^plan was called with Rates and with provided, views, which only apply when"):
+        plan(CPU, provided=fixed, views=2)

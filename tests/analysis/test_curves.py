@@ -80,7 +80,7 @@ def test_shares_that_draw_the_same_are_one_point(cache: FeatureCache) -> None:
 
 
 def test_views_go_from_none_to_all(cache: FeatureCache) -> None:
-    result = curve(cache, by="views", head="ridge")
+    result = curve(cache, over="views", head="ridge")
     assert [point.views for point in result.points] == [0, 1, 2, 4]
     assert result.points[-1].accuracy == fit_head(cache, head="ridge").accuracy.accuracy
     assert result.points[0].accuracy == fit_head(cache, head="ridge", use_views="clean").accuracy.accuracy
@@ -101,6 +101,6 @@ def test_more_views_than_there_are_are_refused(cache: FeatureCache) -> None:
         cache.features("train").with_views(5)
 
 
-def test_a_curve_is_by_labels_or_by_views(cache: FeatureCache) -> None:
-    with pytest.raises(HeadError, match=r"^a curve is by 'labels' or by 'views'; got 'heads'$"):
-        curve(cache, by="heads")  # type: ignore[arg-type]
+def test_a_curve_is_over_labels_or_views(cache: FeatureCache) -> None:
+    with pytest.raises(HeadError, match=r"^a curve is over 'labels' or 'views'; got 'heads'$"):
+        curve(cache, over="heads")  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ def test_labels_are_the_default(cache: Path) -> None:
 
 def test_views_are_drawn(cache: Path, tmp_path: Path) -> None:
     text = done("curve", cache, "--over", "views", "-o", tmp_path / "views.png")
-    assert len(text.splitlines()) == 2 + len(curve(cache, by="views").points) == 5
+    assert len(text.splitlines()) == 2 + len(curve(cache, over="views").points) == 5
     with Image.open(tmp_path / "views.png") as picture:
         assert picture.size[0] > 500
 
@@ -49,7 +49,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(vars(featcache), "curve", stub)
     refused("curve", "c.h5", "--head", "lda", "--repeats", 3, "--layer", "x", "--seed", 4)
     assert callable(seen.pop("progress"))
-    assert seen == {"cache": "c.h5", "by": "labels", "head": "lda", "repeats": 3, "layer": "x", "seed": 4}
+    assert seen == {"cache": "c.h5", "over": "labels", "head": "lda", "repeats": 3, "layer": "x", "seed": 4}
 
 
 def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,12 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     done("plan", "photos", "--images", "250k,1B,2", "--workers", "8,1", "--cores", 3, "--backbone", "resnet18",
          "--weights", "none", "--views", 2, "--val-views", 1, "--augment", "crop", "--image-size", 96, "--layers",
          "layer3,penultimate", "--device", "cpu", "--precision", "fp32", "--engine", "pytorch", "--hashed", "--passes",
-         70, "--forward-rate", 500, "--read-rate", 200, "--look-rate", 1000, "--driver-rate", 10000, "--row-rate", 1e6,
-         "--worker-hour", 2, "--storage-gb-month", 0.02, "--thousand-reads", 0.4, "--label-column",
+         70, "--forward-rate", 500, "--read-rate", 200, "--hash-rate", 1000, "--write-rate", 10000, "--solver-rate",
+         1e6, "--worker-hour", 2, "--storage-gb-month", 0.02, "--thousand-reads", 0.4, "--label-column",
          "kind", "--skip-missing", "--value-range", "0:4095")  # fmt: skip
     del got["progress"]
     assert callable(got.pop("on_note"))
-    assert got.pop("given") == pytest.approx(
+    assert got.pop("provided") == pytest.approx(
         {
             "forward_s": 0.002,
             "read_rate": 2e8,
@@ -57,7 +58,27 @@ def test_it_plans_for_ten_million_and_a_billion_images(got: dict[str, Any]) -> N
     assert [(scenario["images"], scenario["workers"]) for scenario in values["scenarios"]] == [
         (n, w) for n in (10**7, 10**9) for w in (1, 8, 64)
     ]
-    assert got["given"] == {}
+    assert got["provided"] == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("--look-rate", "--hash-rate", "hash_bytes_per_s"),
+        ("--driver-rate", "--write-rate", "write_s_per_image"),
+        ("--row-rate", "--solver-rate", "solver_s_per_row"),
+    ],
+)
+def test_former_names_of_rates_work_and_name_the_new_ones(old: str, new: str, field: str, got: dict[str, Any]) -> None:
+    done("plan", "photos", new, 20)
+    provided = got["provided"]
+    result = featcache_cli("plan", "photos", old, 20)
+    assert (result.exit_code, got["provided"]) == (0, provided)
+    assert set(provided) == {field}
+    assert re.search(rf"deprecated\. ?use {new}", " ".join(result.stderr.split()))
+    assert old not in done("plan", "--help")
+    done("plan", "photos", new, 30, old, 20)
+    assert got["provided"] != provided
 
 
 @pytest.mark.parametrize("text", ["", "many", "1.5", "0", "-3", "1M,", "1e20"])
@@ -68,7 +89,7 @@ def test_what_is_no_number_of_images_is_refused(text: str, got: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e400", "1e-320", "1e308", "-1"])
-@pytest.mark.parametrize("option", ["--forward-rate", "--driver-rate", "--read-rate", "--worker-hour"])
+@pytest.mark.parametrize("option", ["--forward-rate", "--write-rate", "--read-rate", "--worker-hour"])
 def test_what_is_no_rate_and_no_price_is_refused(option: str, text: str, got: dict[str, Any]) -> None:
     result = featcache_cli("plan", "photos", option, text)
     if (option, text) == ("--worker-hour", "1e-320"):

@@ -142,7 +142,18 @@ def test_long_helps_are_in_groups() -> None:
     assert headings == ["Options", "Images", "Network", "Machine", "Printing"]
     order = [text.index(name) for name in ("--views", "--val-fraction", "--backbone", "--workers", "--json")]
     assert order == sorted(order)
+    images, network = (text.split(f"\n{heading}:\n")[1].split("\n\n")[0] for heading in ("Images", "Network"))
+    assert "--label-column" in images
+    assert "--value-range" in images
+    assert network.index("--weights ") < network.index("--weights-key") < network.index("--layers")
+    assert "Precision in which the network computes" in " ".join(network.split())
     assert re.findall(r"^([A-Z][^:\n]*):$", done("info", "--help"), re.MULTILINE) == ["Options"]
+
+
+def test_a_command_may_replace_a_shared_group() -> None:
+    """finetune has its own Images and Machine, in its order; each heading is printed once."""
+    headings = re.findall(r"^([A-Z][^:\n]*):$", done("finetune", "--help"), re.MULTILINE)
+    assert headings == ["Options", "Initial weights", "Trained layers", "Training", "Images", "Machine", "Printing"]
 
 
 def test_the_help_says_what_exit_statuses_mean() -> None:

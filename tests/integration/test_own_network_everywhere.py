@@ -42,7 +42,7 @@ def drawn():
     torch.seed()
     return Own()
 """
-GIVEN = dict.fromkeys(("look_rate", "forward_s", "driver_s", "row_s"), 1.0)
+PROVIDED = dict.fromkeys(("look_rate", "forward_s", "driver_s", "row_s"), 1.0)
 SMALL = ("--image-size", 16, "--device", "cpu")
 
 
@@ -153,8 +153,8 @@ def test_try_names_the_network_to_benchmark(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_takes_a_network_of_ones_own(data: Path, here: Path) -> None:
-    told = as_json("plan", data, "--backbone", "ownnet4:build", "--page", "plan.html", "--look-rate", 1,
-                   "--row-rate", 1, "--driver-rate", 1, *SMALL)  # fmt: skip
+    told = as_json("plan", data, "--backbone", "ownnet4:build", "--page", "plan.html", "--hash-rate", 1,
+                   "--solver-rate", 1, "--write-rate", 1, *SMALL)  # fmt: skip
     assert told["rates"]["forward_s"] > 0
     assert 6 * 2 * 4 < told["rates"]["cache_bytes"] < 1000  # six features
     assert "photos and the network ownnet4:build" in (here / "plan.html").read_text()
@@ -167,7 +167,12 @@ def test_rates_are_of_the_rows_and_the_range_that_extract_takes(tmp_path: Path) 
     rows = [f"{path},{path.parent.name},x" for path in paths]
     (tmp_path / "list.csv").write_text("\n".join(["path,kind,colour", *rows, "none.png,a,x"]))
     paths[0].write_bytes(b"no image")
-    options: dict[str, Any] = {"backbone": "mobilenet_v3_small", "weights": "none", "image_size": 16, "given": GIVEN}
+    options: dict[str, Any] = {
+        "backbone": "mobilenet_v3_small",
+        "weights": "none",
+        "image_size": 16,
+        "provided": PROVIDED,
+    }
     measure_rates(
         tmp_path / "list.csv", label_column="kind", skip_missing=True, value_range=(0, 900), on_note=notes.append,
         **options,
@@ -190,6 +195,6 @@ def test_floats_can_be_planned_for(tmp_path: Path) -> None:
             values = np.random.default_rng(number).random((9, 9)).astype(np.float32)
             Image.fromarray(values).save(data / folder / f"{number}.tif")
 
-    options = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--look-rate", 1, "--forward-rate", 1)
-    told = as_json("plan", data, "--value-range", "0:1", "--row-rate", 1, "--driver-rate", 1, *options)
+    options = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--hash-rate", 1, "--forward-rate", 1)
+    told = as_json("plan", data, "--value-range", "0:1", "--solver-rate", 1, "--write-rate", 1, *options)
     assert told["rates"]["decode_s"] > 0

@@ -15,10 +15,10 @@ RENAMED = {
     "Recipe": "TrainConfig",
     "compare": "benchmark",
     "examine": "doctor",
-    "label_curve": 'curve(by="labels")',
+    "label_curve": 'curve(over="labels")',
     "measure_rates": "plan",
     "plan_capacity": "plan",
-    "view_curve": 'curve(by="views")',
+    "view_curve": 'curve(over="views")',
 }
 SAME = {"Diagnosis": DoctorReport, "Finding": Issue}
 PARTS = ("label_curve", "measure_rates", "plan_capacity", "view_curve")

@@ -21,6 +21,7 @@ from featcache import errors
 from featcache._utils.environment import keep_freed_memory
 from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import Progress
+from featcache.core.layer_names import ALL, LAST, STAGES
 from featcache.core.options import (
     DeviceOptions,
     FeatureOptions,
@@ -87,14 +88,14 @@ def tasks_for_route(
 def _extraction(folder: Path, route: str, shared: RouteTask, settings: Mapping[str, Any]) -> RouteTask:
     only_cached = fields_of(FeatureOptions).keys() - SHARED
     cached = {name: settings[name] for name in sorted(only_cached) if name in settings}
-    layers = {"layers": ["stages"]} if route == "stages" else {}
-    return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **cached, **layers}
+    layers = [STAGES if route == "stages" else LAST]
+    return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **cached, "layers": layers}
 
 
 def _fitting(folder: Path, cached: Path, head: str, route: str, seed: int) -> RouteTask:
-    layer = {"layer": "all"} if route == "stages" else {}
+    layer = ALL if route == "stages" else PENULTIMATE
     task = {"task": "fit-head", "cache": str(cached / "cache.h5"), "out": str(folder / "head")}
-    return {**task, "head": head, "seed": seed, **layer}
+    return {**task, "head": head, "seed": seed, "layer": layer}
 
 
 def run_in_process(task: RouteTask, progress: Progress | None = None) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def _finetune(task: RouteTask, progress: Progress) -> dict[str, Any]:
 def _curve(task: RouteTask, progress: Progress) -> dict[str, Any]:
     from featcache.analysis.curves import curve
 
-    return curve(by=task.pop("over"), progress=progress, **task).to_dict()
+    return curve(progress=progress, **task).to_dict()
 
 
 _TASKS: dict[str, Callable[[RouteTask, Progress], dict[str, Any]]] = {

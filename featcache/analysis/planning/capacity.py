@@ -37,7 +37,7 @@ RENAMED_RATES = {
 """Old names of fields of `Rates`."""
 
 
-@renamed_fields(**RENAMED_RATES, most_workers="saturation_workers", cores_wanted="cores_needed")
+@renamed_fields(**RENAMED_RATES, most_workers="saturation_workers", cores_wanted="cores_needed", given="provided")
 @dataclass(frozen=True)
 class Rates(Result):
     """How fast one worker, and the machine that drives the workers, do each step.
@@ -70,8 +70,8 @@ class Rates(Result):
         Bytes of memory per image that the driver needs to read the list of images.
     read_rate : float or None
         Bytes per second that a worker reads from the storage. None: the transfer is not included.
-    given : tuple of str
-        Names of the fields that were given instead of measured.
+    provided : tuple of str
+        Names of the fields that the caller provided; the others were measured.
 
     Examples
     --------
@@ -96,7 +96,7 @@ class Rates(Result):
     cache_bytes: float
     memory_bytes: float
     read_rate: float | None = None
-    given: tuple[str, ...] = ()
+    provided: tuple[str, ...] = ()
 
     @property
     def stages(self) -> dict[str, float]:
@@ -246,9 +246,9 @@ class CapacityPlan(Result, NotebookResult):
             remarks.append(
                 f"A worker needs {math.ceil(rates.cores_needed)} cores to keep its GPU busy; it has {rates.cores}"
             )
-            if "solver_s_per_row" not in rates.given:
-                remarks.append("The fit is calculated for this machine's CPU: give the GPU's rate with --row-rate")
-        elif "cores" in rates.given:
+            if "solver_s_per_row" not in rates.provided:
+                remarks.append("The fit is calculated for this machine's CPU: give the GPU's rate with --solver-rate")
+        elif "cores" in rates.provided:
             remarks.append(f"The network and the fit are calculated for this machine's cores, not for {rates.cores}")
         if not self.hashed:
             remarks.append("One machine hashes all files: a list with a column sha256 avoids this (--hashed)")

@@ -17,7 +17,7 @@ def plan(
     hashed: bool = False,
     passes: int = PASSES,
     prices: Prices | None = None,
-    given: Mapping[str, float] | None = None,
+    provided: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> CapacityPlan:
     """Estimate time, storage and cost of extracting many images on many workers, and find the bottleneck.
@@ -37,8 +37,8 @@ def plan(
         Passes over the training rows that the fit of a head takes.
     prices : Prices, optional
         Prices of workers, storage and reads. Without them the plan has no cost.
-    given : mapping of str to float, optional
-        Fields of `Rates` that are given and not measured. With `forward_s` the workers have GPUs.
+    provided : mapping of str to float, optional
+        Values of fields of `Rates`, which are then not measured. With `forward_s` the workers have GPUs.
     **settings
         Further keyword arguments of `featcache.analysis.planning.rates.measure_rates`: those of `extract` that change
         the cost of an image (`backbone`, `views`, `image_size`, ...), `cores` of a worker, `progress`, `on_note`.
@@ -68,12 +68,12 @@ def plan(
     ('extract: cores and network', 1400)
     """
     if isinstance(data, Rates):
-        if given or settings:
-            names = ", ".join([*(["given"] if given else []), *settings])
+        if provided or settings:
+            names = ", ".join([*(["provided"] if provided else []), *settings])
             raise TypeError(f"plan was called with Rates and with {names}, which only apply when rates are measured")
         rates = data
     else:
         from featcache.analysis.planning.rates import measure_rates  # needs the packages of an extraction
 
-        rates = measure_rates(data, given=given, **settings)
+        rates = measure_rates(data, provided=provided, **settings)
     return plan_capacity(rates, images, workers, hashed=hashed, passes=passes, prices=prices)

@@ -15,6 +15,7 @@ from typing import NamedTuple, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.deprecation import warn_renamed
 from featcache._utils.environment import usable_cores
 from featcache._utils.formatting import printable
 from featcache._utils.in_flight import InFlightQueue
@@ -67,9 +68,10 @@ def measure_rates(
     *,
     backbone: str | Backbone = EMBEDDED,
     cores: int | None = None,
-    given: Mapping[str, float] | None = None,
+    provided: Mapping[str, float] | None = None,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
+    given: Mapping[str, float] | None = None,
     **options: Unpack[RateOptions],
 ) -> Rates:
     """Measure how fast this machine reads, decodes, computes, writes and fits, with a few images of `data`.
@@ -85,12 +87,14 @@ def measure_rates(
         The frozen network, see `extract`.
     cores : int or None, default None
         Cores of a worker. None: those that this process may use.
-    given : mapping or None, default None
-        Fields of `Rates` that are not measured. Where `forward_s` is given, it is that of a GPU.
+    provided : mapping or None, default None
+        Values of fields of `Rates`, which are then not measured. `forward_s` is that of a GPU.
     progress : callable, bool or None, default None
         Called as progress(step, done, total); True shows a bar.
     on_note : callable or None, default None
         Called with one line of text: how the data was read, and how many images could not be read.
+    given : mapping or None, default None
+        Deprecated name of `provided`.
     {options}
 
     Returns
@@ -110,8 +114,11 @@ def measure_rates(
     >>> rates = measure_rates("photos")  # doctest: +SKIP
     >>> print(plan(rates, images=[10**7], workers=[1, 8]))  # doctest: +SKIP
     """
+    if given is not None:
+        warn_renamed("measure_rates(given=...)", "measure_rates(provided=...)", stacklevel=3)
+        provided = {**given, **(provided or {})}
     monitor = Monitor(progress, on_note)
-    provided = {RENAMED_RATES.get(name, name): value for name, value in (given or {}).items()}
+    provided = {RENAMED_RATES.get(name, name): value for name, value in (provided or {}).items()}
     check_name(backbone)
     manifest = read_manifest(data, **select(DataOptions, options), allow_leak=True, progress=monitor.progress)
     samples = manifest.samples
@@ -151,7 +158,7 @@ def measure_rates(
         on_gpu=network.device_name != "cpu" or "forward_s" in provided,
         cache_bytes=(size_needed(spec, samples, dims) - header_bytes) / len(samples),
         memory_bytes=_list_memory_bytes(samples),
-        given=(*provided, *(["cores"] if cores not in (None, usable_cores()) else [])),
+        provided=(*provided, *(["cores"] if cores not in (None, usable_cores()) else [])),
         **values,
     )
 

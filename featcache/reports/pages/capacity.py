@@ -77,7 +77,7 @@ def _rate_rows(rates: Rates) -> list[list[str]]:
         "memory_bytes": f"{human_bytes(rates.memory_bytes)} per image",
         "read_rate": f"{human_bytes(rates.read_rate)}/s per worker" if rates.read_rate else "not included",
     }
-    sources = dict.fromkeys(values, "measured") | {"read_rate": ""} | dict.fromkeys(rates.given, "given")
+    sources = dict.fromkeys(values, "measured") | {"read_rate": ""} | dict.fromkeys(rates.provided, "provided")
     return [[name, text, sources[name]] for name, text in values.items()]
 
 
