@@ -22,7 +22,7 @@ from featcache.heads.solvers.path import OutOfTimeError
 from featcache.heads.tuning.selection import select
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 from featcache.metrics.significance import paired_test
-from tuned import TUNED, try_to_tune
+from tuned import AUTO, TUNED, try_to_tune
 
 NAMES = ("a", "b", "c")
 
@@ -33,7 +33,7 @@ def train(tmp_path: Path) -> Features:
     return cache_of(tmp_path / "c.h5", (x, y), (x[:3, 0], y[:3])).features("train")
 
 
-def specs(names: Iterable[str] = TUNED) -> list[HeadSpec]:
+def specs(names: Iterable[str] = AUTO) -> list[HeadSpec]:
     return [HEADS.get(name) for name in names]
 
 
@@ -111,7 +111,7 @@ def test_wide_features_leave_time_for_the_heads_that_are_fast_on_few_images(monk
     """Seconds as on 244 images of 1,280 features and two busy cores, where each factorization is shared by lda and
     ridge; a head that says that it would take too long is left out, and the time it leaves is for the next one."""
     fixed = Fixed(monkeypatch)
-    fixed.wrong = dict.fromkeys((*TUNED, "slow", "last"), 3)
+    fixed.wrong = dict.fromkeys((*AUTO, "slow", "last"), 3)
     fixed.took = {"centroid": 0.9, "lda": 6.5, "ridge": 0.5, "slow": 40.0, "linear": 2.0, "last": 7.0}
     estimates = {"slow": 40.0, "linear": 2.0}
     heads = [
@@ -226,7 +226,7 @@ def test_a_budget_in_which_nothing_is_done_is_an_error() -> None:
 
 
 def test_every_family_competes_on_the_same_images(train: Features) -> None:
-    tuned, selection = select(TuningData(train), specs(), train.samples.classes)
+    tuned, selection = select(TuningData(train), specs(TUNED), train.samples.classes)
     assert {item.head for item in selection.candidates} == set(TUNED)
     assert {item.accuracy.n for item in selection.candidates} == {90}
     accuracies = [item.accuracy.accuracy for item in selection.candidates]
