@@ -136,6 +136,8 @@ class HeadFit(Result, NotebookResult):
             "data": self.data,
             "thresholds": self.thresholds,
             "at_half": self.at_half,
+            "layers": self.layers,
+            "layer_selection": self.layer_selection,
         }
 
 

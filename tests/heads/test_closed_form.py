@@ -219,7 +219,9 @@ def test_centroids_give_the_cosine_times_the_length(classes: int) -> None:
 def test_the_scale_is_the_mean_variance_of_a_feature() -> None:
     example = data(3)
     spread = np.average((example.x - example.mean()) ** 2, axis=0, weights=example.weight)
-    np.testing.assert_allclose(RegularizedCovariances(example.moments(3), example.mean()).scale, spread.mean(), rtol=1e-12)
+    np.testing.assert_allclose(
+        RegularizedCovariances(example.moments(3), example.mean()).scale, spread.mean(), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("factor", [1e-3, 8000.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,11 +114,11 @@ def test_wide_features_leave_time_for_the_heads_that_are_fast_on_few_images(monk
     fixed = Fixed(monkeypatch)
     fixed.wrong = dict.fromkeys((*AUTO, "slow", "last"), 3)
     fixed.took = {"centroid": 0.9, "lda": 6.5, "ridge": 0.5, "slow": 40.0, "linear": 2.0, "last": 7.0}
-    estimates = {"slow": 40.0, "linear": 2.0}
     heads = [
-        HeadSpec(name, tune=fixed[name], estimate_s=(lambda _, name=name: estimates[name]) if name in estimates else None)
+        HeadSpec(name, tune=fixed[name], estimate_s=lambda _, name=name: fixed.took[name])
         for name in ("centroid", "lda", "ridge", "slow", "linear", "last")
     ]
+    heads[-1] = replace(heads[-1], estimate_s=None)
     _, selection = select(tuning(), heads, NAMES, 10.0)
     assert [item.head for item in selection.candidates] == ["centroid", "lda", "ridge", "linear", "last"]
     assert selection.skipped == (("slow", "it would take about 40 s, and 2 s are left"),)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from featcache._utils.progress_bar import Progress
+from featcache._utils.results import Result
 from featcache.core.progress import StepProgress
 from featcache.errors import ClusterError, HeadError
 from featcache.heads.linear import LinearHead
@@ -42,12 +43,21 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Result):
     """The result of cross-validation.
 
-    candidates : best first. images : that were held out in turn. folds : how often heads were trained on the other
-    images; 1 for one held-out part. temperature : that the logits of the chosen head were divided by; with several
-    labels one for each. skipped : heads that were not compared, and why.
+    Attributes
+    ----------
+    candidates : tuple of Candidate
+        Best first.
+    images : int
+        Training images that were held out in turn.
+    folds : int
+        How often heads were trained on the other images; 1 for one held-out part.
+    temperature : float or tuple of float, optional
+        What the logits of the chosen head were divided by; with several labels one for each.
+    skipped : tuple of (str, str)
+        Heads that were not compared, and why.
     """
 
     candidates: tuple[Candidate, ...]
@@ -80,8 +90,7 @@ class Selection:
         lines += [f"{name} was left out: {reason}" for name, reason in self.skipped]
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
             "folds": self.folds,
             "images": self.images,
@@ -97,7 +106,7 @@ class Selection:
                 }
                 for candidate in self.candidates
             ],
-            "missed": [list(pair) for pair in self.skipped],
+            "missed": self.skipped,
         }
 
 
