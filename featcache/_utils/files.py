@@ -156,7 +156,7 @@ def text_output(path: Path) -> Iterator[TextIO]:
         The path is a folder, a pipe or a device.
     """
     if path.exists() and not path.is_file():
-        raise DataLayoutError(f"{path} is no file. Give the name of a file, or none for standard output.")
+        raise DataLayoutError(f"{path} is not a file. Give the name of a file, or no name for standard output.")
     path = Path(os.path.realpath(path)) if path.is_symlink() else path  # the link stays a link
     draft = path.with_name(f"{path.name}{_UNFINISHED}")
     try:

@@ -139,7 +139,7 @@ def human_duration(seconds: float) -> str:
         text = f"{seconds / length:.1f}".removesuffix(".0") if seconds < 9.95 * length else f"{seconds / length:.0f}"
         if float(text) < most:
             return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
-    raise ValueError(f"{seconds} seconds is no duration")
+    raise ValueError(f"{seconds} seconds is not a duration")
 
 
 def pad_columns(lines: Sequence[Sequence[str]], align: str = "<") -> list[list[str]]:

@@ -186,7 +186,9 @@ class LockFile:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(json.dumps(fields))
             warnings.warn(
-                f"{self.path.parent} has no file locks: {self.path.name} says who writes there", NoLocksWarning, 3
+                f"{self.path.parent} has no file locks: the file {self.path.name} names the writing process",
+                NoLocksWarning,
+                3,
             )
             return True
 

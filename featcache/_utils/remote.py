@@ -80,7 +80,7 @@ def allow_scheme(name: str) -> None:
     >>> allow_scheme("abfs")
     """
     if not _SCHEME.fullmatch(name):
-        raise ValueError(f"{name!r} is no scheme of URLs: give what comes before ://, such as 'abfs'")
+        raise ValueError(f"{name!r} is not a scheme of URLs: give the part before ://, such as 'abfs'")
     SCHEMES.add(name)
 
 
@@ -311,7 +311,7 @@ def _with_retries(url: str, call: Callable[[], Any], action: str = "read") -> An
     except _NOT_RETRIED:
         raise
     except Exception as error:  # file systems raise errors of any type
-        hint = "" if action == "written" else ": it goes on where it stopped"
+        hint = "" if action == "written" else ": it resumes"
         raise RemoteIOError(
             f"{url} cannot be {action}: {first_line(error)}. Check the address and your access to it, then run the "
             f"same command again{hint}."

@@ -95,7 +95,7 @@ def load_backbone(
     """
     if is_arrays(name):
         raise BackboneError(
-            f"{name} is no network: {no_network(name)}. Give the head features of the same kind: "
+            f"{name} is not a network: {no_network(name)}. Give the head features of the same kind: "
             "`fit_head(...).estimator.predict(features)`."
         )
     device, weights = resolve_device(device), absolute(weights)

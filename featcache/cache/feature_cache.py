@@ -174,7 +174,7 @@ class FeatureCache(NotebookResult):
                 raise lock.busy_error(cache.path, cache.layout.owner_offset)
             raise CacheIncompleteError(
                 f"{path} is not finished: {np.count_nonzero(cache.done)} of {len(cache.samples)} rows are in "
-                f"{cache.path}. Run the command that makes it again; it goes on where it stopped."
+                f"{cache.path}. Run the command that creates it again; it resumes."
             )
         if cache.finished and cache.problem and not (partial or damaged):
             raise CacheDamagedError(

@@ -20,7 +20,7 @@ def check_spec(path: Path, existing: ExtractSpec, requested: ExtractSpec, data: 
         return
     cure = "Extract again to another file, or ask for what the cache has."
     if path.suffix == ".partial":
-        cure = f"It is unfinished: go on with its settings, give another file, or remove {path.name}."
+        cure = f"It is unfinished: continue with its settings, give another file, or remove {path.name}."
     if path.suffix != ".partial" and replace(existing, views=requested.views) == requested:
         command = f"`featcache update {shlex.quote(str(path))} {shlex.quote(data)} --views {requested.views}`"
         cure = f"Extract the missing views with {command}."

@@ -187,8 +187,8 @@ def check_loss(path: Path, spec: ExtractSpec, samples: Samples) -> None:
     loss = Loss.between(cache, samples)
     if cache.spec == spec and loss.is_large:
         raise CacheMismatchError(
-            f"{partial} is an unfinished extraction of other images: {loss}, would be lost. Finish it with the command "
-            f"that began it, give another name with -o, or remove {partial.name} if nobody wants it."
+            f"{partial} is an unfinished extraction of other images: {loss}, would be lost. Finish it with the "
+            f"command that began it, give another name with -o, or remove {partial.name}."
         )
 
 

@@ -273,7 +273,7 @@ class CacheWriter:
             present = np.count_nonzero(self._done == self._layout.expected_views)
             raise CacheSpaceError(
                 f"{self._partial} cannot be written: {error.strerror}. {present} of {len(self._done)} rows are there. "
-                "Make room, then run the same command again: it goes on where it stopped."
+                "Free some space, then run the same command again: it resumes."
             ) from error
 
 

@@ -113,7 +113,7 @@ def _upper_byte(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Convert to 8 bits without a value range."""
     if values.dtype.kind == "f" or values.dtype == np.int8:
         kind = "signed 8-bit" if values.dtype == np.int8 else "floating-point"
-        raise UnreadableImageError(f"{kind} pixels do not say what is white: give --value-range LOW:HIGH")
+        raise UnreadableImageError(f"{kind} pixels have no defined white: give --value-range LOW:HIGH")
     shift = 0 if values.dtype != np.uint16 and values.max(initial=0) <= 255 else 8
     pixels = np.empty(values.shape, np.uint8)
     for strip, rows in _strips(values):

@@ -66,10 +66,10 @@ def choose_layers(requested: str, existing: Sequence[str]) -> tuple[str, ...]:
             pools = STAGE_POOLS if name == STAGES else ("", *POOLS)
             layers = [layer for layer in existing if parse_layer(layer)[1] in pools]
             if name == STAGES and set(layers) <= {PENULTIMATE}:
-                raise SpecError(f"there are no stages, but {', '.join(existing)}")
+                raise SpecError(f"there are no stages; the layers are {', '.join(existing)}")
             chosen += layers
         else:
-            raise SpecError(f"there is no layer {name!r}, but {', '.join(existing)}")
+            raise SpecError(f"there is no layer {name!r}; the layers are {', '.join(existing)}")
     if not chosen:
         raise SpecError(f"{requested!r} names no layer; there are {', '.join(existing)}")
     return tuple(dict.fromkeys(chosen))

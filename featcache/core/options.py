@@ -115,8 +115,8 @@ class ExtractOptions(FeatureOptions, total=False):
         Sequence[str],
         Option(
             ("stages",),
-            "Layers to keep: stages (the penultimate one and the mean of each stage), last (the penultimate one alone), "
-            "all (also maxima, deviations and grids), or names such as layer3:max.",
+            "Layers to keep: stages (the penultimate one and the mean of each stage), last (the penultimate one "
+            "alone), all (also maxima, deviations and grids), or names such as layer3:max.",
         ),
     ]
     dtype: Annotated[StorageDtype, Option("float16", "Type in which features are stored.")]

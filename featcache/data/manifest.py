@@ -320,16 +320,16 @@ def _refuse_leaks(source: str, samples: Samples) -> None:
     if leaks:
         pairs = "; ".join(f"{samples.ids[b]} is {samples.ids[a]}" for a, b in leaks[:5])
         raise DataLayoutError(
-            f"{source}: {len(leaks)} images of val or test are in train, too: {pairs}. The accuracy on them says "
-            "nothing. Remove the copies, or go on with --allow-leak."
+            f"{source}: {len(leaks)} images of val or test are in train, too: {pairs}. The accuracy on them is too "
+            f"high. Remove the copies, or continue with --allow-leak."
         )
     if shared := samples.shared_groups():
         where = (f"{samples.ids[a]} in train, {samples.ids[b]} in {SPLITS[samples.split[b]]}" for _, a, b in shared[:5])
         pairs = "; ".join(f"{name} ({ids})" for (name, _, _), ids in zip(shared, where, strict=False))
         raise DataLayoutError(
             f"{source}: {len(shared)} group{'s are' if len(shared) > 1 else ' is'} in train and in val or test, too: "
-            f"{pairs}. Images of a group are alike, so the accuracy on them is too high. Keep each group in one split, "
-            "or go on with --allow-leak."
+            f"{pairs}. Images of a group are alike, so the accuracy on them is too high. Keep each group in one "
+            f"split, or continue with --allow-leak."
         )
 
 

@@ -202,7 +202,7 @@ class RayExtractor:
                 "or whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
             ) from error
         lost = sum(int(block.missing.sum()) for block in assignment.blocks)
-        self._monitor.note(f"a worker died ({reason.rstrip('.')}); others go on with the {lost} images that it had")
+        self._monitor.note(f"a worker died ({reason.rstrip('.')}); other workers take over its {lost} images")
         for block in assignment.blocks:
             rows = block.rows[block.missing]
             middle = -(-len(rows) // 2)

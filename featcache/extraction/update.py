@@ -295,7 +295,7 @@ def _confirm(old: FeatureCache, loss: Loss, data: str, allowed: bool | Callable[
     if not (allowed(f"{loss}, are not in {data}. Drop their features?") if callable(allowed) else allowed):
         raise CacheMismatchError(
             f"{old.path} is unchanged: {loss}, are not in {data}. Is it the right folder, and is every disk there? "
-            "Look with --dry-run; to drop their features, go on with --yes."
+            "Check with --dry-run; --yes drops their features."
         )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from sklearn.base import BaseEstimator
 
+from featcache._utils.threads import blas_threads
 from featcache.core.layer_names import ALL
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
@@ -18,8 +22,9 @@ from featcache.heads.layer_scaling import weigh_layers, without_scaling
 from featcache.heads.registry import HeadSpec, find_head, heads_with
 from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 from featcache.heads.tuning.layer_selection import LayerSelection, select_layers
-from featcache.heads.tuning.selection import fit_tuned
+from featcache.heads.tuning.selection import BUDGET_S, fit_tuned
 
+_SMALL = 2**23  # values of train, for whose products one thread suffices
 _FIT_OPTIONS = ("cv", "budget_s", "scaling", "calibrate")
 
 
@@ -41,14 +46,19 @@ def fit(head: str | BaseEstimator, data: TrainingData, options: FitOptions) -> F
     """
     spec = find_head(head)
     _check(spec, data, options)
-    data, weights, selection = _select_layers(spec, data, options)
-    if weights is None:
-        fitted = _fit(spec, data, options)
-    else:
-        scale = weigh_layers(data.train, weights)
-        fitted = _fit(spec, data.scaled(scale), options)
-        uncalibrated = None if fitted.uncalibrated is None else without_scaling(fitted.uncalibrated, scale)
-        fitted = replace(fitted, estimator=without_scaling(fitted.estimator, scale), uncalibrated=uncalibrated)
+    started = time.perf_counter()
+    with blas_threads(1) if math.prod(data.train.x.shape) <= _SMALL else nullcontext():
+        data, weights, selection = _select_layers(spec, data, options)
+        if spec.tries_heads:
+            left = (BUDGET_S if options.budget_s is None else options.budget_s) - (time.perf_counter() - started)
+            options = replace(options, budget_s=left)
+        if weights is None:
+            fitted = _fit(spec, data, options)
+        else:
+            scale = weigh_layers(data.train, weights)
+            fitted = _fit(spec, data.scaled(scale), options)
+            uncalibrated = None if fitted.uncalibrated is None else without_scaling(fitted.uncalibrated, scale)
+            fitted = replace(fitted, estimator=without_scaling(fitted.estimator, scale), uncalibrated=uncalibrated)
     fitted = replace(fitted, layers=data.layers, layer_selection=selection)
     if fitted.thresholds is not None:
         set_thresholds(fitted.estimator, fitted.thresholds)

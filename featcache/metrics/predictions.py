@@ -183,4 +183,6 @@ def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
             for image, label, guess, cell in rows
         ]
     except (ValueError, IndexError, csv.Error) as error:
-        raise HeadError(f"{path} is damaged: it is no table of {', '.join(_COLUMNS)}. Fit the model again.") from error
+        raise HeadError(
+            f"{path} is damaged: it is not a table of {', '.join(_COLUMNS)}. Fit the model again."
+        ) from error

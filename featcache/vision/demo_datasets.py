@@ -115,7 +115,7 @@ def fetch(url: str, sha256: str, folder: Path, progress: Progress | None = None)
             reason = getattr(error, "reason", error)
             raise RemoteIOError(
                 f"{url} could not be fetched ({reason}). Run the same command again when there "
-                f"is a network (it goes on where it stopped), or set {ANTS_BEES_VARIABLE} to a folder that holds the "
+                f"is a network (it resumes), or set {ANTS_BEES_VARIABLE} to a folder that holds the "
                 "data."
             ) from error
         try:

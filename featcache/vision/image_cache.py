@@ -132,7 +132,9 @@ class ImageCache:
         try:
             write_at(self._file, offset, data)
         except OSError as error:
-            raise CacheSpaceError(f"{self.path} cannot be written: {error.strerror}. Make room, then go on.") from error
+            raise CacheSpaceError(
+                f"{self.path} cannot be written: {error.strerror}. Free some space, then run the same command again."
+            ) from error
 
     def _slice(self, row: int) -> slice:
         start, height, width, _ = self._places[row].tolist()

@@ -43,7 +43,13 @@ CPU = Rates(
 )
 GPU = replace(CPU, on_gpu=True, forward_s=0.0001)
 FAST = replace(GPU, hash_bytes_per_s=1e12, solver_s_per_row=1e-12)  # all but the extraction
-OPTIONS: dict[str, Any] = {"backbone": "mobilenet_v3_small", "weights": "none", "views": 2, "image_size": 32}
+OPTIONS: dict[str, Any] = {
+    "backbone": "mobilenet_v3_small",
+    "weights": "none",
+    "views": 2,
+    "image_size": 32,
+    "layers": ("last",),
+}
 
 
 def test_a_cpu_decodes_and_computes_in_turn_and_a_gpu_beside() -> None:

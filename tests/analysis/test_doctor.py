@@ -261,13 +261,13 @@ def test_dead_dimensions_and_collapse_are_errors(tmp_path: Path) -> None:
 def test_views_that_are_the_clean_one_are_an_error(tmp_path: Path) -> None:
     sound = Sound()
     sound.x[:, 1:] = sound.x[:, :1]
-    assert kinds(sound.examine(tmp_path), "error") == ["views alike"]
+    assert kinds(sound.examine(tmp_path), "error") == ["identical views"]
 
 
 def test_views_of_other_images_are_a_warning(tmp_path: Path) -> None:
     sound = Sound()
     sound.x[:, 1:] = sound.x[np.random.default_rng(0).permutation(N), 1:]
-    assert kinds(sound.examine(tmp_path), "warning", "error") == ["views astray"]
+    assert kinds(sound.examine(tmp_path), "warning", "error") == ["unrelated views"]
 
 
 def test_labels_that_features_say_nothing_of_are_an_error(tmp_path: Path) -> None:

@@ -118,10 +118,10 @@ def views_of(kind: str) -> NDArray[np.float32]:
     ("kind", "expected"),
     [
         ("different", []),
-        ("same", [("views alike", "error")]),
-        ("rounded", [("views alike", "error")]),
-        ("half", [("views alike", "warning")]),
-        ("astray", [("views astray", "warning")]),
+        ("same", [("identical views", "error")]),
+        ("rounded", [("identical views", "error")]),
+        ("half", [("identical views", "warning")]),
+        ("astray", [("unrelated views", "warning")]),
     ],
 )
 def test_views_alike_and_views_astray_are_told(kind: str, expected: list[tuple[str, str]]) -> None:
@@ -129,7 +129,7 @@ def test_views_alike_and_views_astray_are_told(kind: str, expected: list[tuple[s
 
 
 def test_views_that_were_not_to_differ_are_a_note() -> None:
-    assert kinds(check_views(compare_views(views_of("same")), 40, 2, "none")) == [("views alike", "note")]
+    assert kinds(check_views(compare_views(views_of("same")), 40, 2, "none")) == [("identical views", "note")]
 
 
 def test_how_views_lie_is_measured() -> None:

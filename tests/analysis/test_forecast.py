@@ -69,7 +69,7 @@ def made(**changes: Any) -> Forecast:
 def test_every_figure_is_what_its_own_function_gives(tmp_path: Path) -> None:
     train, val = clouds(160, 4, views=3, apart=0.7), clouds(120, 4, apart=0.7, seed=1)
     cache = planted(tmp_path / "c.h5", train, val)
-    result, fit, again = forecast(cache), fit_head(cache), forecast(str(cache.path))
+    result, fit, again = forecast(cache), fit_head(cache, head="linear"), forecast(str(cache.path))
     assert result.n == 120
     assert result.accuracy == pytest.approx(fit.accuracy.accuracy)
     assert result.errors == round(120 * (1 - fit.accuracy.accuracy)) > 10

@@ -109,12 +109,13 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     "compiled in DDP": (lambda s: prefixed(s, "module._orig_mod."), "stripped the prefix module._orig_mod."),
     "Lightning": (
         lambda s: {"state_dict": {**prefixed(s, "model."), "criterion.weight": torch.ones(2)}, "epoch": 3},
-        "took state_dict, stripped the prefix model., left out 1 tensors that are no part of this network (for example "
+        "took state_dict, stripped the prefix model., left out 1 tensors that are not part of this network (for "
+        "example "
         "criterion.weight)",
     ),
     "SimCLR": (
         lambda s: {**prefixed(headless(s), "backbone."), "projector.0.weight": torch.ones(2)},
-        "stripped the prefix backbone., left out 1 tensors that are no part of this network (for example "
+        "stripped the prefix backbone., left out 1 tensors that are not part of this network (for example "
         "projector.0.weight)",
     ),
     "MoCo": (
@@ -127,7 +128,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "arch": "resnet50",
         },
         "took state_dict, module.encoder_k would fit, too (--weights-key), stripped the prefix module.encoder_q., left "
-        "out 91 tensors that are no part of this network (for example module.encoder_k.conv1.0.weight)",
+        "out 91 tensors that are not part of this network (for example module.encoder_k.conv1.0.weight)",
     ),
     "DINO": (
         lambda s: {
@@ -140,7 +141,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "AveragedModel": (
         lambda s: {"n_averaged": torch.tensor(3), **prefixed(s, "module.")},
-        "stripped the prefix module., left out 1 tensors that are no part of this network (for example n_averaged)",
+        "stripped the prefix module., left out 1 tensors that are not part of this network (for example n_averaged)",
     ),
     "timm with EMA": (
         lambda s: {"state_dict": s, "state_dict_ema": other(s), "args": argparse.Namespace(lr=0.1), "metric": 0.1},
@@ -152,11 +153,11 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     "random states": (lambda s: {"model": s, "rng": np.random.default_rng(0).normal(size=3)}, "took model"),
     "a head with a projection": (
         lambda s: {**headless(s), **HEAD},
-        "left out 2 tensors that are no part of this network (for example head.mlp.0.weight)",
+        "left out 2 tensors that are not part of this network (for example head.mlp.0.weight)",
     ),
     "a head replaced by Sequential": (
         lambda s: {**headless(s), "fc.1.weight": torch.ones(2, 3), "fc.1.bias": torch.ones(2)},
-        "left out 2 tensors that are no part of this network (for example fc.1.weight)",
+        "left out 2 tensors that are not part of this network (for example fc.1.weight)",
     ),
     "other classes": (lambda s: {**s, "fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}, ""),
     "encoder": (lambda s: prefixed(headless(s), "encoder."), "stripped the prefix encoder."),
@@ -172,7 +173,8 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "hparams_name": "kwargs",
             "hyper_parameters": {"lr": 0.1, "out": Path("x"), "since": datetime.date(2026, 1, 2)},
         },
-        "took state_dict, stripped the prefix model., left out 1 tensors that are no part of this network (for example "
+        "took state_dict, stripped the prefix model., left out 1 tensors that are not part of this network (for "
+        "example "
         "val_accuracy.tp)",
     ),
     "Lightning with settings of one's own": (
@@ -216,7 +218,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "classifier.1.weight": torch.ones(2, 96),
             "classifier.1.bias": torch.ones(2),
         },
-        "stripped the prefix resnet., left out 2 tensors that are no part of this network (for example "
+        "stripped the prefix resnet., left out 2 tensors that are not part of this network (for example "
         "classifier.1.weight)",
     ),
     "DeepSpeed": (lambda s: {"module": s, "optimizer": None, "ds_version": "0.1"}, "took module"),
@@ -226,7 +228,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "state_dict": {**prefixed(headless(s), "backbone."), "head.fc.weight": torch.ones(2, 2)},
             "message_hub": {"log_scalars": {"lr": Settings()}},
         },
-        "took state_dict, stripped the prefix backbone., left out 1 tensors that are no part of this network (for "
+        "took state_dict, stripped the prefix backbone., left out 1 tensors that are not part of this network (for "
         "example head.fc.weight); objects of tests.backbones.test_checkpoint.List, "
         "tests.backbones.test_checkpoint.Settings are not read",
     ),
@@ -243,13 +245,13 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "model": {**prefixed(headless(s), "0.model."), "1.2.weight": torch.ones(2)},
             "opt": {"state": [{"mom": torch.ones(2)}], "hypers": List([{"lr": 0.1}])},
         },
-        "took model, stripped the prefix 0.model., left out 1 tensors that are no part of this network (for example "
+        "took model, stripped the prefix 0.model., left out 1 tensors that are not part of this network (for example "
         "1.2.weight); objects of tests.backbones.test_checkpoint.List are not read",
     ),
     "fastai": (
         lambda s: {"model": {**prefixed(numbered(s), "0."), "1.2.weight": torch.ones(2)}, "opt": {}},
         "took model, stripped the prefix 0., took numbers for the parts of the network in their order, left out 1 "
-        "tensors that are no part of this network (for example 1.2.weight)",
+        "tensors that are not part of this network (for example 1.2.weight)",
     ),
     "children in a Sequential": (
         lambda s: numbered(s),
@@ -258,7 +260,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
     "children of a module": (
         lambda s: {"state_dict": {**prefixed(numbered(s), "features."), "fc.weight": torch.ones(2)}},
         "took state_dict, stripped the prefix features., took numbers for the parts of the network in their order, "
-        "left out 1 tensors that are no part of this network (for example fc.weight)",
+        "left out 1 tensors that are not part of this network (for example fc.weight)",
     ),
     "MoCo v3": (
         lambda s: {
@@ -270,7 +272,7 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             }
         },
         "took state_dict, module.momentum_encoder would fit, too (--weights-key), stripped the prefix "
-        "module.base_encoder., left out 92 tensors that are no part of this network (for example "
+        "module.base_encoder., left out 92 tensors that are not part of this network (for example "
         "module.momentum_encoder.conv1.0.weight)",
     ),
     "BYOL": (
@@ -280,11 +282,11 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             "online_encoder.projector.0.weight": torch.ones(2),
         },
         "target_encoder.net would fit, too (--weights-key), stripped the prefix online_encoder.net., left out 91 "
-        "tensors that are no part of this network (for example target_encoder.net.conv1.0.weight)",
+        "tensors that are not part of this network (for example target_encoder.net.conv1.0.weight)",
     ),
     "SwAV": (
         lambda s: {**prefixed(headless(s), "module."), "module.prototypes.weight": torch.ones(2, 2)},
-        "stripped the prefix module., left out 1 tensors that are no part of this network (for example "
+        "stripped the prefix module., left out 1 tensors that are not part of this network (for example "
         "prototypes.weight)",
     ),
     "ema-pytorch": (
@@ -294,8 +296,8 @@ FILES: dict[str, tuple[Callable[[State], Any], str]] = {
             **prefixed(s, "online_model."),
             **prefixed(other(s), "ema_model."),
         },
-        "ema_model would fit, too (--weights-key), stripped the prefix online_model., left out 94 tensors that are no "
-        "part of this network (for example initted)",
+        "ema_model would fit, too (--weights-key), stripped the prefix online_model., left out 94 tensors that are "
+        "not part of this network (for example initted)",
     ),
     "torch_ema beside the weights": (
         lambda s: {"model": s, "ema": {"decay": 0.9, "shadow_params": [torch.ones(2), torch.ones(2)]}},
@@ -545,38 +547,38 @@ COPIES: dict[str, tuple[Callable[[State], State], str]] = {
     "encoder and ema": (
         lambda s: {**features(s, "encoder."), **features(other(s), "ema.")},
         "ema would fit, too (--weights-key), stripped the prefix encoder., added the prefix features., left out 50 "
-        "tensors that are no part of this network (for example ema.0.weight)",
+        "tensors that are not part of this network (for example ema.0.weight)",
     ),
     "ema and encoder": (
         lambda s: {**features(other(s), "ema."), **features(s, "encoder.")},
         "ema would fit, too (--weights-key), stripped the prefix encoder., added the prefix features., left out 50 "
-        "tensors that are no part of this network (for example ema.0.weight)",
+        "tensors that are not part of this network (for example ema.0.weight)",
     ),
     "online and target": (
         lambda s: {**features(s, "online_encoder."), **features(other(s), "target.")},
         "target would fit, too (--weights-key), stripped the prefix online_encoder., added the prefix features., left "
-        "out 50 tensors that are no part of this network (for example target.0.weight)",
+        "out 50 tensors that are not part of this network (for example target.0.weight)",
     ),
     "base and momentum_encoder": (
         lambda s: {**features(s, "module.base."), **features(other(s), "module.momentum_encoder.")},
         "module.momentum_encoder would fit, too (--weights-key), stripped the prefix module.base., added the prefix "
-        "features., left out 50 tensors that are no part of this network (for example "
+        "features., left out 50 tensors that are not part of this network (for example "
         "module.momentum_encoder.0.weight)",
     ),
     "children of both": (
         lambda s: {**features(s, "model.0."), **features(other(s), "ema.0.")},
         "ema would fit, too (--weights-key), stripped the prefix model., took numbers for the parts of the network in "
-        "their order, left out 50 tensors that are no part of this network (for example ema.0.0.weight)",
+        "their order, left out 50 tensors that are not part of this network (for example ema.0.0.weight)",
     ),
     "a compiled layer in both": (
         lambda s: {**compiled(other(s), "ema_model."), **compiled(s, "model.")},
         "ema_model would fit, too (--weights-key), stripped _orig_mod from inner names, stripped the prefix model., "
-        "left out 52 tensors that are no part of this network (for example ema_model.features.0.weight)",
+        "left out 52 tensors that are not part of this network (for example ema_model.features.0.weight)",
     ),
     "both compiled as a whole, too": (
         lambda s: {**compiled(other(s), "_orig_mod.ema_model."), **compiled(s, "_orig_mod.model.")},
         "_orig_mod.ema_model would fit, too (--weights-key), stripped _orig_mod from inner names, stripped the prefix "
-        "model., left out 52 tensors that are no part of this network (for example ema_model.features.0.weight)",
+        "model., left out 52 tensors that are not part of this network (for example ema_model.features.0.weight)",
     ),
 }
 
@@ -742,7 +744,7 @@ SELF_SUPERVISED: dict[str, tuple[Callable[[State], Any], str]] = {
             "dino_loss": {"center": torch.zeros(1, 2)},
         },
         "took teacher, student would fit, too (--weights-key), stripped the prefix backbone., left out 2 tensors that "
-        "are no part of this network (for example head.mlp.0.weight)",
+        "are not part of this network (for example head.mlp.0.weight)",
     ),
     "DINOv2's teacher": (
         lambda s: {
@@ -753,7 +755,8 @@ SELF_SUPERVISED: dict[str, tuple[Callable[[State], Any], str]] = {
                 "ibot_head.last_layer.weight_v": torch.ones(2, 2),
             }
         },
-        "took teacher, stripped the prefix backbone., left out 3 tensors that are no part of this network (for example "
+        "took teacher, stripped the prefix backbone., left out 3 tensors that are not part of this network (for "
+        "example "
         "dino_head.last_layer.weight_v)",
     ),
     "MoCo v3": (
@@ -765,7 +768,7 @@ SELF_SUPERVISED: dict[str, tuple[Callable[[State], Any], str]] = {
             }
         },
         "took state_dict, module.momentum_encoder would fit, too (--weights-key), stripped the prefix "
-        "module.base_encoder., left out 79 tensors that are no part of this network (for example "
+        "module.base_encoder., left out 79 tensors that are not part of this network (for example "
         "module.momentum_encoder.cls_token)",
     ),
     "I-JEPA": (

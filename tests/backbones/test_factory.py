@@ -240,7 +240,7 @@ def test_a_run_of_finetune_is_weights_with_its_own_preprocessing(data: Path, tmp
 
 
 def test_folders_that_are_no_weights_are_told_apart(head: Path, tmp_path: Path) -> None:
-    with pytest.raises(BackboneError, match="holds a head alone"):
+    with pytest.raises(BackboneError, match="holds only a head"):
         load_backbone("resnet18", weights=str(head), device="cpu")
     with pytest.raises(BackboneError, match=r"is a folder without model\.json"):
         load_backbone("resnet18", weights=str(tmp_path), device="cpu")

@@ -166,7 +166,7 @@ def test_a_partial_file_is_invisible_and_says_how_to_go_on(path: Path) -> None:
         FeatureCache.open(path)
     assert str(error.value) == (
         f"{path} is not finished: 3 of 10 rows are in {path}.partial. "
-        "Run the command that makes it again; it goes on where it stopped."
+        "Run the command that creates it again; it resumes."
     )
     partial = FeatureCache.open(partial_path(path), partial=True)
     assert not partial.complete
@@ -321,7 +321,7 @@ def limited(path: Path, limit: int) -> str:
 
 
 def test_a_limit_on_file_sizes_is_met_at_creation(path: Path) -> None:
-    assert "or a limit on file sizes is lower. Make room" in limited(path, 0)
+    assert "or a limit on file sizes is lower. Free some space" in limited(path, 0)
     assert list(path.parent.iterdir()) == []
 
 
@@ -332,7 +332,7 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_what_is_there(path: Path) -> 
     text = limited(path, region.offset + 3 * region.stride)
     assert text == (
         f"{path}.partial cannot be written: File too large. 2 of 10 rows are there. "
-        "Make room, then run the same command again: it goes on where it stopped."
+        "Free some space, then run the same command again: it resumes."
     )
     with writer(path) as w:
         assert w.pending().tolist() == list(range(2, N))
@@ -633,7 +633,7 @@ def test_a_cache_that_another_hdf5_program_wrote_anew_is_called_so_and_not_damag
         file.write(header)
     with pytest.raises(NotACacheError) as caught:
         FeatureCache.open(packed)
-    assert "was written anew by another program, such as h5repack" in str(caught.value)
+    assert "was rewritten by another program, such as h5repack" in str(caught.value)
     assert "damaged" not in str(caught.value)
 
 

@@ -160,7 +160,7 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "val_fraction is text": (lambda arrays, index: index["provenance"].update(val_fraction="x"), "its val_fraction is"),
     "a gigantic view": (lambda arrays, index: index["spec"].update(image_size=10**7, resize_size=10**7), "<= 4096"),
     "features without width": (place("features/penultimate", 1, [10, 3, 0]), "a layer has no features"),
-    "fewer classes": (entry("classes", ["ants"]), "a label is none of its classes"),
+    "fewer classes": (entry("classes", ["ants"]), "a label is not one of its classes"),
     "no labels": (lambda arrays, index: arrays.pop("labels"), "KeyError: 'labels'"),
     "a layer too many": (lambda arrays, index: arrays.update({"features/x": [2048, [1], "<f2"]}), ""),
     "no layer": (lambda arrays, index: arrays.pop("features/penultimate"), ""),
@@ -200,7 +200,7 @@ def test_gigabytes_of_nothing_are_not_hashed(path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.h5")
-    assert refusal(tmp_path / "a.h5") == f"{tmp_path / 'a.h5'} is not a feature cache: it is no regular file."
+    assert refusal(tmp_path / "a.h5") == f"{tmp_path / 'a.h5'} is not a feature cache: it is not a regular file."
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -64,7 +64,7 @@ def test_an_unfinished_cache_is_shown_by_its_future_name(unfinished: Path) -> No
 def test_an_unfinished_cache_is_refused_with_the_way_on(unfinished: Path) -> None:
     assert refused("fit-head", unfinished) == (
         f"{unfinished} is not finished: 0 of 18 rows are in {unfinished}.partial. "
-        "Run the command that makes it again; it goes on where it stopped."
+        "Run the command that creates it again; it resumes."
     )
 
 

@@ -91,7 +91,7 @@ def test_update_asks_at_a_terminal_alone_before_it_drops_many(
         return len(asked) > 1
 
     monkeypatch.setattr(options, "ask", answer)
-    assert "to drop their features, go on with --yes." in refused("update", copy, other)
+    assert "--yes drops their features." in refused("update", copy, other)
     assert copy.read_bytes() == before
     assert "0 images carried over, 18 extracted" in done("update", copy, other)
     said = f"18 of 18 images with features (100 %), for example train/ants/000.png, are not in {other}."

@@ -60,9 +60,9 @@ def test_what_is_asked_for_of_what_is_there(asked: str, chosen: tuple[str, ...])
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"^there is no layer 'layer9', but penultimate, layer1$"):
+    with pytest.raises(SpecError, match=r"^there is no layer 'layer9'; the layers are penultimate, layer1$"):
         choose_layers("layer1,layer9", ("penultimate", "layer1"))
-    with pytest.raises(SpecError, match=r"^there are no stages, but penultimate, layer1:max$"):
+    with pytest.raises(SpecError, match=r"^there are no stages; the layers are penultimate, layer1:max$"):
         choose_layers("stages", ("penultimate", "layer1:max"))
     with pytest.raises(SpecError, match=r"^',' names no layer; there are penultimate$"):
         choose_layers(",", ("penultimate",))

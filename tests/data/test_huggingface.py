@@ -312,7 +312,7 @@ def test_a_group_that_is_no_text_or_number_is_refused(feature: Any, value: Any, 
     path = saved(tmp_path / "d", {"label": (PETS, BY_NUMBER), "group": (feature, [value] * 6)})
     assert refusal(path) == (
         f"{path}: the column 'group' names the group of an image, a text or a number; it is {type_text}. Make it one "
-        "of these, or rename it where it is no group: rename_column('group', ...)"
+        "of these, or rename it if it is not a group: rename_column('group', ...)"
     )
     source = open_source(path)
     assert len(source.sample_ids(Counter())) == 6

@@ -270,7 +270,7 @@ def test_a_lost_line_ends_the_work_and_skips_nothing(
         Flaky.faults = {}
     assert str(caught.value) == (
         "flaky://lost/train/ants/003.png cannot be read: 003.png was cut off. Check the address and your access to "
-        "it, then run the same command again: it goes on where it stopped."
+        "it, then run the same command again: it resumes."
     )
     assert partial_path(out).exists()
     extraction = extract(manifest, out, backbone=toy_backbone(), workers=1, value_range=(0, 255))

@@ -156,8 +156,8 @@ def test_an_image_of_train_in_val_is_a_leak_whatever_its_labels(tmp_path: Path) 
     rows = ("0.png,a|b,train", "1.png,a,train", "2.png,b,val", "3.png,,test", "4.png,,val", "5.png,a,val")
     path = write(tmp_path, *rows, contents=(1, 2, 1, 2, 3, 4))
     assert refusal(path) == (
-        f"{path}: 2 images of val or test are in train, too: 2.png is 0.png; 3.png is 1.png. The accuracy on them says "
-        "nothing. Remove the copies, or go on with --allow-leak."
+        f"{path}: 2 images of val or test are in train, too: 2.png is 0.png; 3.png is 1.png. The accuracy on them is "
+        f"too high. Remove the copies, or continue with --allow-leak."
     )
     assert len(read_manifest(path, allow_leak=True).samples) == 6
 

@@ -396,7 +396,7 @@ def test_texts_of_a_parquet_file_that_changed_are_refused(root: Path) -> None:
 
 def test_half_of_a_pair_of_surrogates_is_no_text(root: Path) -> None:
     path = write(root, r'{"path": "x/\ud800.png", "label": "cat"}', name="list.jsonl")
-    assert r'line 1: path is "x/\ud800.png", which is no text' in refusal(path, skip_missing=True)
+    assert r'line 1: path is "x/\ud800.png", which is not text' in refusal(path, skip_missing=True)
 
 
 def test_a_name_that_no_file_can_have_is_that_of_a_missing_one(root: Path) -> None:

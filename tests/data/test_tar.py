@@ -160,7 +160,7 @@ def test_links_that_lead_nowhere_are_counted(tmp_path: Path) -> None:
     ]
     assert len(manifest.samples) == 7
     assert manifest.ignored == {
-        "links whose target is no file of the same tar": 4,
+        "links whose target is not a file of the same tar": 4,
         "folders: symbolic links to folders of the tar, which are not followed: pack it with --dereference": 2,
     }
 

@@ -311,8 +311,8 @@ def test_a_partial_file_of_another_spec_is_refused(
     with pytest.raises(CacheMismatchError) as error:
         extract(split_folder, out, backbone=toy_backbone(), views=1, augment="crop")
     assert str(error.value) == (
-        f"{out}.partial was made with augment=tutorial, you asked for crop. It is unfinished: go on with its settings, "
-        "give another file, or remove photos.h5.partial."
+        f"{out}.partial was made with augment=tutorial, you asked for crop. It is unfinished: continue with its "
+        f"settings, give another file, or remove photos.h5.partial."
     )
 
 

@@ -104,7 +104,7 @@ def test_a_killed_worker_loses_only_what_it_had(machines: Any, data: Path, alone
     the_same(found.cache, alone)
     assert not fatal.exists()  # a worker took it with it
     (note,) = [note for note in told if note.startswith("a worker died")]
-    assert re.fullmatch(r"a worker died \(.*[^.]\); others go on with the \d+ images that it had", note)
+    assert re.fullmatch(r"a worker died \(.*[^.]\); other workers take over its \d+ images", note)
 
 
 def test_of_a_death_nothing_stands_on_stdout(machines: Any, data: Path, alone: FeatureCache, tmp_path: Path) -> None:

@@ -515,8 +515,8 @@ def test_a_wrong_folder_drops_nothing_without_a_question(
     with pytest.raises(CacheMismatchError) as refused:
         update(path, other)
     assert str(refused.value) == (
-        f"{path} is unchanged: {lost}, are not in {other}. Is it the right folder, and is every disk there? Look with "
-        "--dry-run; to drop their features, go on with --yes."
+        f"{path} is unchanged: {lost}, are not in {other}. Is it the right folder, and is every disk there? Check "
+        f"with --dry-run; --yes drops their features."
     )
     asked: list[str] = []
     with pytest.raises(CacheMismatchError):

@@ -178,8 +178,8 @@ def test_a_group_in_train_and_in_val_is_a_leak(tmp_path: Path) -> None:
         read_manifest(path)
     assert str(caught.value) == (
         f"{path}: 1 group is in train and in val or test, too: patient 2 (bees/002.png in train, ants/002.png in val). "
-        "Images of a group are alike, so the accuracy on them is too high. Keep each group in one split, or go on with "
-        "--allow-leak."
+        "Images of a group are alike, so the accuracy on them is too high. Keep each group in one split, or continue "
+        "with --allow-leak."
     )
     assert read_manifest(path, allow_leak=True).samples.n_groups == 6
 

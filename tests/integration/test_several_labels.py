@@ -568,7 +568,7 @@ def test_labels_other_than_0_and_1_are_damage(cache: FeatureCache, tmp_path: Pat
         with pytest.raises(NotACacheError) as caught:
             FeatureCache.open(path)
         assert str(caught.value) == (
-            f"{path} is a damaged feature cache: a label is none of its classes. Remove it and extract again."
+            f"{path} is a damaged feature cache: a label is not one of its classes. Remove it and extract again."
         )
 
 

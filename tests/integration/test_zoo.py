@@ -251,8 +251,8 @@ def test_an_image_of_val_in_train_is_a_leak(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataLayoutError) as error:
         read_manifest(data)
     assert str(error.value) == (
-        f"{data}: 1 images of val or test are in train, too: val/ants/copy.png is train/ants/001.png. The accuracy on "
-        "them says nothing. Remove the copies, or go on with --allow-leak."
+        f"{data}: 1 images of val or test are in train, too: val/ants/copy.png is train/ants/001.png. The accuracy "
+        f"on them is too high. Remove the copies, or continue with --allow-leak."
     )
     assert "--allow-leak" in refused("finetune", data, "-o", tmp_path / "run")
     cache = extracted(data, allow_leak=True).cache

@@ -150,7 +150,7 @@ HEADER = "image,label,predicted,probability\n"
 def test_a_damaged_table_is_refused(text: str, tmp_path: Path) -> None:
     first = model(tmp_path / "first", set())
     (first / "val.csv").write_text(text)
-    with pytest.raises(HeadError, match=r"val\.csv is damaged: it is no table of image, label, predicted"):
+    with pytest.raises(HeadError, match=r"val\.csv is damaged: it is not a table of image, label, predicted"):
         compare_heads(first, first)
 
 
@@ -162,5 +162,9 @@ def test_a_folder_without_predictions_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cell", ["a" * 200_000, '"\n'], ids=["too long", "a quote that is not closed"])
 def test_a_table_that_cannot_be_parsed_is_damaged(cell: str, tmp_path: Path) -> None:
     (tmp_path / "val.csv").write_text(f"image,label,predicted,probability\n{cell},ants,ants,1\n")
-    with pytest.raises(HeadError, match=r"val\.csv is damaged: it is no table of image, label, predicted, probability"):
+    with pytest.raises(
+        HeadError,
+        match=r"val\.csv is damaged: it is not a table of image, label, predicted, "
+        r"probability",
+    ):
         read_predictions(tmp_path)

@@ -186,7 +186,7 @@ def test_a_draft_that_cannot_be_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataLayoutError) as caught, text_output(tmp_path / "pipe"):
         pass
     assert str(caught.value) == (
-        f"{tmp_path / 'pipe'} is no file. Give the name of a file, or none for standard output."
+        f"{tmp_path / 'pipe'} is not a file. Give the name of a file, or no name for standard output."
     )
     with pytest.raises(FileNotFoundError) as absent, text_output(tmp_path / "gone" / "out.csv"):
         pass

@@ -65,7 +65,7 @@ def write_lock(path: Path, pid: int, host: str = platform.node(), started: str |
 
 def test_a_lock_file_is_held_by_one_and_given_back(tmp_path: Path) -> None:
     path = tmp_path / "c.lock"
-    with pytest.warns(NoLocksWarning, match="has no file locks: c.lock says who writes there"):
+    with pytest.warns(NoLocksWarning, match="has no file locks: the file c.lock names the writing process"):
         assert LockFile(path).acquire()
     assert LockFile(path).is_held()
     assert not LockFile(path).acquire()
@@ -117,7 +117,7 @@ def test_extraction_works_without_locks_and_has_one_writer(without_locks: None, 
     with pytest.raises(CacheBusyError):
         FeatureCache.open(out)
     lock.unlink()
-    with pytest.warns(NoLocksWarning, match="says who writes there"):
+    with pytest.warns(NoLocksWarning, match="names the writing process"):
         extract(data, out, backbone=toy_backbone(), views=1)
     assert FeatureCache.open(out).complete
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.h5", "data"]

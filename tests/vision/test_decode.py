@@ -216,7 +216,7 @@ def test_the_cause_of_an_unreadable_image_is_kept() -> None:
 
 def test_floating_point_pixels_are_refused_with_the_cure() -> None:
     data = encode(Image.fromarray(np.ones((2, 2), dtype=np.float32)), "TIFF")
-    assert reason(data) == "floating-point pixels do not say what is white: give --value-range LOW:HIGH"
+    assert reason(data) == "floating-point pixels have no defined white: give --value-range LOW:HIGH"
 
 
 def test_a_decompression_bomb_is_unreadable() -> None:

@@ -230,7 +230,7 @@ def test_no_network_names_the_ways_out(folder: Path) -> None:
     assert message.startswith("http://127.0.0.1:9/photos.zip could not be fetched (")
     assert "refused" in message
     assert message.endswith(
-        "Run the same command again when there is a network (it goes on where it stopped), "
+        "Run the same command again when there is a network (it resumes), "
         "or set FEATCACHE_ANTS_BEES to a folder that holds the data."
     )
 

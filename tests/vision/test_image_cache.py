@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_no_file(manifest: Manifest, tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(create.os, "posix_fallocate", full)
-    with pytest.raises(CacheSpaceError, match="Make room"):
+    with pytest.raises(CacheSpaceError, match="Free some space"):
         ImageCache(tmp_path / "cache" / "a.h5", manifest, SIDE)
     assert os.listdir(tmp_path / "cache") == []
 

@@ -173,7 +173,7 @@ def test_a_type_that_does_not_say_what_is_white_needs_a_range(dtype: str) -> Non
     values = np.linspace(-1, 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH, 1)
     values = (values * 100).astype(dtype) if dtype == "int8" else values.astype(dtype)
     data, kind = write(values, "minisblack"), "signed 8-bit" if dtype == "int8" else "floating-point"
-    with pytest.raises(UnreadableImageError, match=f"^{kind} pixels do not say what is white: give --value-range LOW"):
+    with pytest.raises(UnreadableImageError, match=f"^{kind} pixels have no defined white: give --value-range LOW"):
         decode(data)
     value_range = (-100.0, 100.0) if dtype == "int8" else (-1.0, 1.0)
     np.testing.assert_array_equal(decode(data, value_range=value_range), expected(values, "minisblack", value_range))

@@ -140,7 +140,7 @@ class StateFitter:
         left_out = [*candidate.outside, *ignored, *classifiers]
         changes = _describe_changes(candidate, state, library)
         omission = (
-            f"left out {len(left_out)} tensors that are no part of this network (for example {left_out[0]})"
+            f"left out {len(left_out)} tensors that are not part of this network (for example {left_out[0]})"
             if left_out
             else ""
         )

@@ -80,7 +80,7 @@ def locate(weights: str, backbone: str) -> WeightsFile:
     card = ModelCard.read(folder)
     if card.kind != "network":
         raise BackboneError(
-            f"{folder} holds a head alone: its network has the weights {card.weights!r} still. Give those with "
+            f"{folder} holds only a head: its network still has the weights {card.weights!r}. Give them with "
             "--weights, or a run of `featcache finetune`."
         )
     if card.spec.backbone != backbone:

@@ -160,9 +160,9 @@ def _verify(path: Path, raw: BinaryIO, kind: FormatSpec) -> tuple[int, dict[str,
     if body["size"] != size:
         if _is_whole_hdf5(raw, header_bytes, size):
             raise NotACacheError(
-                f"{path} was written anew by another program, such as h5repack: it has {size} bytes, featcache wrote "
-                f"{body['size']}, and its rows are at other places than its header says. Use the file of before; what "
-                f"features it holds, h5py can read. To get {kind.what}, {kind.upgrade_hint}."
+                f"{path} was rewritten by another program, such as h5repack: it has {size} bytes, featcache wrote "
+                f"{body['size']}, and its rows are not where its header says. Use the former file; h5py can read the "
+                f"features of this one. To get {kind.what}, {kind.upgrade_hint}."
             )
         raise damage_error(path, kind, f"it has {size} bytes, {body['size']} were written")
     arrays: dict[str, RawLocation] = dict(body["arrays"])
@@ -241,7 +241,7 @@ def open_container(path: Path, kind: FormatSpec) -> Iterator[ContainerReader]:
         It cannot be read, which says nothing about its content.
     """
     if not path.is_file():  # opening a pipe would block
-        raise NotACacheError(f"{path} is not {kind.what}: it is no regular file.")
+        raise NotACacheError(f"{path} is not {kind.what}: it is not a regular file.")
     try:
         with path.open("rb", buffering=0) as raw:
             yield ContainerReader(path, raw, kind)

@@ -77,7 +77,7 @@ def _claim_space(path: Path, descriptor: int, size: int, needed: int) -> None:
 def _no_room(path: Path, needed: int, free: int) -> CacheSpaceError:
     return CacheSpaceError(
         f"{path} will have {human_bytes(needed)}; {human_bytes(free)} are free in {path.parent.resolve()}, or a limit "
-        "on file sizes is lower. Make room, choose another place, or ask for less, for example fewer --views."
+        "on file sizes is lower. Free some space, choose another place, or ask for less, for example fewer --views."
     )
 
 

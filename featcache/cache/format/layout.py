@@ -165,7 +165,7 @@ def _read(path: Path, arrays: ContainerReader) -> Layout:
     if len(samples.groups) not in (0, n):
         raise damage_error(path, CACHE, "its groups are not one for each row")
     if n and samples.split.max() >= len(SPLITS):
-        raise damage_error(path, CACHE, f"a split is none of {', '.join(SPLITS)}")
+        raise damage_error(path, CACHE, f"a split is not one of {', '.join(SPLITS)}")
     provenance = dict(index["provenance"])
     for name, kind in _PROVENANCE.items():
         if not isinstance(provenance.get(name, kind()), kind):
@@ -199,5 +199,5 @@ def _labels(path: Path, arrays: ContainerReader, split: NDArray[np.uint8], n_cla
     if np.any(labels[is_unlabelled] != (0 if several else -1)) or (
         labelled.size and not 0 <= labelled.min() <= labelled.max() < (2 if several else n_classes)
     ):
-        raise damage_error(path, CACHE, "a label is none of its classes")
+        raise damage_error(path, CACHE, "a label is not one of its classes")
     return labels

@@ -128,7 +128,7 @@ def read_groups(name: str, table: Any) -> list[str]:
     if is_list(feature) or _kind(feature) not in ("Value", "ClassLabel"):
         raise DataLayoutError(
             f"{name}: the column {column!r} names the group of an image, a text or a number; it is {feature}. Make it "
-            f"one of these, or rename it where it is no group: rename_column({column!r}, ...)"
+            f"one of these, or rename it if it is not a group: rename_column({column!r}, ...)"
         )
     return ["" if group is None or group != group else str(group).strip() for group in table[column]]
 

@@ -125,7 +125,7 @@ def _json_text(where: str, value: Any) -> str | None:
         os.fsencode(text or "")
     except UnicodeEncodeError as error:
         raise DataLayoutError(
-            f"{where} is {json.dumps(text)[:80]}, which is no text: half of a surrogate pair is missing"
+            f"{where} is {json.dumps(text)[:80]}, which is not text: half of a surrogate pair is missing"
         ) from error
     return text
 

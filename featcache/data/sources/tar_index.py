@@ -167,4 +167,4 @@ def _resolve_links(links: Sequence[tuple[str, str]], index: TarIndex, folders: C
         links = unresolved
     for _, target in links:
         if target not in members:
-            index.ignored[_TO_FOLDERS if target in folders else "links whose target is no file of the same tar"] += 1
+            index.ignored[_TO_FOLDERS if target in folders else "links whose target is not a file of the same tar"] += 1

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from featcache._utils.remote import is_url
+from featcache._utils.threads import blas_threads
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features, ViewUse
 from featcache.cache.lazy_arrays import CenteredMatrix
@@ -69,8 +69,7 @@ class TrainingCluster:
         workers = self._pool.workers
         if self._on_note:
             self._pool.note_if_waiting([worker.actor.__ray_ready__.remote() for worker in workers], self._on_note)
-        # threads of OpenBLAS spin for a tenth of a second after each product, on a core that a local worker needs
-        self._limits.enter_context(threadpool_limits(1, "blas"))
+        self._limits.enter_context(blas_threads(1))  # a local worker needs the other cores
         n, shards = len(targets.labels), min(len(workers), len(targets.labels))
         scale = features.concatenated.scale if features.concatenated else None
         device = "cuda" if self._cluster.gpus_per_worker else "cpu"

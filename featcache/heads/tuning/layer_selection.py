@@ -80,18 +80,19 @@ class LayerSelection(Result):
     seconds: float
 
     def __str__(self) -> str:
-        chosen, single = self.candidates[self.chosen], self.candidates[0]
-        best = min(self.candidates, key=lambda candidate: candidate.log_loss)
-        many = len(chosen.layers) > 1
-        text = ",".join(chosen.layers) if not many else f"{len(chosen.layers)} layers"
-        if many:
-            text += f" ({PENULTIMATE} with weight 1, the others with {chosen.weights[-1]:g})"
-        compared = f"log-loss {chosen.log_loss:.4f}"
-        if many and len(single.layers) == 1:
-            compared += f", of {single.layers[0]} alone {single.log_loss:.4f}"
-        elif best is not chosen:
-            compared += f"; more layers are no better than noise ({best.log_loss:.4f})"
-        return f"layers: {text}: {compared}, on {self.images} held-out training images"
+        chosen, first = self.candidates[self.chosen], self.candidates[0]
+        best = min(self.candidates[1:], key=lambda candidate: candidate.log_loss)
+        where = f"on {self.images} held-out training images"
+        if len(chosen.layers) == 1:
+            return (
+                f"layers: {chosen.layers[0]} alone, log-loss {chosen.log_loss:.4f} {where}. {len(best.layers)} layers "
+                f"({best.log_loss:.4f}) are no better, or by no more than noise."
+            )
+        weight = next(w for name, w in zip(chosen.layers, chosen.weights, strict=True) if name != PENULTIMATE)
+        text = f"layers: {len(chosen.layers)}, log-loss {chosen.log_loss:.4f} {where}"
+        if len(first.layers) == 1:
+            text += f"; {PENULTIMATE} alone has {first.log_loss:.4f}"
+        return f"{text}. The layers besides {PENULTIMATE} have weight {weight:g}."
 
 
 def select_layers(

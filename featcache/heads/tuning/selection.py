@@ -28,7 +28,9 @@ from featcache.metrics.multilabel import LabelAccuracy, judge
 from featcache.metrics.significance import paired_test
 
 _NOISE = 0.05
-_BUDGET_S = 10.0
+
+BUDGET_S = 10.0
+"""Of `auto`, unless the user gives one."""
 
 
 class Candidate(NamedTuple):
@@ -143,8 +145,9 @@ def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options:
         cluster=options.cluster,
         progress=options.progress if single else None,
     )
-    budget_s = None if single else (options.budget_s or _BUDGET_S) - (time.perf_counter() - started)
-    tuned, selection = select(tuning, specs, data.train.samples.classes, budget_s, None if single else options.progress)
+    budget_s = BUDGET_S if options.budget_s is None else options.budget_s
+    left_s = None if single else budget_s - (time.perf_counter() - started)
+    tuned, selection = select(tuning, specs, data.train.samples.classes, left_s, None if single else options.progress)
     uncalibrated = without_temperature(tuned)
     fitted = Fitted(tuned.estimator, selection.chosen.head, selection=selection, uncalibrated=uncalibrated)
     held_out_labels = data.train.y[tuning.held_out.rows]
