@@ -128,9 +128,10 @@ def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options:
     """
     options.reject("scaling", message="is for heads that are not tuned: fix their settings with -p, or name another")
     options.reject("calibrate", message="is for heads that have no probabilities of their own")
-    if set(options.parameters) - {"class_weight"}:
-        raise HeadError(f"{name} chooses its settings itself; it takes class_weight alone")
     single = len(specs) == 1
+    if set(options.parameters) - {"class_weight"}:
+        advice = "" if single else f". Name the head that they are for, such as {specs[-1].name}"
+        raise HeadError(f"{name} chooses its settings itself; it takes class_weight alone{advice}")
     if single and specs[0].clean_views and options.view_use == "mean":
         raise HeadError("neighbours vote with their clean views; leave out use_views")
     thresholds = options.label_thresholds(data.train.samples.classes)
