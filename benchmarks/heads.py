@@ -20,7 +20,7 @@ scikit-learn's path starts each C from the solution of the previous one (warm_st
 
 - labels: twenty labels per image, `OneVsRestHead` against one LogisticRegression per label, at the loosest tolerances
   with which every label is within 1e-4.
-- ridge: fifty strengths of `featcache.heads.solvers.closed_form.EigenDecompositions.ridge` against one, both from the
+- ridge: fifty strengths of `featcache.heads.solvers.closed_form.RegularizedCovariances` against one, both from the
   centred rows.
 - small (fewer than 5,000 rows): problems where scikit-learn may be faster.
 - share_of_peak: floating-point operations of the iterations alone (4 n d c each) divided by the time of the fit,
@@ -48,7 +48,7 @@ from sklearn.linear_model import LogisticRegression
 from featcache import LinearHead, extract
 from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.solvers.closed_form import EigenDecompositions, accumulate
+from featcache.heads.solvers import closed_form
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, solve_path
 from featcache.vision.demo_datasets import write_digits
@@ -223,9 +223,10 @@ def ridge(repeats: int) -> dict[str, Any]:
 
     def fit(number: int) -> None:
         rows = CenteredMatrix(x, weight)
-        spectra = EigenDecompositions(accumulate(rows, y, weight, fold, 1, c), rows.mean)
-        for _ in spectra.ridge(np.logspace(4, -6, number).tolist()):
-            pass
+        statistics = closed_form.accumulate(rows, y, weight, fold, 1, c)
+        covariances = closed_form.RegularizedCovariances(statistics, rows.mean)
+        for strength in np.logspace(4, -6, number).tolist():
+            covariances.refit(closed_form.ridge, strength)
 
     times = [(record.seconds(lambda: fit(1)), record.seconds(lambda: fit(50))) for _ in range(repeats)]
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -209,16 +209,16 @@ def label_curve(
     if repeats < 1:
         raise HeadError(f"repeats must be 1 or more; got {repeats}")
     data = TrainingData.read(FeatureCache.open(cache), layer)
-    train, val = data.train, data.val
+    train = data.train
     points: list[Point] = []
     for done, fraction in enumerate(shares, start=1):
         if points and len(draw(train, fraction, seed)) == points[-1].images:
             continue
         draws = (draw(train, fraction, seed + repeat) for repeat in range(repeats if fraction < 1 else 1))
-        points.append(_point(head, (train.take(rows) for rows in draws), val, len(train.y), seed))
+        points.append(_point(head, (train.take(rows) for rows in draws), data, seed))
         if progress:
             progress("labels", done, len(shares))
-    return Curve("labels", head, tuple(points), len(val.samples))
+    return Curve("labels", head, tuple(points), len(data.val.samples))
 
 
 def view_curve(
@@ -232,14 +232,14 @@ def view_curve(
     """`curve` over views."""
     progress = as_callback(progress)
     data = TrainingData.read(FeatureCache.open(cache), layer)
-    train, val = data.train, data.val
+    train = data.train
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []
     for done, views in enumerate(counts, start=1):
-        points.append(_point(head, iter([train.with_views(views)]), val, len(train.y), seed))
+        points.append(_point(head, iter([train.with_views(views)]), data, seed))
         if progress:
             progress("views", done, len(counts))
-    return Curve("views", head, tuple(points), len(val.samples))
+    return Curve("views", head, tuple(points), len(data.val.samples))
 
 
 def draw(train: Features, fraction: float, seed: int) -> NDArray[np.int64]:
@@ -259,17 +259,17 @@ def draw(train: Features, fraction: float, seed: int) -> NDArray[np.int64]:
     return np.sort(np.concatenate(rows))
 
 
-def _point(head: str, draws: Iterator[Features], val: Features, labels: int, seed: int) -> Point:
-    """Fit the head to each draw; labels : training images in all."""
+def _point(head: str, draws: Iterator[Features], data: TrainingData, seed: int) -> Point:
+    """Fit the head to each draw from the training images."""
     if find_head(head).tune is None:
         raise HeadError(f"the head of a curve must be one of {', '.join(heads_with('tune'))}; got {head}")
     accuracies, seconds, images, views = [], [], 0, 0
     for train in draws:
         started = time.perf_counter()
-        estimator = fit(head, TrainingData(train, val), FitOptions(seed=seed)).estimator
+        estimator = fit(head, replace(data, train=train), FitOptions(seed=seed)).estimator
         seconds.append(time.perf_counter() - started)
-        accuracies.append(evaluate_head(estimator, val).accuracy)
+        accuracies.append(evaluate_head(estimator, data.val).accuracy)
         images, views = len(train.samples), train.views
-    n, median = len(val.samples), float(np.median(accuracies))
+    n, median = len(data.val.samples), float(np.median(accuracies))
     interval = wilson_interval(round(median * n), n)
-    return Point(images / labels, images, views, tuple(accuracies), float(np.median(seconds)), interval)
+    return Point(images / len(data.train.y), images, views, tuple(accuracies), float(np.median(seconds)), interval)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+<<<<<<< HEAD
 from collections.abc import Mapping, Sequence
+=======
+from collections.abc import Mapping
+from contextlib import nullcontext
+>>>>>>> fit2
 from dataclasses import replace
 from typing import Any
 
@@ -87,13 +92,11 @@ def _select_layers(
     return data, chosen.weights if len(chosen.layers) > 1 else None, selection
 
 
-def default_layer(
-    head: str | BaseEstimator, parameters: Mapping[str, Any] | None, layers: Sequence[str], cluster: object = None
-) -> str:
+def default_layer(head: str | BaseEstimator, parameters: Mapping[str, Any] | None, cluster: object = None) -> str:
     """The layers of a cache that a head is given if the user names none; see `HeadSpec.layer`."""
     spec = find_head(head)
     fixed = spec.estimator is not None and set(parameters or {}) - {"class_weight"}
-    return PENULTIMATE if cluster or fixed or PENULTIMATE not in layers or spec.layer == PENULTIMATE else ALL
+    return PENULTIMATE if cluster or fixed or spec.layer == PENULTIMATE else ALL
 
 
 def _fit(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted:

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 
 from featcache._utils.blockwise import RunningMoments, iter_blocks
 from featcache.cache.features import Features
-from featcache.cache.lazy_arrays import BLOCK_BYTES
+from featcache.cache.lazy_arrays import BLOCK_BYTES, safe_mean_variance
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 
@@ -28,14 +28,12 @@ def weigh_layers(features: Features, weights: Sequence[float]) -> NDArray[np.flo
     features : Features
         Of several layers.
     weights : sequence of float
-        One for each layer.
+        One for each layer. A layer of constants has a total variance of 0.
     """
-    if features.concatenated is None:
-        raise AssertionError("features of one layer are not weighed")
     scales = []
-    for weight, deviation in zip(weights, _by_layer(features), strict=True):
-        total = float(np.sqrt(np.sum(deviation**2)))
-        scales.append(np.full(len(deviation), weight / total if total > 0 else 1.0))
+    for weight, (mean, deviation) in zip(weights, _by_layer(features), strict=True):
+        variance = safe_mean_variance(float(np.mean(deviation**2)), mean)
+        scales.append(np.full(len(mean), weight / np.sqrt(len(mean) * variance)))
     return np.concatenate(scales).astype(np.float32)
 
 
@@ -51,7 +49,7 @@ def standardize_layers(features: Features) -> NDArray[np.float32]:
         Of several layers.
     """
     scales = []
-    for deviation in _by_layer(features):
+    for _, deviation in _by_layer(features):
         largest = float(deviation.max())
         least = _MIN_DEVIATION * largest if largest > 0 else 1.0
         scales.append((deviation >= least) / np.maximum(deviation, least) / np.sqrt(len(deviation)))
@@ -59,20 +57,16 @@ def standardize_layers(features: Features) -> NDArray[np.float32]:
 
 
 def _by_layer(features: Features) -> list[NDArray[np.float64]]:
-    """The standard deviation of each feature, layer by layer."""
+    """Mean and standard deviation of each feature over the clean views, layer by layer, of shape (2, d) each."""
     if features.concatenated is None:
         raise AssertionError("there is one layer only")
-    return np.split(_deviations(features), np.cumsum(features.concatenated.widths)[:-1])
-
-
-def _deviations(features: Features) -> NDArray[np.float64]:
-    """The standard deviation of each feature over the clean views, shape (d,)."""
     clean = features.lazy_view(0)
     n, d = clean.shape
     moments = RunningMoments(d)
     for rows in iter_blocks(n, 8 * d, BLOCK_BYTES):
         moments.update(clean[rows])
-    return moments.deviation
+    ends = np.cumsum(features.concatenated.widths)[:-1]
+    return np.split(np.stack([moments.mean, moments.deviation]), ends, axis=1)
 
 
 def without_scaling(estimator: BaseEstimator, scale: NDArray[np.float32]) -> BaseEstimator:

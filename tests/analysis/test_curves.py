@@ -63,7 +63,7 @@ def test_all_labels_are_what_fit_head_gives_and_more_labels_are_better(cache: Fe
     assert [point.images for point in result.points] == [6, 60, 120]
     assert [len(point.accuracies) for point in result.points] == [3, 3, 1]
     last = result.points[-1]
-    assert last.accuracy == fit_head(cache).accuracy.accuracy
+    assert last.accuracy == fit_head(cache, head="linear").accuracy.accuracy
     assert last.interval == wilson_interval(round(last.accuracy * 90), 90)
     assert result.points[0].accuracy < last.accuracy
     assert len(set(result.points[0].accuracies)) > 1

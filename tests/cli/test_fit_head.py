@@ -23,7 +23,7 @@ def got(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_the_head_is_right_and_saved(cache: Path, tmp_path: Path) -> None:
-    lines = done("fit-head", cache, "-o", tmp_path / "head").splitlines()
+    lines = done("fit-head", cache, "-o", tmp_path / "head", "--head", "linear").splitlines()
     start = lines.index("head linear, val:")
     assert lines[0] == "5-fold cross-validation, 13 training images:"
     assert lines[start + 1] == "accuracy 1.0000 (95 % interval 0.5655 to 1.0000, n = 5)"
@@ -113,10 +113,11 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
 
 
 def test_a_parameter_changes_the_head(cache: Path) -> None:
-    weak = fit_head(cache, parameters={"C": 1e-6}).accuracy
+    weak = fit_head(cache, head="linear", parameters={"C": 1e-6}).accuracy
     assert weak.accuracy == 0.6  # nothing learnt but that ants are more
-    assert as_json("fit-head", cache, "-p", "C=1e-6")["confusion"] == [list(row) for row in weak.confusion]
-    assert as_json("fit-head", cache, "-p", "C=100")["accuracy"] == 1.0
+    confusion = as_json("fit-head", cache, "--head", "linear", "-p", "C=1e-6")["confusion"]
+    assert confusion == [list(row) for row in weak.confusion]
+    assert as_json("fit-head", cache, "--head", "linear", "-p", "C=100")["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -125,9 +126,19 @@ def test_a_parameter_changes_the_head(cache: Path) -> None:
         (("--head", "linaer"), "there is no head 'linaer'. Use attention, auto, centroid, "),
         (("--head", "sklearn.svm.SVR"), "sklearn.svm.SVR is not a scikit-learn classifier"),
         (("--head", "os.path.join"), "os.path.join is not a scikit-learn classifier"),
-        (("-p", "c=1"), "linear has no parameter 'c'; it has C, class_weight, device, max_iter, tol"),
-        (("-p", "C=0"), "LinearHead could not be fitted: C must be greater than 0 and finite; got 0"),
-        (("-p", "C=big"), "LinearHead could not be fitted: "),
+        (
+            ("-p", "C=1"),
+            "auto chooses its settings itself; it takes class_weight alone. Name the head that they are for",
+        ),
+        (
+            ("--head", "linear", "-p", "c=1"),
+            "linear has no parameter 'c'; it has C, class_weight, device, max_iter, tol",
+        ),
+        (
+            ("--head", "linear", "-p", "C=0"),
+            "LinearHead could not be fitted: C must be greater than 0 and finite; got 0",
+        ),
+        (("--head", "linear", "-p", "C=big"), "LinearHead could not be fitted: "),
         (("--head", "logreg", "-p", "C=-1"), "LogisticRegression could not be fitted: The 'C' parameter "),
         (("--head", "sgd", "-p", "rate=1"), "sgd: "),
         (("--head", "sgd", "-p", "epochs=0"), "sgd: epochs is 0; it must be 1 or more"),
@@ -150,6 +161,7 @@ def test_a_bad_head_or_parameter_is_refused(arguments: tuple[str, ...], message:
         ("--head", "sgd", "-p", "optimizer=lion"),
         ("--head", "sgd", "-p", "epochs=1.5"),
         ("-p", "C={[]: 1}"),
+        ("--head", "linear", "-p", "C={[]: 1}"),
     ],
     ids=" ".join,
 )
@@ -189,7 +201,8 @@ def test_what_is_no_duration_is_a_usage_error(text: str) -> None:
 
 def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp_path: Path) -> None:
     page = tmp_path / "head.html"
-    text = done("fit-head", cache, "-o", tmp_path / "head", "-p", "C=0.1", "--report", page, "--images", data)
+    settings = ("--head", "linear", "-p", "C=0.1")
+    text = done("fit-head", cache, "-o", tmp_path / "head", *settings, "--report", page, "--images", data)
     found = read_page(page)
     assert found.sections["Result"].code == text.partition("\nsaved in ")[0]
     assert len(found.sections["The head in figures"].captions) == 5

@@ -384,7 +384,7 @@ def test_other_heads_choose_by_their_cross_validation(cache: FeatureCache) -> No
 
 
 def test_heads_that_leave_out_no_images_have_nothing_to_choose_by(cache: FeatureCache, tmp_path: Path) -> None:
-    for options in ({"head": "logreg"}, {"parameters": {"C": 1.0}}):
+    for options in ({"head": "logreg"}, {"head": "linear", "parameters": {"C": 1.0}}):
         with pytest.raises(HeadError, match=r"this head holds out none: give cv \(--cv 5\), or numbers of your own"):
             fit_head(cache, tmp_path / "head", thresholds="f1", **options)
     assert fit_head(cache, head="logreg", cv=2, thresholds="f1").thresholds is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,8 +16,16 @@ from sklearn.linear_model import RidgeClassifier
 
 from featcache.cache import lazy_arrays
 from featcache.cache.lazy_arrays import CenteredMatrix
-from featcache.heads.solvers.closed_form import EigenDecompositions, SufficientStatistics, accumulate, nearest_centroid
-from featcache.heads.tuning.path_selection import PathWeights
+from featcache.heads.solvers import closed_form
+from featcache.heads.solvers.closed_form import (
+    RegularizedCovariances,
+    SufficientStatistics,
+    accumulate,
+    lda,
+    nearest_centroid,
+    ridge,
+)
+from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights
 
 K = 4  # problems: three folds, and all rows
 
@@ -98,18 +108,42 @@ def test_gathering_changes_no_row() -> None:
     np.testing.assert_array_equal(centred.take(np.arange(90)), before)
 
 
+def solutions(covariances: RegularizedCovariances, solve: str, strengths: Sequence[float]) -> list[PathWeights]:
+    """The layers of all problems at each strength, that of all rows last."""
+    solve_one = {"ridge": ridge, "lda": lda}[solve]
+    results = list(covariances.path(solve_one, strengths))
+    assert [result.value for result in results] == list(strengths)
+    return [with_layer(result, covariances.refit(solve_one, result.value)) for result in results]
+
+
+def centroids(data: Data, classes: int) -> list[PathWeights]:
+    """The layers of all problems, that of all rows last."""
+    *folds, whole = (nearest_centroid(sums, data.mean()) for sums in data.moments(classes))
+    weights = PathWeights(0.0, np.stack([fold.coef for fold in folds]), np.stack([fold.intercept for fold in folds]))
+    return [with_layer(weights, whole)]
+
+
+def with_layer(weights: PathWeights, layer: Layer) -> PathWeights:
+    assert (len(weights.coef), len(weights.intercept)) == (K - 1, K - 1)
+    return PathWeights(
+        weights.value,
+        np.concatenate([weights.coef, layer.coef[None]]),
+        np.concatenate([weights.intercept, layer.intercept[None]]),
+    )
+
+
 @pytest.mark.parametrize("strength", [100.0, 0.1, 1e-6])
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_ridge_is_that_of_scikit_learn_on_the_other_folds(classes: int, strength: float) -> None:
     """With two classes, scikit-learn fits one target, which is half the difference of the two logits."""
     example = data(classes)
-    spectra = EigenDecompositions(example.moments(classes), example.mean())
-    (result,) = spectra.ridge([strength])
+    covariances = RegularizedCovariances(example.moments(classes), example.mean())
+    (result,) = solutions(covariances, "ridge", [strength])
     assert result.value == strength
     half = 2 if classes == 2 else 1
     for problem in range(K):
         rows = example.seen(problem)
-        alpha = strength * spectra.scale * example.weight[rows].sum()
+        alpha = strength * covariances.scale * example.weight[rows].sum()
         reference = RidgeClassifier(alpha=alpha, solver="cholesky").fit(
             example.x[rows], example.y[rows], example.weight[rows]
         )
@@ -122,14 +156,14 @@ def test_ridge_is_that_of_scikit_learn_on_the_other_folds(classes: int, strength
 def test_lda_is_that_of_scikit_learn_on_the_other_folds(classes: int, shrinkage: float) -> None:
     """scikit-learn scales the variance within the classes by 1 - shrinkage before it adds the ridge."""
     example = data(classes, counts=True)
-    spectra = EigenDecompositions(example.moments(classes), example.mean())
+    covariances = RegularizedCovariances(example.moments(classes), example.mean())
     for problem in range(K):
         rows = np.repeat(example.seen(problem), example.weight[example.seen(problem)].astype(np.int64))
         x, y = example.x[rows], example.y[rows]
         probabilities = np.bincount(y) / len(y)
         within = sum(probabilities[label] * np.cov(x[y == label].T, bias=True) for label in range(classes))
-        ridge = shrinkage / (1 - shrinkage) * np.trace(within) / x.shape[1]
-        (result,) = spectra.lda([ridge / spectra.scale])
+        penalty = shrinkage / (1 - shrinkage) * np.trace(within) / x.shape[1]
+        (result,) = solutions(covariances, "lda", [penalty / covariances.scale])
         reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(x, y)
         np.testing.assert_allclose(
             apart(result.coef[problem]), (1 - shrinkage) * apart(reference.coef_), rtol=1e-6, atol=1e-9
@@ -149,7 +183,8 @@ def apart(rows: NDArray[Any]) -> NDArray[Any]:
 def test_lda_without_a_ridge_gives_the_logits_of_equal_gaussians(classes: int) -> None:
     """Twice the logit's difference is that of the squared Mahalanobis distances, but for the classes' shares."""
     example = data(classes)
-    (result,) = EigenDecompositions(example.moments(classes), example.mean()).lda([1e-13])
+    covariances = RegularizedCovariances(example.moments(classes), example.mean())
+    (result,) = solutions(covariances, "lda", [1e-13])
     means = np.stack(
         [np.average(example.x[example.y == c], axis=0, weights=example.weight[example.y == c]) for c in range(classes)]
     )
@@ -165,7 +200,7 @@ def test_lda_without_a_ridge_gives_the_logits_of_equal_gaussians(classes: int) -
 @pytest.mark.parametrize("classes", [2, 3])
 def test_centroids_give_the_cosine_times_the_length(classes: int) -> None:
     example = data(classes)
-    (result,) = nearest_centroid(example.moments(classes), example.mean())
+    (result,) = centroids(example, classes)
     x = example.x - example.mean()
     for problem in range(K):
         rows = example.seen(problem)
@@ -184,16 +219,20 @@ def test_centroids_give_the_cosine_times_the_length(classes: int) -> None:
 def test_the_scale_is_the_mean_variance_of_a_feature() -> None:
     example = data(3)
     spread = np.average((example.x - example.mean()) ** 2, axis=0, weights=example.weight)
-    np.testing.assert_allclose(EigenDecompositions(example.moments(3), example.mean()).scale, spread.mean(), rtol=1e-12)
+    np.testing.assert_allclose(
+        RegularizedCovariances(example.moments(3), example.mean()).scale, spread.mean(), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("factor", [1e-3, 8000.0])
 def test_the_unit_of_the_features_changes_no_logit(factor: float) -> None:
     example = data(3)
     larger = example._replace(x=example.x * factor)
-    first, other = (EigenDecompositions(each.moments(3), each.mean()) for each in (example, larger))
+    first, other = (RegularizedCovariances(each.moments(3), each.mean()) for each in (example, larger))
     for solve in ("ridge", "lda"):
-        for actual, theirs in zip(getattr(first, solve)([1.0, 1e-4]), getattr(other, solve)([1.0, 1e-4]), strict=True):
+        for actual, theirs in zip(
+            solutions(first, solve, [1.0, 1e-4]), solutions(other, solve, [1.0, 1e-4]), strict=True
+        ):
             np.testing.assert_allclose(actual.coef, theirs.coef * factor, rtol=1e-6, atol=1e-9)
             np.testing.assert_allclose(actual.intercept, theirs.intercept, rtol=1e-6, atol=1e-9)
 
@@ -209,17 +248,15 @@ def test_the_unit_of_the_weights_changes_no_logit(solve: str, unit: float) -> No
 
 
 def path(data: Data, solve: str) -> list[PathWeights]:
-    moments = data.moments(3)
-    spectra = EigenDecompositions(moments, data.mean())
-    return list(
-        nearest_centroid(moments, data.mean()) if solve == "centroids" else getattr(spectra, solve)([1e4, 1.0, 1e-6])
-    )
+    if solve == "centroids":
+        return centroids(data, 3)
+    return solutions(RegularizedCovariances(data.moments(3), data.mean()), solve, [1e4, 1.0, 1e-6])
 
 
 def test_more_features_than_rows_are_told_apart() -> None:
     example = data(3, n=30, d=50)
-    spectra = EigenDecompositions(example.moments(3), example.mean())
-    for result in (*spectra.ridge([1e-4]), *spectra.lda([1e-4])):
+    covariances = RegularizedCovariances(example.moments(3), example.mean())
+    for result in (*solutions(covariances, "ridge", [1e-4]), *solutions(covariances, "lda", [1e-4])):
         np.testing.assert_array_equal((example.x @ result.coef[-1].T + result.intercept[-1]).argmax(axis=1), example.y)
 
 
@@ -242,7 +279,7 @@ def test_a_class_without_rows_in_a_problem_breaks_nothing(solve: str) -> None:
 def test_a_class_without_rows_in_a_problem_is_not_what_it_predicts(n: int, d: int, solve: str) -> None:
     data = without_class_2_in_problem_1(n, d)
     new = data.x.mean(axis=0) + np.random.default_rng(1).normal(size=(200, d)) * data.x.std(axis=0)
-    for result in getattr(EigenDecompositions(data.moments(3), data.mean()), solve)([1e4, 1.0, 1e-6]):
+    for result in path(data, solve):
         logits = new @ result.coef[1].T + result.intercept[1]
         assert (logits.argmax(axis=1) == 2).sum() == 0
 
@@ -251,10 +288,58 @@ def test_a_class_without_rows_in_a_problem_is_not_what_it_predicts(n: int, d: in
 def test_features_without_spread_give_the_shares_of_the_classes(solve: str) -> None:
     example = data(3)
     example = example._replace(x=np.full_like(example.x, 7.0))
-    spectra = EigenDecompositions(example.moments(3), example.mean())
+    covariances = RegularizedCovariances(example.moments(3), example.mean())
     probabilities = np.bincount(example.y, example.weight) / example.weight.sum()
-    for result in getattr(spectra, solve)([1e4, 1e-6]):
+    for result in solutions(covariances, solve, [1e4, 1e-6]):
         logits = np.full(6, 7.0) @ result.coef[-1].T + result.intercept[-1]
         np.testing.assert_allclose(
             logits, 2 * probabilities - 1 if solve == "ridge" else np.log(probabilities), atol=1e-9
         )
+
+
+def test_a_strength_below_the_rounding_errors_ends_the_path() -> None:
+    """30 rows of 50 features leave 20 eigenvalues or more of 0, which rounding makes negative ones."""
+    example = data(3, n=30, d=50)
+    covariances = RegularizedCovariances(example.moments(3), example.mean())
+    for solve in (ridge, lda):
+        assert [weights.value for weights in covariances.path(solve, [1.0, 1e-3, 1e-30, 1e-31])] == [1.0, 1e-3]
+
+
+def test_a_first_strength_below_the_rounding_errors_is_an_error() -> None:
+    """Without a solution there is nothing to choose from."""
+    example = data(3, n=30, d=50)
+    covariances = RegularizedCovariances(example.moments(3), example.mean())
+    with pytest.raises(np.linalg.LinAlgError):
+        next(covariances.path(ridge, [1e-30]))
+
+
+def test_ridge_and_lda_of_a_strength_share_their_factorization(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = data(3)
+    covariances = RegularizedCovariances(example.moments(3), example.mean())
+    factorize = Mock(side_effect=closed_form.cho_factor)
+    monkeypatch.setattr(closed_form, "cho_factor", factorize)
+    solutions(covariances, "ridge", [1.0, 1e-3])
+    assert factorize.call_count == 2 * K
+    solutions(covariances, "lda", [1.0, 1e-3])
+    assert factorize.call_count == 2 * K
+
+
+def test_factorizations_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that continues later does not repeat what was computed."""
+    example = data(3)
+    covariances = RegularizedCovariances(example.moments(3), example.mean())
+    factorize = Mock(side_effect=closed_form.cho_factor)
+    monkeypatch.setattr(closed_form, "cho_factor", factorize)
+    answers = iter([False, False, True])
+    with pytest.raises(OutOfTimeError):
+        next(covariances.path(ridge, [1.0], lambda: next(answers)))
+    assert factorize.call_count == 2
+    next(covariances.path(ridge, [1.0]))
+    assert factorize.call_count == K - 1
+
+
+def test_the_scale_of_a_basis_is_that_of_the_features() -> None:
+    """Rows in a space of r dimensions have the variance of d features, so that strengths mean the same."""
+    example = data(3)
+    whole = RegularizedCovariances(example.moments(3), example.mean())
+    assert RegularizedCovariances(example.moments(3), example.mean(), 60).scale == pytest.approx(whole.scale / 10)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core.samples import Samples
+from featcache.heads.solvers.path import Layer
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, solve_path
 from featcache.heads.tuning.feature_selection import select_features
@@ -74,18 +75,24 @@ def test_noise_is_not_made_to_look_like_knowledge() -> None:
 def test_the_width_of_a_feature_is_no_reason_to_keep_it() -> None:
     """Scores are as of standardised features: a head with equal coefficients prefers the wider ones."""
     x = np.random.default_rng(0).normal(size=(50, 4)) * [1, 10, 3, 0.1]
-    coef, intercept = np.tile([1.0, 0.05, 1.0, 1.0], (2, 3, 1)), np.zeros((2, 3))
-    masks = []
+    coef, intercept = np.tile([1.0, 0.05, 1.0, 1.0], (1, 3, 1)), np.zeros((1, 3))
+    masks: list[NDArray[np.bool_] | None] = []
+    refitted: list[NDArray[np.bool_] | None] = []
 
     def fit(mask: NDArray[np.bool_] | None, Cs: object) -> CVSelection:
         masks.append(mask)
         log_loss = np.array([1.0 + len(masks)])  # ever worse
         return CVSelection(np.ones(1), np.ones(1), log_loss, np.zeros((1, 3)), coef, intercept, ())
 
-    selection, fraction = select_features(
-        CenteredMatrix(x, np.ones(50)).squares(np.ones(50)), fit, [1.0], lambda: False
-    )
+    def refit(selection: CVSelection, mask: NDArray[np.bool_] | None) -> Layer:
+        refitted.append(mask)
+        return Layer(coef[0], intercept[0])
+
+    squares = CenteredMatrix(x, np.ones(50)).squares(np.ones(50))
+    selection, layer, fraction = select_features(squares, fit, refit, [1.0], lambda: False)
     assert (fraction, *selection.log_loss) == (1.0, 2.0)
+    assert refitted == [None]
+    np.testing.assert_array_equal(layer.coef, coef[0])
     assert masks[0] is None
     assert [mask.tolist() for mask in masks[1:]] == [
         [[True, False, True, False]] * 2,

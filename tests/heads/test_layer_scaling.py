@@ -21,6 +21,7 @@ from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.training_data import FitOptions, TrainingData
 
 N = 60
+LAYERS = ("penultimate", "layer1:mean", "layer2:mean")
 
 
 def layered(n: int = N, seed: int = 0) -> Features:
@@ -57,7 +58,7 @@ def test_a_head_takes_features_as_they_are(head: str) -> None:
     """The saved head needs no scaling: its predictions of unscaled features are right."""
     train, val = layered(), layered(seed=1)
     estimator = fit(
-        head, TrainingData(train, val), FitOptions(parameters={"lr": 0.1} if head == "sgd" else {})
+        head, TrainingData(train, val, layers=LAYERS), FitOptions(parameters={"lr": 0.1} if head == "sgd" else {})
     ).estimator
     assert (estimator.predict(np.asarray(val.clean()[:])) == val.y).mean() >= 0.95
     again = save_head(estimator)
@@ -67,7 +68,7 @@ def test_a_head_takes_features_as_they_are(head: str) -> None:
 @pytest.mark.parametrize("head", ["forest", "sklearn.ensemble.ExtraTreesClassifier", DecisionTreeClassifier()], ids=str)
 def test_trees_need_no_scaling_and_are_saved(head: Any, tmp_path: Path) -> None:
     train, val = layered(), layered(seed=1)
-    estimator = fit(head, TrainingData(train, val), FitOptions()).estimator
+    estimator = fit(head, TrainingData(train, val, layers=LAYERS), FitOptions()).estimator
     x = np.asarray(val.clean()[:])
     assert (estimator.predict(x) == val.y).mean() >= 0.9
     file, data = save_head(estimator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,29 @@ def clouds(
     moved = clean[:, None] + 0.3 * rng.normal(size=(n, views, d))
     moved[:, 0] = clean
     return moved.astype(np.float32), y
+
+
+def cache_of_layers(
+    path: Path,
+    train: tuple[Mapping[str, NDArray[np.float32]], NDArray[np.int64]],
+    val: tuple[Mapping[str, NDArray[np.float32]], NDArray[np.int64]],
+    classes: int | None = None,
+) -> FeatureCache:
+    """A cache of several layers: features (n, v, d) by layer, with labels (n,) or (n, c); val has one view."""
+    (x, y), (x_val, y_val) = train, val
+    n, m = len(y), len(y_val)
+    labels = np.concatenate([y, y_val])
+    names = tuple(f"c{number:03d}" for number in range(classes or (y.shape[1] if y.ndim == 2 else labels.max() + 1)))
+    samples = Samples(
+        tuple(f"{row:05d}.png" for row in range(n + m)),
+        labels,
+        np.repeat([0, 1], [n, m]).astype(np.uint8),
+        np.random.default_rng(2).integers(0, 256, (n + m, 32), dtype=np.uint8),
+        names,
+    )
+    views = next(iter(x.values())).shape[1] - 1
+    spec = dataclasses.replace(SPEC, views=views, dtype="float32", layers=tuple(x))
+    with CacheWriter(path, spec, samples, {name: part.shape[2] for name, part in x.items()}, PROVENANCE) as w:
+        w.write(np.arange(n), dict(x))
+        w.write(np.arange(n, n + m), dict(x_val))
+        return w.finish({})

@@ -12,13 +12,16 @@ from sklearn.base import BaseEstimator
 from featcache.cache.features import Features, ViewUse
 from featcache.heads.estimators import make_estimator
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.registry import HEADS, auto_heads, find_head
+from featcache.heads.registry import HEADS, auto_heads, find_head, heads_with
 from featcache.heads.solvers.path import Stop, never
 from featcache.heads.tuning.selection import Selection, select, without_temperature
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 
-TUNED = tuple(spec.name for spec in auto_heads())
-"""Heads that choose their settings, in the order in which auto tries them."""
+AUTO = tuple(spec.name for spec in auto_heads())
+"""Heads that auto compares, in the order in which it tries them."""
+
+TUNED = (*AUTO, *(name for name in heads_with("tune") if name not in AUTO))
+"""Heads that choose their settings."""
 
 
 def make_head(name: str, parameters: Mapping[str, Any] | None = None) -> BaseEstimator:

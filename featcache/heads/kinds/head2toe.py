@@ -30,7 +30,7 @@ def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
         return selection
 
     def refit(selection: CVSelection, feature_mask: NDArray[np.bool_] | None) -> Layer:
-        return data.refit(selection, feature_mask=feature_mask)
+        return data.refit(selection, feature_mask)
 
     with StepProgress(data.progress, "fit shares of the features", len(FRACTIONS)) as steps:
         selected = select_features(data.rows.squares, fit, refit, data.c_path, stop)

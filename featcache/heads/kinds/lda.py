@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
-    """Choose the shrinkage; it shares the decompositions of `ridge`."""
+    """Choose the shrinkage; it shares the factorizations of `ridge`."""
     from featcache.heads.solvers.closed_form import lda
 
     return data.tune_closed_form(lda, stop)

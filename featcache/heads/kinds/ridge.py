@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
-    """Choose the penalty; one decomposition of each problem gives ridge and LDA at a strength."""
+    """Choose the penalty; one factorization of each problem gives ridge and LDA at a strength."""
     from featcache.heads.solvers.closed_form import ridge
 
     return data.tune_closed_form(ridge, stop)

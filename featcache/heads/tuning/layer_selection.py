@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featcache._utils.progress_bar import Progress
 from featcache._utils.results import Result
 from featcache.cache.features import Features
+from featcache.cache.lazy_arrays import safe_mean_variance
 from featcache.core.layer_names import STAGE_POOLS, parse_layer
 from featcache.core.progress import StepProgress
 from featcache.core.rng import content_order
@@ -26,7 +27,7 @@ WEIGHTS = (0.3, 1.0, 3.0)
 """Of the other layers, where the penultimate one has 1. A layer of weight 1 has a total variance of 1."""
 
 _IMAGES, _LEAST = 500, 4  # that the choice is made on; images of each class, where there are so many classes
-_ROUNDING = 1e-7  # of the kernel matrix, as a fraction of its largest diagonal value
+_ROUNDING = 1e-7  # of the kernel matrix, as a fraction of its largest value
 
 
 class LayerWeights(NamedTuple):
@@ -187,13 +188,18 @@ def _sample(samples: Samples, seed: int) -> NDArray[np.int64]:
 
 
 def _kernels(features: Features, layers: Sequence[int]) -> dict[int, NDArray[np.float64]]:
-    """Inner products of the clean views minus their mean, (n, n), with a mean of 1 on the diagonal, of each layer."""
+    """Inner products of the clean views minus their mean, (n, n), of each layer.
+
+    The mean of the diagonal is 1, of a layer of constants 0.
+    """
     kernels = {}
     for layer in layers:
         x = np.asarray(features.take_layers((layer,)).lazy_view(0), np.float64)
-        x -= x.mean(axis=0)
+        n, d = x.shape
+        mean = x.mean(axis=0)
+        x -= mean
         kernel = x @ x.T
-        kernels[layer] = kernel / max(float(np.trace(kernel)) / len(x), np.finfo(np.float64).tiny)
+        kernels[layer] = kernel / (d * safe_mean_variance(float(np.trace(kernel)) / n / d, mean))
     return kernels
 
 
@@ -206,7 +212,7 @@ def _cross_validate(
 ) -> tuple[CVSelection, HeldOut]:
     """The best closed-form head on the layers of a candidate."""
     kernel = np.sum([kernels[n] * weight**2 for n, weight in zip(*candidate, strict=True)], axis=0)
-    kernel[np.diag_indices_from(kernel)] += _ROUNDING * kernel.max()
+    kernel[np.diag_indices_from(kernel)] += _ROUNDING * max(1.0, float(kernel.max()))
     x = np.linalg.cholesky(kernel)  # rows with these inner products
     data = TuningData(Features(x[:, None], samples), "clean", folds=folds, seed=seed)
     if data.multilabel:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from featcache._utils.progress_bar import Progress
+from featcache._utils.results import Result
 from featcache.core.progress import StepProgress
 from featcache.errors import ClusterError, HeadError
 from featcache.heads.linear import LinearHead
@@ -44,12 +45,21 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Result):
     """The result of cross-validation.
 
-    candidates : best first. images : that were held out in turn. folds : how often heads were trained on the other
-    images; 1 for one held-out part. temperature : that the logits of the chosen head were divided by; with several
-    labels one for each. skipped : heads that were not compared, and why.
+    Attributes
+    ----------
+    candidates : tuple of Candidate
+        Best first.
+    images : int
+        Training images that were held out in turn.
+    folds : int
+        How often heads were trained on the other images; 1 for one held-out part.
+    temperature : float or tuple of float, optional
+        What the logits of the chosen head were divided by; with several labels one for each.
+    skipped : tuple of (str, str)
+        Heads that were not compared, and why.
     """
 
     candidates: tuple[Candidate, ...]
@@ -82,8 +92,7 @@ class Selection:
         lines += [f"{name} was left out: {reason}" for name, reason in self.skipped]
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def _json_fields(self) -> dict[str, Any]:
         return {
             "folds": self.folds,
             "images": self.images,
@@ -99,7 +108,7 @@ class Selection:
                 }
                 for candidate in self.candidates
             ],
-            "missed": [list(pair) for pair in self.skipped],
+            "missed": self.skipped,
         }
 
 
@@ -119,9 +128,10 @@ def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options:
     """
     options.reject("scaling", message="is for heads that are not tuned: fix their settings with -p, or name another")
     options.reject("calibrate", message="is for heads that have no probabilities of their own")
-    if set(options.parameters) - {"class_weight"}:
-        raise HeadError(f"{name} chooses its settings itself; it takes class_weight alone")
     single = len(specs) == 1
+    if set(options.parameters) - {"class_weight"}:
+        advice = "" if single else f". Name the head that they are for, such as {specs[-1].name}"
+        raise HeadError(f"{name} chooses its settings itself; it takes class_weight alone{advice}")
     if single and specs[0].clean_views and options.view_use == "mean":
         raise HeadError("neighbours vote with their clean views; leave out use_views")
     thresholds = options.label_thresholds(data.train.samples.classes)

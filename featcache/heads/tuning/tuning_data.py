@@ -281,19 +281,14 @@ class TuningData:
         self.rows.loss_and_gradient(theta, problem_ids, totals, None)
         return _PASSES * (time.perf_counter() - started)
 
-    def refit(self, selection: CVSelection, stop: Stop = never, feature_mask: NDArray[np.bool_] | None = None) -> Layer:
-        """The same regression on all images, at the C that was chosen; it starts from the mean over the folds.
-
-        Raises
-        ------
-        OutOfTimeError
-        """
+    def refit(self, selection: CVSelection, feature_mask: NDArray[np.bool_] | None = None) -> Layer:
+        """The same regression on all images, at the C that was chosen; it starts from the mean over the folds."""
         p = self._problems
         problem_ids = np.arange(self.folds * p, (self.folds + 1) * p)
         coef, intercept = selection.coef.mean(axis=0), selection.intercept.mean(axis=0)
         start = coef.reshape(p, -1, coef.shape[-1]), intercept.reshape(p, -1)
         Cs = [selection.values if p > 1 else float(selection.values[0])]
-        solution = next(self._solve(Cs, problem_ids, TOL, stop, feature_mask, start))
+        solution = next(self._solve(Cs, problem_ids, TOL, never, feature_mask, start))
         return Layer(solution.coef.reshape(coef.shape), solution.intercept.ravel())
 
     @property

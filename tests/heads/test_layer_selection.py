@@ -1,0 +1,319 @@
+"""select_layers: the layers that say the class are used, by what held-out training images tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from caches import cache_of_layers
+from featcache.cache.feature_cache import FeatureCache
+from featcache.errors import HeadError
+from featcache.heads.fit_head import fit_head
+from featcache.heads.io import load_head
+from featcache.heads.layer_scaling import weigh_layers
+from featcache.heads.tuning.layer_selection import WEIGHTS, LayerWeights, select_layers
+from featcache.metrics.classification import Accuracy
+
+STAGES = ("penultimate", "layer1", "layer2:mean")
+NAMES = (*STAGES, "layer2:max")
+Parts = tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]
+
+
+def parts(
+    apart: Mapping[str, float],
+    n: int = 120,
+    classes: int = 3,
+    d: int = 16,
+    views: int = 1,
+    seed: int = 0,
+    labels: NDArray[np.int64] | None = None,
+) -> Parts:
+    """Layers in units of their own, in which the classes are so far apart, in standard deviations; 0 is noise."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes if labels is None else labels
+    layers = {}
+    for number, (name, distance) in enumerate(apart.items()):
+        centres = np.linalg.qr(np.random.default_rng(number).normal(size=(max(d, classes), d)))[0][:classes]
+        signal = y @ centres if y.ndim == 2 else centres[y]
+        x = 3 + distance * signal[:, None] + rng.normal(size=(n, 1, d)) + 0.1 * rng.normal(size=(n, views, d))
+        layers[name] = (10.0**number * x).astype(np.float32)
+    return layers, y
+
+
+def cache(path: Path, apart: Mapping[str, float], classes: int = 3, **options: Any) -> FeatureCache:
+    names = classes if classes > 10 else None
+    val = parts(apart, 60, classes, seed=9)
+    return cache_of_layers(path, parts(apart, classes=classes, **options), val, names)
+
+
+def chosen(cache: FeatureCache, keep_all: bool = False, **options: Any) -> tuple[str, ...]:
+    layers = tuple(cache.spec.layers)
+    weights, _ = select_layers(cache.features("train", "all"), layers, keep_all=keep_all, **options)
+    return tuple(layers[number] for number in weights.layers)
+
+
+def test_a_stage_that_alone_knows_the_class_is_used_and_right_on_val(tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", dict(zip(STAGES, (0, 8, 0), strict=True)))
+    fit = fit_head(known)
+    assert fit.layers == STAGES
+    assert fit.accuracy.accuracy > 0.95
+    assert fit_head(known, layer="penultimate").accuracy.accuracy < 0.5
+    assert fit.layer_selection is not None
+    best = fit.layer_selection.candidates[fit.layer_selection.chosen]
+    alone = fit.layer_selection.candidates[0]
+    assert (alone.layers, alone.weights) == (("penultimate",), (1.0,))
+    assert alone.log_loss > 1.0 > 0.3 > best.log_loss
+    assert best.accuracy > 0.9
+    assert best.weights == (1.0, 3.0, 3.0)
+    assert str(fit).splitlines()[0] == (
+        f"layers: 3, log-loss {best.log_loss:.4f} on 120 held-out training images; penultimate alone has "
+        f"{alone.log_loss:.4f}. The layers besides penultimate have weight 3."
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_penultimate_layer_beside_noise_is_used_alone(tmp_path: Path, seed: int) -> None:
+    known = cache(tmp_path / "c.h5", dict(zip(STAGES, (8, 0, 0), strict=True)), seed=seed)
+    fit = fit_head(known)
+    assert fit.layers == ("penultimate",)
+    assert fit.accuracy.accuracy > 0.95
+    assert fit.estimator.n_features_in_ == 16
+    assert str(fit).startswith("layers: penultimate alone, log-loss ")
+    alone = fit_head(known, layer="penultimate")
+    np.testing.assert_array_equal(fit.estimator.coef_, alone.estimator.coef_)
+    assert alone.layer_selection is None
+
+
+def test_layers_that_all_say_a_part_are_better_together(tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", dict.fromkeys(STAGES, 2.0), n=300)
+    fit = fit_head(known)
+    assert fit.layers == STAGES
+    assert fit.accuracy.accuracy > fit_head(known, layer="penultimate").accuracy.accuracy + 0.05
+
+
+def test_a_pool_that_alone_knows_the_class_is_used(tmp_path: Path) -> None:
+    """ "all" is compared with the stages, of which a maximum is none."""
+    known = cache(tmp_path / "c.h5", dict(zip(NAMES, (0, 0, 0, 8), strict=True)))
+    assert chosen(known) == NAMES
+    known = cache(tmp_path / "d.h5", dict(zip(NAMES, (0, 8, 0, 0), strict=True)))
+    assert chosen(known) == STAGES
+
+
+def test_layers_that_the_user_names_are_all_used(tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", dict(zip(STAGES, (8, 0, 0), strict=True)))
+    for head in ("auto", "linear", "ridge", "lda", "centroid"):
+        fit = fit_head(known, head=head, layer="penultimate,layer1")
+        assert fit.layers == ("penultimate", "layer1")
+        assert fit.estimator.n_features_in_ == 32
+        assert fit.layer_selection is not None
+        assert {candidate.layers for candidate in fit.layer_selection.candidates} == {fit.layers}
+        assert [candidate.weights for candidate in fit.layer_selection.candidates] == [(1, each) for each in WEIGHTS]
+        assert fit.layer_selection.candidates[fit.layer_selection.chosen].weights == (1, 0.3)  # the least noise
+
+
+@pytest.mark.parametrize("head", ["knn", "logreg", "svm"])
+def test_heads_that_choose_no_layers_take_the_penultimate_one(tmp_path: Path, head: str) -> None:
+    known = cache(tmp_path / "c.h5", dict(zip(STAGES, (8, 8, 0), strict=True)))
+    fit = fit_head(known, head=head)
+    assert (fit.layers, fit.layer_selection) == (("penultimate",), None)
+    assert fit_head(known, head="linear", parameters={"C": 1.0}).layers == ("penultimate",)
+    assert fit_head(known, head="linear", parameters={"class_weight": "balanced"}).layer_selection is not None
+
+
+def test_head2toe_takes_all_layers(tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", dict(zip(NAMES, (8, 0, 0, 0), strict=True)), n=60)
+    fit = fit_head(known, head="head2toe")
+    assert fit.layers == NAMES
+    assert fit.estimator.n_features_in_ == 64
+    assert fit.accuracy.accuracy > 0.9
+
+
+def test_images_with_several_labels(tmp_path: Path) -> None:
+    """Noise beside a stage that says each of three labels, and the reverse."""
+    rng = np.random.default_rng(0)
+    train, val = (rng.integers(0, 2, (n, 3)).astype(np.uint8) for n in (150, 60))
+    for name, distances, expected in (("a", (0, 8, 0), STAGES), ("b", (8, 0, 0), ("penultimate",))):
+        apart = dict(zip(STAGES, distances, strict=True))
+        known = cache_of_layers(
+            tmp_path / f"{name}.h5", parts(apart, 150, labels=train), parts(apart, 60, labels=val, seed=9)
+        )
+        fit = fit_head(known)
+        assert (fit.name, fit.layers) == ("linear", expected)
+        assert fit.accuracy.macro_f1 > 0.9  # type: ignore[union-attr]
+        assert not isinstance(fit.accuracy, Accuracy)
+
+
+def test_classes_with_a_single_image_are_trained_on(tmp_path: Path) -> None:
+    apart = dict(zip(STAGES, (0, 30, 0), strict=True))
+    y = np.where(np.arange(61) == 60, 2, np.arange(61) % 2)
+    known = cache_of_layers(tmp_path / "c.h5", parts(apart, 61, labels=y), parts(apart, 60, seed=9))
+    fit = fit_head(known, head="ridge")
+    assert fit.layers == STAGES
+    assert fit.layer_selection is not None
+    assert fit.layer_selection.images == 60
+    assert fit.estimator.classes_.tolist() == [0, 1, 2]
+    assert fit.accuracy.accuracy > 0.95
+
+
+def test_one_image_of_each_class_is_an_error(tmp_path: Path) -> None:
+    apart = dict(zip(STAGES, (0, 8, 0), strict=True))
+    known = cache_of_layers(tmp_path / "c.h5", parts(apart, 3), parts(apart, 60, seed=9))
+    with pytest.raises(HeadError, match=r"^no class has two different training images, so none can be held out"):
+        fit_head(known)
+
+
+def test_a_seed_gives_the_same_choice(tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", dict.fromkeys(STAGES, 2.0), n=900)
+    first, again, other = (
+        select_layers(known.features("train", "all"), STAGES, keep_all=False, seed=seed)[1] for seed in (1, 1, 2)
+    )
+    assert first
+    assert again
+    assert other
+    assert dataclasses.replace(again, seconds=first.seconds) == first
+    assert other.candidates != first.candidates  # of other images
+    assert first.images == 498  # as many of each class
+
+
+def test_the_choice_depends_on_no_image_of_val(tmp_path: Path) -> None:
+    """Other features and labels of val give the same layers, weights and head."""
+    apart = dict.fromkeys(STAGES, 2.0)
+    x_val, y_val = parts(apart, 60, seed=9)
+    vals: list[Parts] = [(x_val, y_val), ({name: -5 * part for name, part in x_val.items()}, (y_val + 1) % 3)]
+    fits = [fit_head(cache_of_layers(tmp_path / f"{n}.h5", parts(apart), val)) for n, val in enumerate(vals)]
+    selections = [fit.layer_selection for fit in fits]
+    assert selections[0]
+    assert selections[1]
+    assert dataclasses.replace(selections[0], seconds=0) == dataclasses.replace(selections[1], seconds=0)
+    np.testing.assert_array_equal(fits[0].estimator.coef_, fits[1].estimator.coef_)
+    np.testing.assert_array_equal(fits[0].estimator.intercept_, fits[1].estimator.intercept_)
+    assert fits[0].accuracy.accuracy > fits[1].accuracy.accuracy + 0.3
+
+
+@pytest.mark.parametrize("head", ["auto", "linear", "ridge", "lda", "centroid"])
+def test_the_saved_head_predicts_the_same_from_features_as_they_are(head: str, tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", dict.fromkeys(STAGES, 2.0), n=300, views=3)
+    fit = fit_head(known, tmp_path / "head", head=head)
+    assert fit.layers == STAGES
+    val = known.features("val", "all")
+    loaded = load_head(tmp_path / "head" / "head.safetensors")
+    probabilities = loaded.predict_proba(np.asarray(val.clean()))
+    np.testing.assert_array_equal(probabilities, fit.estimator.predict_proba(np.asarray(val.clean())))
+    assert (probabilities.argmax(axis=1) == val.y).mean() == fit.accuracy.accuracy
+    assert json.loads((tmp_path / "head" / "model.json").read_text())["layer"] == ",".join(STAGES)
+
+
+def test_the_head_is_that_of_the_weighted_layers(tmp_path: Path) -> None:
+    """Without a choice of layers, a cache of the weighted features gives the same head."""
+    known = cache(tmp_path / "c.h5", dict.fromkeys(STAGES, 2.0), n=300)
+    fit = fit_head(known, head="ridge")
+    assert fit.layer_selection
+    assert fit.layers == STAGES
+    train, val = known.features("train", "all"), known.features("val", "all")
+    scale = weigh_layers(train, fit.layer_selection.candidates[fit.layer_selection.chosen].weights)
+    x, x_val = (np.asarray(features.x[:]) * scale for features in (train, val))
+    weighted = cache_of_layers(tmp_path / "w.h5", ({"penultimate": x}, train.y), ({"penultimate": x_val}, val.y))
+    direct = fit_head(weighted, head="ridge")
+    np.testing.assert_allclose(fit.estimator.coef_, direct.estimator.coef_ * scale, rtol=1e-9)
+    np.testing.assert_allclose(fit.estimator.intercept_, direct.estimator.intercept_, rtol=1e-9)
+    assert fit.accuracy.confusion == direct.accuracy.confusion
+    assert fit.accuracy.log_loss == pytest.approx(direct.accuracy.log_loss, rel=1e-6)
+
+
+def test_json_names_the_layers_and_how_they_were_chosen(tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", dict(zip(STAGES, (0, 8, 0), strict=True)))
+    fit = fit_head(known, tmp_path / "head")
+    values = json.loads((tmp_path / "head" / "run.json").read_text())
+    assert values["layers"] == list(STAGES)
+    selection = values["layer_selection"]
+    assert set(selection) == {"candidates", "chosen", "images", "seconds"}
+    assert selection["images"] == 120
+    assert len(selection["candidates"]) == 1 + len(WEIGHTS)
+    best = selection["candidates"][selection["chosen"]]
+    assert fit.layer_selection
+    assert best == {
+        "layers": list(STAGES),
+        "weights": [1.0, 3.0, 3.0],
+        "log_loss": fit.layer_selection.candidates[fit.layer_selection.chosen].log_loss,
+        "accuracy": fit.layer_selection.candidates[fit.layer_selection.chosen].accuracy,
+    }
+    alone = fit_head(known, layer="penultimate").to_dict()
+    assert (alone["layers"], alone["layer_selection"]) == (["penultimate"], None)
+
+
+# Features that say little
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 7.0, 1e4])
+@pytest.mark.parametrize("constant", [("penultimate",), ("layer1", "layer2:mean"), STAGES])
+def test_layers_without_spread(constant: tuple[str, ...], value: float, tmp_path: Path) -> None:
+    """The others decide; if there are none, the classes are as probable as they are frequent."""
+    y, y_val = np.arange(90) % 3 // 2, np.arange(60) % 3 // 2
+    apart = dict.fromkeys(STAGES, 8.0)
+    (x, _), (x_val, _) = parts(apart, 90, 2, labels=y), parts(apart, 60, 2, labels=y_val, seed=9)
+    for name in constant:
+        x[name], x_val[name] = np.full_like(x[name], value), np.full_like(x_val[name], value)
+    known = cache_of_layers(tmp_path / "c.h5", (x, y), (x_val, y_val))
+    fit = fit_head(known, head="linear")
+    assert np.isfinite(fit.estimator.coef_).all()
+    if len(constant) < 3:
+        assert fit.accuracy.accuracy == 1.0
+    else:
+        np.testing.assert_allclose(
+            fit.estimator.predict_proba(np.asarray(val_of(known, fit.layers)))[:, 0], 2 / 3, atol=0.05
+        )
+    scale = weigh_layers(known.features("train", "all"), (1.0, 1.0, 1.0))
+    for number, name in enumerate(STAGES):
+        deviation = known.features("train", name).clean()[:].std(axis=0) * scale[16 * number : 16 * (number + 1)]
+        total = np.sum(deviation.astype(np.float64) ** 2)
+        assert total < 1e-6 if name in constant else total == pytest.approx(1, rel=1e-4)
+
+
+def val_of(known: FeatureCache, layers: tuple[str, ...]) -> NDArray[Any]:
+    return np.asarray(known.features("val", ",".join(layers)).clean())
+
+
+def test_more_classes_than_the_sample_has_room_for(tmp_path: Path) -> None:
+    """Of 130 classes, the choice takes 125 with four images each; the head knows all."""
+    apart = dict(zip(STAGES, (0, 30, 0), strict=True))
+    train = parts(apart, 650, 130, d=140)
+    known = cache_of_layers(tmp_path / "c.h5", train, parts(apart, 130, 130, d=140, seed=9))
+    fit = fit_head(known, head="ridge")
+    assert fit.layer_selection is not None
+    assert fit.layer_selection.images == 500
+    assert fit.layers == STAGES
+    assert len(fit.estimator.classes_) == 130
+    assert fit.accuracy.accuracy > 0.95
+
+
+def test_a_cache_without_a_penultimate_layer_uses_all_alike(tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", {"layer1": 0.0, "layer2:mean": 8.0})
+    weights, selection = select_layers(known.features("train", "all"), ("layer1", "layer2:mean"), keep_all=False)
+    assert (weights, selection) == (LayerWeights((0, 1), (1.0, 1.0)), None)
+    fit = fit_head(known)
+    assert (fit.layers, fit.layer_selection) == (("layer1", "layer2:mean"), None)
+    assert fit.accuracy.accuracy > 0.95
+
+
+def test_a_cache_of_one_layer_chooses_nothing(tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", {"penultimate": 8.0})
+    for head in ("auto", "linear", "head2toe"):
+        fit = fit_head(known, head=head)
+        assert (fit.layers, fit.layer_selection) == (("penultimate",), None)
+    fit = fit_head(cache(tmp_path / "d.h5", {"layer1": 8.0}))
+    assert (fit.layers, fit.layer_selection, fit.accuracy.accuracy > 0.95) == (("layer1",), None, True)
+
+
+def test_progress_counts_the_candidates(tmp_path: Path) -> None:
+    known = cache(tmp_path / "c.h5", dict.fromkeys(NAMES, 2.0))
+    calls: list[tuple[str, int, int]] = []
+    fit_head(known, head="centroid", progress=lambda *now: calls.append(now))
+    compared = [call for call in calls if call[0] == "compare layers"]
+    assert compared == [("compare layers", done, 7) for done in range(8)]
