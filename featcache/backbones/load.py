@@ -156,7 +156,7 @@ def load_backbone_of(
     Raises
     ------
     BackboneError
-        `load_backbone` does not know the name, and `backbone` is None.
+        `load_backbone` cannot load the name, and `backbone` is None.
     """
     view = spec.view
     if backbone is not None:
