@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-<<<<<<< HEAD
-from collections.abc import Mapping, Sequence
-=======
 from collections.abc import Mapping
-from contextlib import nullcontext
->>>>>>> fit2
 from dataclasses import replace
 from typing import Any
 
