@@ -239,7 +239,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     assert callable(asked.pop("progress"))
     assert callable(asked.pop("on_epoch"))
     assert callable(asked.pop("on_note"))
-    assert asked.pop("world").size == 1
+    assert asked.pop("process_group").size == 1
     assert asked == {
         "data": "photos", "out": "run", "backbone": "efficientnet_lite0", "weights": "pretrained", "mode": "all",
         "augment": "tutorial", "config": TrainConfig(
