@@ -342,7 +342,7 @@ def test_a_network_without_a_linear_end_has_no_state_dict(tmp_path: Path) -> Non
     model = write_model(tmp_path / "model", backbone, linear(3, backbone.dim))
     assert refusal(model, tmp_path / "mine.pth", "state-dict") == (
         "the plain squeezenet1_1 does not end in a linear layer, which the head could replace in its state dict. "
-        "Use onnx or torch-export, or fit the head with --layer penultimate."
+        "Use onnx or torch-export."
     )
     assert list(tmp_path.iterdir()) == [model]
 
