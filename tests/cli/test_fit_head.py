@@ -207,7 +207,7 @@ def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp
     assert found.sections["Result"].code == text.partition("\nsaved in ")[0]
     assert len(found.sections["The head in figures"].captions) == 5
     assert found.sections["Commands"].code.splitlines()[1] == (
-        "featcache fit-head toy.h5 -o head -p C=0.1 --head linear --tta 0 --device auto --layer penultimate --seed 0"
+        "featcache fit-head toy.h5 -o head --head linear -p C=0.1 --tta 0 --device auto --seed 0"
     )
     done("fit-head", cache, "-o", tmp_path / "head", "--report", page, "--overwrite")
     assert len(read_page(page).sections["The head in figures"].captions) == 3
