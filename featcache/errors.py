@@ -5,33 +5,33 @@
     │   ├── EmptyFolderError        (FileNotFoundError)   no images where images were expected
     │   ├── DataLayoutError         (ValueError)          folders, classes or a manifest that do not fit
     │   └── UnreadableImageError    (OSError)             one image that cannot be decoded
-    ├── SpecError                   (ValueError)          settings of an extraction that cannot be
+    ├── SpecError                   (ValueError)          invalid settings of an extraction
     ├── CacheError
-    │   ├── NotACacheError          (ValueError)          some other file
+    │   ├── NotACacheError          (ValueError)          the file is not a cache
     │   ├── CacheVersionError       (ValueError)          written in another format version
     │   ├── CacheIncompleteError    (ValueError)          a .partial file, or a row that was never extracted
-    │   ├── CacheDamagedError       (ValueError)          features that are not what was written
+    │   ├── CacheDamagedError       (ValueError)          features that differ from those that were written
     │   ├── CacheMismatchError      (ValueError)          made with another spec or from other images
-    │   ├── CacheBusyError          (BlockingIOError)     another process writes it
-    │   └── CacheSpaceError         (OSError)             no room on the disk
-    ├── ClusterError                (RuntimeError)        machines that cannot be reached, die or do not agree
+    │   ├── CacheBusyError          (BlockingIOError)     another process writes the cache
+    │   └── CacheSpaceError         (OSError)             no space on the disk
+    ├── ClusterError                (RuntimeError)        machines that cannot be reached, fail or disagree
     ├── BackboneError               (ValueError)          unknown network, or weights that do not fit or are missing
-    ├── HeadError                   (ValueError)          unknown head, bad parameters, or a head file that is refused
+    ├── HeadError                   (ValueError)          unknown head, bad parameters, or a rejected head file
     ├── RunError                    (ValueError)          a fine-tuning folder that does not fit the command
     ├── PictureError                (ValueError)          a picture that cannot be drawn or written
-    ├── ExportError                 (ValueError)          a model that cannot be what was asked for
-    ├── OutputError             (OSError)             a file that cannot be written
-    ├── OutputExistsError           (FileExistsError)     an output that is there and was not to be replaced
+    ├── ExportError                 (ValueError)          a model that cannot be exported as requested
+    ├── OutputError                 (OSError)             a file that cannot be written
+    ├── OutputExistsError           (FileExistsError)     an output that exists and must not be replaced
     ├── MissingExtraError           (ImportError)         a package that is installed with an extra of featcache
     ├── DatasetError                (ValueError)          an unknown or wrong data set
     └── RemoteIOError               (OSError)             a file at a URL that could not be read or written
 
-A message says what, where, expected against found, and what to do. The command line prints it and exits with
-status 1; each class also derives from the built-in type that a library user would catch.
+A message states what is wrong and where, the expected and the actual value, and what to do. The command line prints it
+and exits with status 1. Each class also derives from the built-in exception in parentheses.
 
-Warnings, each a `FeatcacheWarning` (UserWarning): `MissingFontWarning`, where a picture is drawn with boxes instead of
-letters; `IgnoredFilesWarning`, where a folder that is predicted holds files that are no images; `NoLocksWarning`, where
-a file system has no locks and a file says who writes there.
+Warnings, each a `FeatcacheWarning` (UserWarning): `MissingFontWarning` (a picture has boxes instead of letters),
+`IgnoredFilesWarning` (a folder to predict holds files that are not images), `NoLocksWarning` (a file system has no
+locks, so a lock file names the writing process).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FeatcacheError(Exception):
 
 
 class ImageError(FeatcacheError):
-    """Something about the images or their folders."""
+    """Base of the errors about images and their folders."""
 
 
 class EmptyFolderError(ImageError, FileNotFoundError):
@@ -66,15 +66,15 @@ class UnreadableImageError(ImageError, OSError):
 
 
 class MissingCodecError(UnreadableImageError):
-    """One image whose compression only a package reads that is not installed."""
+    """One image whose compression needs a package that is not installed."""
 
 
 class SpecError(FeatcacheError, ValueError):
-    """Settings of an extraction that cannot be."""
+    """Invalid settings of an extraction."""
 
 
 class CacheError(FeatcacheError):
-    """Something about a cache file."""
+    """Base of the errors about cache files."""
 
 
 class NotACacheError(CacheError, ValueError):
@@ -82,19 +82,19 @@ class NotACacheError(CacheError, ValueError):
 
 
 class CacheVersionError(CacheError, ValueError):
-    """The cache was written in a format that this version does not know."""
+    """The cache was written in a format that this version cannot read."""
 
 
 class CacheDamagedError(CacheError, ValueError):
-    """Features are not what was written; the message names the images and how to mend them."""
+    """Features differ from those that were written; the message names the images and the repair."""
 
 
 class CacheIncompleteError(CacheError, ValueError):
-    """The cache is unfinished, or lacks the rows or views asked for."""
+    """The cache is unfinished, or lacks the requested rows or views."""
 
 
 class CacheMismatchError(CacheError, ValueError):
-    """The cache was made with another spec or from other images than asked for."""
+    """The cache was made with another spec or from other images than requested."""
 
 
 class CacheBusyError(CacheError, BlockingIOError):
@@ -106,7 +106,7 @@ class CacheSpaceError(CacheError, OSError):
 
 
 class ClusterError(FeatcacheError, RuntimeError):
-    """Machines that cannot be reached, that die, or that do not agree."""
+    """Machines that cannot be reached, that fail, or that disagree."""
 
 
 class BackboneError(FeatcacheError, ValueError):
@@ -114,19 +114,19 @@ class BackboneError(FeatcacheError, ValueError):
 
 
 class HeadError(FeatcacheError, ValueError):
-    """Unknown head, bad parameters, or a head file that is refused."""
+    """Unknown head, bad parameters, or a rejected head file."""
 
 
 class RunError(FeatcacheError, ValueError):
-    """A fine-tuning folder that does not fit what was asked."""
+    """A fine-tuning folder that does not fit the request."""
 
 
 class PictureError(FeatcacheError, ValueError):
-    """A picture that cannot be drawn from what is there, or not be written where it was asked for."""
+    """A picture that cannot be drawn from the data, or not be written to the requested file."""
 
 
 class ExportError(FeatcacheError, ValueError):
-    """A model that cannot be exported as asked, or whose export gives other results."""
+    """A model that cannot be exported as requested, or whose export gives other results."""
 
 
 class OutputError(FeatcacheError, OSError):
@@ -134,7 +134,7 @@ class OutputError(FeatcacheError, OSError):
 
     @classmethod
     def from_os_error(cls, error: OSError, path: Path) -> OutputError:
-        """Say which file it is, why it cannot be written, and what to do."""
+        """The error that names the file, the reason and the remedy."""
         why = {
             errno.ENOENT: f"the folder {path.parent} does not exist. Make it first",
             errno.EFBIG: "it is larger than the limit on file sizes. Raise the limit (`ulimit -f`)",
@@ -151,11 +151,11 @@ class OutputError(FeatcacheError, OSError):
 
 
 class OutputExistsError(FeatcacheError, FileExistsError):
-    """An output that exists, where the caller did not ask to replace it."""
+    """An output that exists, and that the caller did not ask to replace."""
 
 
 def install_line(extra: str) -> str:
-    """What to type for an extra: featcache is installed from its clone."""
+    """The command that installs an extra: featcache is installed from its clone."""
     return f'pip install -e ".[{extra}]" in the clone'
 
 
@@ -164,7 +164,7 @@ class MissingExtraError(FeatcacheError, ImportError):
 
     @classmethod
     def for_package(cls, package: str, extra: str) -> MissingExtraError:
-        """With the line to type."""
+        """The error with the command that installs the package."""
         return cls(f"this needs {package}, which is not installed: {install_line(extra)}")
 
 
@@ -181,7 +181,7 @@ DownloadError = RemoteIOError
 
 
 class FeatcacheWarning(UserWarning):
-    """Something that a user should know. The command line prints it in one line."""
+    """Base of the warnings. The command line prints one line."""
 
 
 class MissingFontWarning(FeatcacheWarning):
@@ -189,11 +189,11 @@ class MissingFontWarning(FeatcacheWarning):
 
 
 class IgnoredFilesWarning(FeatcacheWarning):
-    """Files that are no images were passed over in a folder, a tar file or at a URL that is predicted."""
+    """Files that are not images were skipped in a folder, in a tar file or at a URL to predict."""
 
 
 class NoLocksWarning(FeatcacheWarning):
-    """A file system has no locks, so that a file says who writes there."""
+    """A file system has no locks, so a lock file names the writing process."""
 
 
 def shorten(text: str) -> str:
@@ -209,5 +209,5 @@ def shorten(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type where it has none: for the errors of others in ours."""
+    """The first line of an error's text, or its type if it has no text; to quote other libraries' errors in ours."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,3 +1,3 @@
-"""The address that saved heads of before, and users who typed it, know: see `featcache.heads.linear`."""
+"""The former address of `featcache.heads.linear.LinearHead`, for older saved heads and for `--head`."""
 
 from featcache.heads.linear import LinearHead as LinearHead

@@ -1,3 +1,3 @@
-"""The address that saved heads of before, and users who typed it, know: see `featcache.heads.one_vs_rest`."""
+"""The former address of `featcache.heads.one_vs_rest.OneVsRestHead`, for older saved heads and for `--head`."""
 
 from featcache.heads.one_vs_rest import OneVsRestHead as OneVsRestHead

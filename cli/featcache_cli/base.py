@@ -1,4 +1,4 @@
-"""`Command`: what all commands share: -q and -v, a progress display, and a help text in groups."""
+"""`Command`: the common parts of all commands: -q and -v, a progress display, and a help text in groups."""
 
 from __future__ import annotations
 

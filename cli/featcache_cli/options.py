@@ -59,7 +59,7 @@ def shared(
     flag : str
         The option on the command line, where it is not the name of the field.
     note : str
-        What `[default: ...]` says beside the default.
+        Text after the default in `[default: ...]`.
     attributes
         Of `click.option`; those that are not given come from the field.
     """

@@ -67,8 +67,8 @@ def command(
     """Classify IMAGES with MODEL, a saved head or a fine-tuned run.
 
     IMAGES are files, folders, globs, tables (CSV, Parquet with a column path), tar files, saved data sets, and URLs of
-    any of these; - reads names from stdin, one a line. Predictions are written one by one. A name that is no image is
-    listed with the unreadable ones.
+    any of these; - reads names from stdin, one a line. Predictions are written one by one. A name that is not an image
+    is listed with the unreadable ones.
     Exit status: 1 = no image could be read, or a file could not be moved or linked.
     """
     import featcache
@@ -111,7 +111,7 @@ def _make_sorter(classifier: Classifier, move_to: str | None, link_to: str | Non
 def _list_inputs(
     images: Sequence[str], null: bool, once: bool, sorts: bool, ignored: Counter[str]
 ) -> tuple[Iterable[Any], int, dict[str, str]]:
-    """The images, their number (0 if some come from stdin), and the names that are no image, with the reason.
+    """The images, their number (0 if some come from stdin), and the names that are not images, with the reason.
 
     once : whether to skip repeated files. sorts : whether files are moved or linked. ignored : counts skipped files.
     """
@@ -132,7 +132,7 @@ def _list_inputs(
 
 
 def _missing_image(name: str, reason: str) -> Prediction:
-    """The prediction for a name that is no image."""
+    """The prediction for a name that is not an image."""
     from featcache.models.prediction import Prediction
 
     return Prediction(name, None, (), reason)

@@ -149,7 +149,7 @@ def clear() -> None:
 
 
 def end_display() -> None:
-    """End the display of a command that goes on running, such as a server."""
+    """End the display of a command that keeps running, such as a server."""
     display = current_display()
     if display:
         display.close()
@@ -174,7 +174,7 @@ def progress_bar(
 
     SIGINT and SIGTERM let the current step finish and raise StoppedError at its report, see `stopping`.
     resumes : whether the same command resumes. then : step -> the next step, which reports no progress.
-    grace_s : seconds that a step may go on after a signal.
+    grace_s : seconds that a step may continue after a signal.
     """
     display = current_display()
     created = Display(verbosity()) if display is None else None

@@ -53,7 +53,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_json_now() -> None:
-    """Print the JSON object now, for a command that goes on running, such as a server."""
+    """Print the JSON object now, for a command that keeps running, such as a server."""
     _print(click.get_current_context(), 0, None)
 
 

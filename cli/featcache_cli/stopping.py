@@ -58,7 +58,7 @@ def stopping(how_far: Callable[[], str], grace_s: float = GRACE_S) -> Iterator[C
     how_far : callable
         Returns the progress so far, for the message.
     grace_s : float, default GRACE_S
-        Seconds that a step may go on after a signal.
+        Seconds that a step may continue after a signal.
 
     Yields
     ------

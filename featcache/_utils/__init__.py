@@ -1,1 +1,4 @@
-"""What any program could use: files, locks, text, progress. It knows no word of featcache."""
+"""General utilities: files, locks, text, progress. They contain no concept of featcache.
+
+Imported by all rooms.
+"""

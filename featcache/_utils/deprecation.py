@@ -1,4 +1,4 @@
-"""`renamed_fields`: fields of a dataclass that still answer to their old names, with a DeprecationWarning."""
+"""`renamed_fields`: old names of the fields of a dataclass, which work with a DeprecationWarning."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class ByteStream(NamedTuple):
     start : int
         The offset of the first byte. It is 0 if a server cannot send a part of a file.
     total : int or None
-        Bytes of the whole file. None if the server does not say.
+        Bytes of the whole file. None if the server does not send it.
     chunks : iterable of bytes
         The bytes from `start` on.
     """

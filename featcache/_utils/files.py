@@ -228,7 +228,7 @@ def check_readable(path: Path) -> None:
     Raises
     ------
     PermissionError
-        Only the owner of the file may read it. The message says how to share it.
+        Only the owner of the file may read it. The message explains how to share it.
     """
     try:
         path.open("rb").close()

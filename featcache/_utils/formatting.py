@@ -77,14 +77,14 @@ def json_safe(value: Any) -> Any:
 
 
 def printable(name: str) -> str:
-    """A file name as one line: control characters and bytes that are no text are escaped, as Python writes them."""
+    """A file name as one line: control characters and bytes that are not text are escaped, as Python writes them."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
 def csv_row(values: Sequence[str]) -> str:
     """A line of CSV; \r in a value is quoted, as csv does where it ends a line, too.
 
-    A cell that a spreadsheet would run, as it begins with = + - @ or a control character and is no number, gets a
+    A cell that a spreadsheet would run, which begins with = + - @ or a control character and is not a number, gets a
     single quote before it, which marks a text there. `plain_cell` takes it away again.
     """
     text = io.StringIO()

@@ -246,7 +246,7 @@ def _may_run(fields: Mapping[str, Any]) -> bool:
 
 
 def _start_ticks(pid: int) -> str:
-    """When a process of this host started, in clock ticks since boot; "" if the system does not say."""
+    """When a process of this host started, in clock ticks since boot; "" if the system does not provide it."""
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     return ""

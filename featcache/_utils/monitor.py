@@ -1,4 +1,4 @@
-"""`Monitor`: what a call of the library tells its caller on the way, and how long its phases take."""
+"""`Monitor`: reports the progress and the notes of a call, and times its phases."""
 
 from __future__ import annotations
 

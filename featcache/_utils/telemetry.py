@@ -18,8 +18,8 @@ _OFF = {"HF_HUB_DISABLE_TELEMETRY": "1", "ORT_DISABLE_TELEMETRY": "1", "RAY_USAG
 def decline_usage_data() -> None:
     """Tell Hugging Face's hub, ONNX Runtime and Ray not to collect usage data.
 
-    They read the environment when they are imported or started, so this is called before. What the user's environment
-    says already is kept.
+    They read the environment when they are imported or started, so this is called before. Values that the user's
+    environment has already are kept.
     """
     for name, value in _OFF.items():
         os.environ.setdefault(name, value)

@@ -1,1 +1,4 @@
-"""What is to be known of features, heads and routes: doctor, curves, forecast, benchmark, plan."""
+"""Analyses of caches, heads and routes: doctor, curve, forecast, benchmark, plan.
+
+Imported by `reports`.
+"""

@@ -134,6 +134,7 @@ class Backbone:
         self.weights_note, self.engine_note = weights_note, ""
         self._module, self._cache_conversion = module, cache_conversion
         self.layers = tuple(metadata.dims) if metadata else self._expand_layers(tuple(layers))
+        self._computed = self.layers  # by the engines; `keep_layers` returns some of them
         self._selected: tuple[int, Engine] | None = None  # and the image size that it is for
         self.weights_sha256 = metadata.weights_sha256 if metadata else ""
         self.dims = metadata.dims if metadata else measure_dims(self)
@@ -157,7 +158,7 @@ class Backbone:
             name=self.name,
             mean=self.mean,
             std=self.std,
-            layers=self.layers,
+            layers=self._computed,
             device=self.device,
             precision=self.precision,
         )
@@ -217,7 +218,27 @@ class Backbone:
 
     def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """Start on pixels (b, s, s, 3), uint8. Call the result to get the features, in the order of `layers`."""
-        return self._engine_for(pixels.shape[1]).submit(pixels)
+        features = self._engine_for(pixels.shape[1]).submit(pixels)
+        if self.layers == self._computed:
+            return features
+        numbers = [self._computed.index(layer) for layer in self.layers]
+
+        def select() -> list[NDArray[np.float32]]:
+            values = features()
+            return [values[number] for number in numbers]
+
+        return select
+
+    def keep_layers(self, layers: Sequence[str]) -> None:
+        """Return the features of these layers alone from now on. The network and its conversion stay the same.
+
+        Parameters
+        ----------
+        layers : sequence of str
+            Some of `layers`.
+        """
+        self.layers = tuple(layers)
+        self.dims = {layer: self.dims[layer] for layer in self.layers}
 
     @property
     def max_in_flight(self) -> int:
@@ -325,7 +346,7 @@ class Backbone:
         """File of the conversion to OpenVINO; None if it is not to be cached."""
         if not self._cache_conversion:
             return None
-        return cache_path(".xml", self.name, self.weights_sha256, self.layers, self.mean, self.std, image_size)
+        return cache_path(".xml", self.name, self.weights_sha256, self._computed, self.mean, self.std, image_size)
 
     def _is_converted(self, image_size: int) -> bool:
         path = self._conversion_path(image_size)

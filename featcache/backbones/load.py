@@ -123,7 +123,9 @@ def load_backbone(
     note = f"{Path(weights).name}: {built.note}" if built.note else ""
     backbone = Backbone(built.module, weights_note=note, **settings, **{**built.preprocessing, **overrides})
     metadata = BackboneMetadata(backbone.weights_sha256, backbone.dims, built.preprocessing, note, built.fixed_size)
-    store_metadata(metadata_path(*identity, image_size if built.fixed_size else None), metadata)
+    for names in dict.fromkeys([tuple(layers), backbone.layers]):  # the second is what a cache stores
+        path = metadata_path(name, weights, names, seed, image_size if built.fixed_size else None)
+        store_metadata(path, metadata)
     return backbone
 
 
@@ -154,7 +156,7 @@ def load_backbone_of(
     Raises
     ------
     BackboneError
-        `load_backbone` does not know the name, and `backbone` is None.
+        `load_backbone` cannot load the name, and `backbone` is None.
     """
     view = spec.view
     if backbone is not None:

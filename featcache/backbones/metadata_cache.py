@@ -35,7 +35,7 @@ _PREPROCESSING = {"image_size", "resize_size", "interpolation", "mean", "std"}
 
 @dataclass(frozen=True)
 class BackboneMetadata:
-    """What a `Backbone` knows of its network.
+    """Cached metadata of a network.
 
     Attributes
     ----------

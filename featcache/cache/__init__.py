@@ -1,1 +1,4 @@
-"""The file of features: its format, reading, writing, checking, copying."""
+"""The feature cache: file format, reading, writing, verification, transfer.
+
+Imported by `vision`, `backbones` and the rooms above.
+"""

@@ -30,7 +30,7 @@ def check_spec(path: Path, existing: ExtractSpec, requested: ExtractSpec, data: 
 
 
 def check_samples(path: Path, existing: Samples, requested: Samples, data: str = "DATA") -> None:
-    """Raise CacheMismatchError that says how the requested images differ from those of the cache."""
+    """Raise CacheMismatchError if the requested images differ from those of the cache; it names the differences."""
     changes = existing.differences(requested)
     if changes:
         raise CacheMismatchError(

@@ -1,1 +1,4 @@
-"""Values and conventions that every room speaks: samples, specs, layers' names, splits, model folders, machines."""
+"""Shared values and conventions: samples, specs, options, splits, model folders.
+
+Imported by `metrics` and the rooms above.
+"""

@@ -44,7 +44,7 @@ PLACEHOLDER = "{options}"
 
 
 class Option(NamedTuple):
-    """What a field says of its option.
+    """The default and the texts of an option.
 
     Parameters
     ----------
@@ -333,7 +333,7 @@ def manifest_keywords(options: Mapping[str, Any]) -> dict[str, Any]:
 def takes_options(kind: type[Any]) -> Callable[[_F], _F]:
     """A decorator of `def function(..., **options: Unpack[kind])`: the function always gets every field.
 
-    It fills in the defaults, raises TypeError for names that are no fields, shows the fields in the signature, and
+    It fills in the defaults, raises TypeError for unknown names, shows the fields in the signature, and
     replaces the line `{options}` of the docstring by their descriptions.
     """
 

@@ -108,7 +108,9 @@ class RayCluster:
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else Ray prints what `failure_reason` says, at length
+        os.environ.setdefault(
+            "RAY_DEDUP_LOGS_SKIP_REGEX", "."
+        )  # else Ray also prints the text of `failure_reason`, at length
         try:
             import ray
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, and on nothing else.
+"""Random numbers that depend only on their purpose.
 
 No generator here has a history: each draw is a function of a seed and a key (which image, which view, which
 epoch), so order, workers, batch size and crashes cannot change it.
@@ -24,7 +24,7 @@ def generator(seed: int, *parts: object) -> np.random.Generator:
     Parameters
     ----------
     seed : the user's seed.
-    parts : what the numbers are for: str, int or bytes.
+    parts : the purpose of the numbers: str, int or bytes.
     """
     return np.random.Generator(np.random.Philox(key=_key(seed, *parts)))
 
@@ -54,12 +54,12 @@ def epoch_order(sha256: NDArray[np.uint8], seed: int, epoch: int) -> NDArray[np.
 
 
 def content_words(sha256: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The first 64 bits of each hash, shape (n,): they tell contents apart, and sort in 1/40 of the time."""
+    """The first 64 bits of each hash, shape (n,): they identify contents, and sort in 1/40 of the time."""
     return np.ascontiguousarray(sha256[:, :8]).view("<u8").reshape(-1).astype(np.uint64)
 
 
 def content_order(sha256: NDArray[np.uint8], seed: int, *parts: object) -> NDArray[np.int64]:
-    """A shuffle in which each content, shape (n, 32), has a place of its own, whatever other contents there are."""
+    """A shuffle in which each content, shape (n, 32), has a position that does not depend on the other contents."""
     word = content_words(sha256) ^ np.uint64(derived_seed(seed, *parts))
     # The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection that spreads every bit.
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

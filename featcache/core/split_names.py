@@ -1,4 +1,4 @@
-"""Names of folders and files that say a split: `train`, `Training`, `seg_train`, `valid`, `dev`, `test2017`."""
+"""Names of folders and files that mean a split: `train`, `Training`, `seg_train`, `valid`, `dev`, `test2017`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FILLERS = ("set", "sets", "data", "dataset", "images", "image", "imgs", "img", 
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name says, None where it says none.
+    """The split that a name means; None if it means none.
 
     The name is a word for a split, perhaps with words such as set, data or images, and with numbers: `Training`,
     `trainset`, `test_images`, `val2017`. Upper and lower case are the same.
@@ -25,9 +25,9 @@ def split_of(name: str) -> str | None:
 
 
 def hinted_split(name: str) -> str | None:
-    """The split that the first or the last word of a name says: `seg_train`, but also `train_station`.
+    """The split that the first or the last word of a name means: `seg_train`, but also `train_station`.
 
-    Such a name alone proves nothing: a class can be named so.
+    Such a name alone is no proof: a class can have it.
     """
     words = _words(name)
     splits = {_split_of_word(word) for word in (words[0], words[-1])} - {None} if words else set()

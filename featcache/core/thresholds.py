@@ -102,12 +102,12 @@ def choose_thresholds(
 def check_thresholds(
     requested: Thresholds | None, classes: Sequence[str]
 ) -> NDArray[np.float64] | Literal["f1"] | None:
-    """What a user asked for, as one number a label where it is numbers; labels that are not named get 0.5.
+    """The requested thresholds, with numbers as one for each label; labels that are not named get 0.5.
 
     Raises
     ------
     HeadError
-        No such label, or a number that is not a probability above which something can lie.
+        No such label, or a number that is not at least 0 and below 1.
     """
     if requested is None or isinstance(requested, str):
         if requested not in (None, "f1"):

@@ -215,6 +215,6 @@ def hash_all(
             if progress:
                 progress("hash", len(rows), len(names))
     finally:
-        is_closed.set()  # after a signal nobody waits for the other tasks
+        is_closed.set()  # after a signal, do not wait for the other tasks
         pool.shutdown(cancel_futures=True)
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32)

@@ -1,4 +1,4 @@
-"""Which names are those of images, as far as this installation reads them."""
+"""Names of image files that this installation can read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featcache.data.file_types import ALWAYS, HEIC, OPTIONAL, is_placeholder
 @cache
 def image_extensions() -> frozenset[str]:
     """The extensions of image files that this installation reads, in lower case, with their dot."""
-    built_in = {*features.modules, *features.codecs}  # older versions of Pillow do not know all of them
+    built_in = {*features.modules, *features.codecs}  # older versions of Pillow lack some of them
     optional = {suffix for name in OPTIONAL if name in built_in and features.check(name) for suffix in OPTIONAL[name]}
     return ALWAYS | optional | (HEIC if find_spec("pillow_heif") else frozenset())
 

@@ -74,7 +74,7 @@ def name_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
 def list_inputs(
     conflicts: Pairs, skipped: Pairs, changes: Mapping[str, Sequence[str]], remarks: Pairs = ()
 ) -> list[ListedImage]:
-    """All images that `input_notes` and `name_changes` speak of, for `write_list`."""
+    """All images that `input_notes` and `name_changes` count, for `write_list`."""
     rows = [("conflict", a, b, "equal bytes, different labels") for a, b in conflicts]
     rows += [("skipped", name, "", reason) for name, reason in skipped]
     rows += [("remark", name, "", remark) for name, remark in remarks]

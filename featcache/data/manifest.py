@@ -25,7 +25,7 @@ from featcache.data.sources.registry import open_source
 from featcache.data.sources.table import is_table
 from featcache.errors import DataLayoutError, EmptyFolderError
 
-_EMPTY = hashlib.sha256().digest()  # of empty files, which are no images
+_EMPTY = hashlib.sha256().digest()  # of empty files, which are not images
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Manifest:
         return str(self.source.local_path(name) or f"{name} of {self.source.name}")
 
     def path(self, row: int) -> Path | None:
-        """Path of a sample on this machine's disks; None for a sample that is no file there."""
+        """Path of a sample on this machine's disks; None for a sample that is not a local file."""
         return self.source.local_path(self.samples.ids[row])
 
 

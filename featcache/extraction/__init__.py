@@ -1,1 +1,4 @@
-"""From images and a backbone to a cache: extract, update, estimate, on one machine or many."""
+"""From images and a backbone to a cache: extract, update, estimate, on one machine or many.
+
+Imported by `heads` and the rooms above.
+"""

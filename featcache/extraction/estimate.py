@@ -53,7 +53,7 @@ class Estimate(Result, NotebookResult):
     free_bytes : int
         Free space on its disk.
     note : str
-        What the user should know of the network's engine; else empty.
+        A note for the user on the network's engine; empty if there is none.
     ignored : dict
         Reason to number of files that are not images.
     conflicts : list of (str, str)

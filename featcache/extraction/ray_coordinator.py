@@ -28,7 +28,7 @@ from featcache.extraction.ray_worker import BlockReport, ExtractionWorker, Probe
 _MIN_BLOCK, _FIRST_BLOCK, _MAX_BLOCK = 16, 64, 8192  # images
 _BLOCK_S = 5.0  # duration of a block: shorter ones leave workers idle, longer ones delay the end
 _BLOCKS_AHEAD = 2  # blocks that a worker has
-_WAIT_S = 1.0  # between two looks at the nodes
+_WAIT_S = 1.0  # between two queries of the nodes
 
 
 @dataclass

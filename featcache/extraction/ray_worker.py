@@ -72,7 +72,7 @@ class ExtractionWorker:
         return self._plan.info()
 
     def _run_once(self) -> None:
-        """Import and allocate now what the first use needs: the first block is timed."""
+        """Import and allocate in advance, because the first block is timed."""
         from featcache.vision.augment import make_views  # needs PyTorch
 
         view = self._plan.spec.view

@@ -44,7 +44,7 @@ class Extraction(Result, NotebookResult):
     report : Report
         Seconds by phase, size, device and versions.
     note : str
-        What the user should know of the network's engine; else empty.
+        A note for the user on the network's engine; empty if there is none.
     data_notes : tuple of str
         How the data was read.
     remarks : list of (str, str)

@@ -1,4 +1,4 @@
-"""`update` and `repair`: extract what a cache lacks, and copy what it holds."""
+"""`update` and `repair`: extract the missing rows and views of a cache, and copy the others."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def _compare(old: FeatureCache, spec: ExtractSpec, matches: RowMatches, damaged:
 
 
 def _confirm(old: FeatureCache, loss: Loss, data: str, allowed: bool | Callable[[str], bool]) -> None:
-    """Ask whether the features of so many images may be dropped. Raises CacheMismatchError where they may not."""
+    """Ask whether the features of so many images may be dropped. Raises CacheMismatchError if not."""
     if not (allowed(f"{loss}, are not in {data}. Drop their features?") if callable(allowed) else allowed):
         raise CacheMismatchError(
             f"{old.path} is unchanged: {loss}, are not in {data}. Is it the right folder, and is every disk there? "

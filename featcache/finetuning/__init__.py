@@ -1,1 +1,4 @@
-"""Networks trained end to end, with the data layer of caches."""
+"""End-to-end training of networks, on the views that a cache stores.
+
+Imported by `analysis` and the rooms above.
+"""

@@ -15,14 +15,14 @@ from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.training.config import TrainConfig
 
 MIN_EPOCHS = 6
-"""With fewer losses, a slope cannot be told from noise."""
+"""With fewer losses, a slope cannot be distinguished from noise."""
 
 MIN_STEPS = 50
 """Of the optimizer. On few images, the published number of epochs has fewer steps than the authors ran."""
 
 _LAST_FRACTION = 1 / 3  # of the epochs, at least three
 _MAX_FALL = 0.05  # in these epochs, as a fraction of the fall since the first epoch
-_UNTRAINED_LOSS = 0.9  # of the loss of a guess: a model above it has learnt almost nothing
+_UNTRAINED_LOSS = 0.9  # of the loss of a guess: a model above it has hardly been trained
 
 
 @dataclass(frozen=True)

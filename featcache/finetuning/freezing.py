@@ -32,7 +32,7 @@ def freeze(network: BackboneWithHead, stages: list[str], trainable: int) -> None
 def freeze_batchnorm_statistics(network: BackboneWithHead, stages: list[str], pretrained: int) -> None:
     """Let every BatchNorm of the first `pretrained` stages normalise with its running statistics, and keep those.
 
-    Its weight and bias are trained. Later stages have random weights, so their statistics must be learnt.
+    Its weight and bias are trained. Later stages have random weights, so their statistics must be trained.
     """
     modules = network.body.modules() if pretrained == len(stages) else _modules_below(network.body, stages, pretrained)
     network.eval_only += [module for module in modules if isinstance(module, _BatchNorm)]

@@ -1,4 +1,4 @@
-"""`run_notes`: what a user should know of a fine-tuning run."""
+"""`run_notes`: notes for the user on a fine-tuning run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featcache.vision.value_range import describe_value_range
 
 
 def run_notes(run: FineTuneRun, weights_note: str | None, value_range: ValueRange | None) -> tuple[str, ...]:
-    """What a user should know, a line each."""
+    """Notes for the user, a line each."""
     init_head, ids = run.strategy.init_head, run.samples.ids
     notes = [weights_note] if weights_note else []
     if init_head is not None and is_imagenet(init_head):

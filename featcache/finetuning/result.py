@@ -40,7 +40,7 @@ class FineTune(Result, NotebookResult):
     tuned : Accuracy or LabelAccuracy, optional
         On val, of the best epoch, if an average was saved instead.
     notes : tuple of str
-        What a user should know, a line each.
+        Notes for the user, a line each.
     data : DataSummary, optional
         Number of images, classes and splits.
     """

@@ -68,7 +68,7 @@ class FineTuneRun:
     config : dict
         What a resumed run must have in common, JSON values.
     notes : list of str
-        What a user should know, a line each.
+        Notes for the user, a line each.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class FineTuneRun:
             )
 
     def apply_wise_ft(self) -> None:
-        """Save the average of the initial and the best weights, if the strategy says so. It may be repeated."""
+        """Save the average of the initial and the best weights, if the strategy includes it. It may be repeated."""
         network = self.state.module
         if self.strategy.wise_ft is None or not isinstance(network, BackboneWithHead):
             return

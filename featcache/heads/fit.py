@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from sklearn.base import BaseEstimator
 
-from featcache._utils.threads import blas_threads
+from featcache._utils.threads import blas_threads, idle_cores
 from featcache.core.layer_names import ALL
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
@@ -47,7 +46,7 @@ def fit(head: str | BaseEstimator, data: TrainingData, options: FitOptions) -> F
     spec = find_head(head)
     _check(spec, data, options)
     started = time.perf_counter()
-    with blas_threads(1) if math.prod(data.train.x.shape) <= _SMALL else nullcontext():
+    with blas_threads(1 if math.prod(data.train.x.shape) <= _SMALL else idle_cores()):
         data, weights, selection = _select_layers(spec, data, options)
         if spec.tries_heads:
             left = (BUDGET_S if options.budget_s is None else options.budget_s) - (time.perf_counter() - started)

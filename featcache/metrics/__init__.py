@@ -1,1 +1,4 @@
-"""How good predictions are, and whether a difference is one."""
+"""Metrics, calibration and significance of predictions.
+
+Imported by `data` and the rooms above.
+"""

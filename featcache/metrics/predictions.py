@@ -21,7 +21,7 @@ from featcache.errors import HeadError
 from featcache.metrics.significance import PairedTest, paired_test
 
 FILE, TEST, LAST = "val.csv", "test.csv", "last.csv"
-"""Beside a model: what it predicts of val and of test; beside a training's, what its last epoch predicted of val."""
+"""Files beside a model: its predictions on val and on test, and, after training, those of the last epoch on val."""
 
 _COLUMNS = ["image", "label", "predicted", "probability"]
 
@@ -63,7 +63,7 @@ def split_predictions_csv(
 
 @dataclass(frozen=True, repr=False)
 class HeadComparison(Result, NotebookResult):
-    """Two models on the same val images; `test.p` below 0.05 says that they differ.
+    """Two models on the same val images; they differ significantly if `test.p` is below 0.05.
 
     optimistic : those that kept their best epoch of these very images.
     """
@@ -147,7 +147,7 @@ def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
 
 
 def _chose_by_val(folder: Path) -> bool:
-    """Whether the report tells of epochs, of which the best of val is kept."""
+    """Whether the report has epochs, of which the best on val is kept."""
     try:
         return bool(read_json(folder / REPORT)["history"])
     except (OSError, ValueError, KeyError, TypeError):

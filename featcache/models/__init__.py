@@ -1,1 +1,4 @@
-"""Saved models in use: classifying, sorting, evaluating, serving, exporting."""
+"""Saved models: predict, sort files, evaluate, serve, export.
+
+Imported by `analysis` and the rooms above.
+"""

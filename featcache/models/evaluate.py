@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 EvaluatedSplit = Literal["auto", "train", "val", "test", "all"]
 UNKNOWN = "unknown.csv"
-"""Beside val.csv: predictions of images whose class the model does not know."""
+"""Beside val.csv: predictions of images of classes that the model lacks."""
 
 
 class _Selection(NamedTuple):
@@ -72,7 +72,7 @@ def evaluate(
         Labelled images as `extract` takes them, see `read_manifest`. They need no train split and not all classes.
     out : path, optional
         A folder for val.csv (the predictions, which `compare_heads` and `show` read), run.json (the metrics), and
-        unknown.csv if there are images of classes that the model does not know. Default: write nothing.
+        unknown.csv if there are images of classes that the model lacks. Default: write nothing.
     split : {"auto", "train", "val", "test", "all"}
         Which images to evaluate. "auto": all except train if the data has splits, else all. Default: "auto".
     label_column : str, optional
@@ -96,7 +96,7 @@ def evaluate(
     Returns
     -------
     Evaluation
-        The metrics count the images whose classes the model knows. Others are counted by class.
+        The metrics count the images of classes that the model has. Others are counted by class.
 
     Raises
     ------

@@ -25,13 +25,13 @@ class Evaluation(Result, NotebookResult):
     model, data : str
         As they were given.
     report : Report
-        `report.accuracy` holds the metrics, over the images whose classes the model knows.
+        `report.accuracy` holds the metrics, over the images of classes that the model has.
     splits : dict of str to int
         The number of images in each split of the data; "none" if it has no splits.
     left_out : dict of str to int
         The number of images in splits that were not evaluated.
     unknown : dict of str to int
-        The number of images of each class, or with each label, that the model does not know.
+        The number of images of each class, or with each label, that the model lacks.
     taken_for : dict of str to int
         The number of images of unknown classes by the predicted class.
     unlabelled : int

@@ -15,7 +15,7 @@ from featcache.backbones.load import load_backbone_of
 from featcache.core.layer_names import split_layers
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate, reading
-from featcache.core.specs import PENULTIMATE
+from featcache.core.specs import PENULTIMATE, ExtractSpec
 from featcache.errors import BackboneError, HeadError
 from featcache.heads.estimators import is_multilabel, set_thresholds
 from featcache.heads.io import load_head
@@ -100,11 +100,13 @@ def _open(
         folder,
         backbone=backbone,
         weights="none" if is_network else weights or card.weights,
-        layers=(PENULTIMATE,) if is_network else split_layers(card.layer),
+        layers=(PENULTIMATE,) if is_network else layers_of(spec, card.layer),
         device=device,
         precision=precision or _precision(spec.precision, device),
         lazy=lazy and not is_network,
     )
+    if not is_network:
+        network.keep_layers(split_layers(card.layer))
     if is_network:
         return SavedModel(card, network, _load_network(folder, card, network))
     if network.weights_sha256 != spec.weights_sha256:
@@ -117,6 +119,12 @@ def _open(
             f"{named_network if backbone is None else own_network}"
         )
     return SavedModel(card, network, _load_head(folder, card, network))
+
+
+def layers_of(spec: ExtractSpec, layer: str) -> tuple[str, ...]:
+    """All layers of the cache, whose network may be converted already; those of a head if the cache lacks them."""
+    names = split_layers(layer)
+    return spec.layers if set(names) <= set(spec.layers) else names
 
 
 def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> BackboneWithHead:

@@ -51,7 +51,7 @@ class FileSorter:
     counts : Counter of str
         The number of files moved or linked into the folder of each class.
     existing : int
-        The number of files that were there already.
+        The number of files that existed already.
 
     Raises
     ------
@@ -117,7 +117,7 @@ class FileSorter:
         raise AssertionError  # the names never end
 
     def _create(self, folder: Path) -> None:
-        """Create a class folder. A new root gets a mark file, by which `extract` knows that the root is not a class."""
+        """Create a class folder. A new root gets a mark file, which tells `extract` that the root is not a class."""
         with suppress(FileExistsError):
             self.root.mkdir(parents=True)
             (self.root / SORTED_MARK).touch()

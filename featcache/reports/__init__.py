@@ -1,1 +1,4 @@
-"""Pictures and pages."""
+"""Figures, HTML pages and `try`.
+
+Imported by the command line.
+"""

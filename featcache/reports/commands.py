@@ -1,4 +1,4 @@
-"""Settings as command lines, with which the reports say how to repeat their work."""
+"""Settings as command lines that reproduce a report."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def save(picture: DrawFigure, path: str | os.PathLike[str], dark: bool = False) 
     Warns
     -----
     MissingFontWarning
-        No installed font has some of the letters; the text says which font to install.
+        No installed font has some of the letters; the text names the font to install.
     """
     path = check_path(path)
     suffix = path.suffix.lower()

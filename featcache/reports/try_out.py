@@ -42,7 +42,7 @@ _COMMAND_WIDTH = 60  # letters; the explanation of a longer command does not mov
 VIEWS, BUDGET_S = with_defaults(FeatureOptions, {})["views"], 10.0
 _CERTAIN_MARGIN = 0.8  # of a label that is called probably wrong
 _LISTED = 3  # of each list in text
-_FEW_IMAGES = 30  # val images, below which the accuracy says little
+_FEW_IMAGES = 30  # val images; with fewer, the accuracy is imprecise
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,1 +1,4 @@
-"""The one loop that trains by gradients: its configuration, loss, batches, checkpoint and process group."""
+"""The gradient training loop: configuration, loss, batches, checkpoint, process group.
+
+Imported by `heads` and the rooms above.
+"""

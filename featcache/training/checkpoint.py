@@ -52,7 +52,7 @@ def _load(path: Path, mmap: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         raise
     except Exception as error:  # truncated, empty, or a file that would run code
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks to impossible offsets
-            raise  # the file could not be read, which says nothing about its content
+            raise  # the file could not be read; its content may be valid
         raise damaged(path, error) from error
 
 

@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 class ProcessGroup:
-    """The processes that train together. With one process, every method returns what it is given.
+    """The processes that train together. With one process, every method returns its argument.
 
     Parameters
     ----------

@@ -177,7 +177,7 @@ class TrainState:
         self.best_val = EvalResult(**state["best_val"]) if state["best_val"] else None
         under_way = state.get("under_way")  # older versions saved only between epochs
         if under_way:
-            self.optimizer.step()  # no effect without gradients; it tells the schedule that steps were made
+            self.optimizer.step()  # no effect without gradients; the schedule expects a step of the optimizer
             self.accumulator = EvalAccumulator.from_state_dict(under_way["tally"], self._device)
             self._generators = under_way["generators"]
         if isinstance(self.schedule, CosineAnnealingLR) and self.schedule.T_max != self.config.epochs:

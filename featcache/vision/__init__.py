@@ -1,1 +1,4 @@
-"""All that knows pixels: decoding, views, loading, the cache of images."""
+"""Pixels: decoding, views, loading, the image cache.
+
+Imported by `training`, `extraction` and the rooms above.
+"""

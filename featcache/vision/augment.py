@@ -40,7 +40,7 @@ def make_views(image: NDArray[np.uint8], spec: ViewSpec, sha256: bytes, numbers:
     Raises
     ------
     SpecError
-        The recipe or its version is not installed, or what it returns is no view.
+        The recipe or its version is not installed, or it does not return a view.
     """
     shape = (spec.image_size, spec.image_size, 3)
     views = np.empty((len(numbers), *shape), dtype=np.uint8)

@@ -59,8 +59,8 @@ def decode_and_check(data: bytes, max_pixels: int = MAX_PIXELS, value_range: Val
     Returns
     -------
     Decoded
-        The remark says whether the image is nearly black, of one colour, dark without a range or clipped by the range,
-        and whether the file has more pages or frames.
+        The remark states whether the image is nearly black, of one colour, dark without a range or clipped by the
+        range, and whether the file has more pages or frames.
     """
     decoded = check_pixels(_read(data, max_pixels, scaled=value_range is not None), value_range)
     return decoded._replace(remark="; ".join(filter(None, [decoded.remark, left_out(data)])))

@@ -47,7 +47,7 @@ def prepare(name: str, folder: Path, progress: Progress | None = None) -> Path:
 def write_digits(folder: Path) -> Path:
     """Write scikit-learn's 1,797 digits as `folder/<digit>/<number>.png`, 32 x 32 pixels, grey.
 
-    Files that are there are left alone, so that a second call costs nothing.
+    Existing files are kept, so a second call does no work.
     """
     from scipy.ndimage import zoom
     from sklearn.datasets import load_digits
@@ -157,7 +157,7 @@ def tree_sha256(folder: Path) -> str:
 
 
 def _stream(url: str, start: int) -> ByteStream:
-    """The bytes of a file from `start` on; all of them if the server sends no parts."""
+    """The bytes of a file from `start` on; all of them if the server does not support ranges."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)

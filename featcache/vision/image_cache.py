@@ -66,7 +66,7 @@ class ImageCache:
     CacheMismatchError
         The file is for other images, another side or another value range.
     NotACacheError, CacheVersionError, CacheSpaceError
-        The file is no image cache, of another version, or does not fit on the disk.
+        The file is not an image cache, is of another version, or does not fit on the disk.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ImageCache:
     def keep(self, sha256: bytes, image: NDArray[np.uint8], remark: str = "") -> NDArray[np.uint8]:
         """Store an image (h, w, 3) with its remark, and return it as `get` will: shrunk if it is too large."""
         row, image = self._row[sha256], shrink(image, self.side)
-        if image.shape[:2] == (self._places[row, 1], self._places[row, 2]):  # as the file's header says
+        if image.shape[:2] == (self._places[row, 1], self._places[row, 2]):  # the size in the file's header
             data = np.ascontiguousarray(image).reshape(-1).data
             with self._write_lock:
                 self._write(self._regions["pixels"].offset + int(self._places[row, 0]), data)

@@ -95,7 +95,7 @@ def refuse_large(image: Image.Image, max_pixels: int) -> None:
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
-    """An image turned as its EXIF orientation says."""
+    """An image, rotated by its EXIF orientation."""
     image.load()
     try:
         return ImageOps.exif_transpose(image)

@@ -51,7 +51,7 @@ def check_picture(
     UnreadableImageError
         As of `decode`.
     DataLayoutError
-        It is no `Picture`, or an array of another shape or type.
+        It is not a `Picture`, or an array of another shape or type.
     """
     if not isinstance(picture, Image.Image):
         return check_pixels(_rgb_of_array(picture, name), value_range)

@@ -95,7 +95,7 @@ def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:
     """
     import tifffile
 
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the error says what is wrong
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the error gives the reason
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         kind, samples = int(page.photometric), page.samplesperpixel

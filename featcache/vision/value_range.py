@@ -38,7 +38,7 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
     -------
     (float, float) or None
         Low and high, for example (0, 4095). None if no image that was read has more than 8 bits, or if their values are
-        floats, whose range only the user knows.
+        floats, whose range only the user can set.
 
     Raises
     ------

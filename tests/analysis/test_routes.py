@@ -41,7 +41,7 @@ def _child(monkeypatch: pytest.MonkeyPatch, code: str) -> list[subprocess.Popen[
 def test_a_route_gives_what_the_call_gives_and_its_wall_counts_the_imports(tmp_path: Path) -> None:
     cache = toy_cache(write_folder(tmp_path / "data"), tmp_path / "cache.h5")
     order = {"task": "fit-head", "cache": str(cache), "out": str(tmp_path / "head"), "head": "linear"}
-    result, direct = run_in_process(order), fit_head(cache).to_dict()
+    result, direct = run_in_process(order), fit_head(cache, head="linear").to_dict()
     same = ("method", "accuracy", "n", "confusion", "classes", "images", "spec_digest", "head")
     assert {name: result[name] for name in same} == {name: json.loads(json.dumps(direct[name])) for name in same}
     assert result["path"] == str(tmp_path / "head")

@@ -89,7 +89,7 @@ def benchmark(
     Returns
     -------
     Comparison
-        The outcome of each route. `reach_verdict` says what to do.
+        The outcome of each route. `reach_verdict` gives a recommendation.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """`reach_verdict`: whether a route of a benchmark is more accurate than the cached head, and at what cost.
 
-A route counts as better or worse only if a paired test on the same images says so, after Holm's correction for the
-number of routes. Otherwise the difference is not significant. That does not mean that the routes are equal: the
-interval says which differences remain possible. A live route that was not trained long enough
-(`featcache.finetuning.convergence`) can already be better, but is never called worse or equal.
+A route counts as better or worse only if a paired test on the same images is significant, after Holm's correction for
+the number of routes. A difference that is not significant does not mean that the routes are equal: the interval shows
+which differences remain possible. A live route that was not trained long enough (`featcache.finetuning.convergence`)
+can already be better, but is never called worse or equal.
 """
 
 from __future__ import annotations

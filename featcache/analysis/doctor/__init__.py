@@ -1,1 +1,1 @@
-"""What is wrong with a cache, its images and its labels: one file for a kind of check."""
+"""Checks of a cache, its images and its labels: one module for each kind of check."""

@@ -1,4 +1,4 @@
-"""`doctor`: check a cache and its images for problems, and say what to do about them."""
+"""`doctor`: check a cache and its images for problems, with a remedy for each."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def doctor(
     CacheError
         The cache cannot be read or has no train images.
     EmptyFolderError
-        `data` is not what the cache was made from.
+        `data` does not match the cache.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""`Issue`, `Check` and `DoctorReport`: what `doctor` checked, what is wrong, and what to do about it."""
+"""`Issue`, `Check` and `DoctorReport`: the checks of `doctor`, the problems, and their remedies."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def check_labels(train: Features, held_out: Sequence[Features], most: int, seed:
     doubted, unlikely = _label_examples(train.samples, rows, probabilities, y, certain)
     checked = len(y)
     for others in held_out:
-        others = others.take(np.flatnonzero(np.isin(others.y, train.y)))  # the head knows no class without train images
+        others = others.take(np.flatnonzero(np.isin(others.y, train.y)))  # the head has no class without train images
         if not len(others.y):
             continue
         _, predicted = classify(estimator, others.lazy_view(0), len(classes))

@@ -1,1 +1,1 @@
-"""Whether fine-tuning will pay, from the cache alone."""
+"""A forecast, from the cache alone, of the gain by fine-tuning."""

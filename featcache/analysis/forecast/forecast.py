@@ -1,7 +1,7 @@
 """`forecast`: predict from the cache alone whether fine-tuning is worth it, by a simple rule with a known record.
 
 The rule was fixed before it was tested (benchmarks/forecast.py); nothing in it was fitted to the results. It is not
-better than always answering "no", and `RECORD` says so with every forecast.
+better than always answering "no", and `RECORD` states this in every forecast.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a large extraction will cost, from rates measured on this machine."""
+"""Time and cost of a large extraction, from rates measured on this machine."""

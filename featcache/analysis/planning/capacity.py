@@ -237,7 +237,7 @@ class CapacityPlan(Result, NotebookResult):
         ]  # fmt: skip
 
     def remarks(self) -> list[str]:
-        """What to know before buying machines: the bottleneck, and what the plan does not include."""
+        """Remarks on the plan: the bottleneck, and the parts that it does not include."""
         rates = self.rates
         remarks = [
             f"Workers beyond {max(1, math.floor(rates.saturation_workers)):,} add no speed: one machine writes the file"

@@ -1,1 +1,1 @@
-"""Where networks come from: one file for a source, found by the prefix of a name."""
+"""Sources of networks: one module for each. The prefix of a name selects the source."""

@@ -41,7 +41,7 @@ class BackboneSource:
     ----------
     hint : str. How its networks are named, for messages, such as "timm/<model>".
     prefix : str. What its names begin with; searches for close names ignore it. "" for none.
-    locations : tuple of str. What the part of a name behind `prefix` begins with if it is a place, such as "hf-hub:".
+    locations : tuple of str. Beginnings of the part after `prefix` that mark a location, such as "hf-hub:".
     packages : tuple of str. Distributions whose versions decide what a network computes.
     """
 

@@ -1,4 +1,4 @@
-"""`SOURCES`: the sources of networks by name, and what they know of a network of a given name."""
+"""`SOURCES`: the sources of networks by name, and their metadata of a network."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_name(name: object) -> None:
     """Raise BackboneError, with close names, for the name of a network that certainly does not exist.
 
     It imports neither torch nor a library of networks. Names with a colon (factories, repositories, folders), names
-    that are no text, and models that a program has registered with timm itself pass: `build` decides about them.
+    that are not text, and models that a program has registered with timm itself pass: `build` decides about them.
     """
     if isinstance(name, str) and ":" not in name and not is_arrays(name):
         get_source(name).check_name(name)

@@ -90,7 +90,7 @@ class TimmSource(BackboneSource):
         timm, model = _timm(), self.model(name)
         try:
             config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
-        except RuntimeError:  # a tag that this version does not know
+        except RuntimeError:  # a tag that this version lacks
             return None
         return _preprocessing(timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))[0] if config else None
 
@@ -197,7 +197,7 @@ def _create_with_filter(model: str, options: dict[str, Any]) -> tuple[nn.Module,
 
 
 def _check_patches(name: str, network: nn.Module, image_size: int) -> None:
-    """Reject a size that is no multiple of the patches: timm would drop the pixels at two edges without a warning."""
+    """Reject a size that is not a multiple of the patches: timm would silently drop the pixels at two edges."""
     timm = _timm()
 
     for embedding in network.modules():

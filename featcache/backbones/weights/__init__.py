@@ -1,1 +1,1 @@
-"""Weights files: found, read without running their code, and fitted to a network."""
+"""Weights files: locate them, read them without running their code, and fit them to a network."""

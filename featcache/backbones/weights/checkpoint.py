@@ -36,7 +36,7 @@ _KINDS = (
     (re.compile(rb"PK\x03\x04.{26}[^/]*\.npy", re.DOTALL), "a NumPy archive (.npz), whose arrays are no tensors"),
     (re.compile(rb"$", re.DOTALL), "an empty file"),
 )
-"""Beginnings of files that are no weights."""
+"""First bytes of files that are not weights."""
 
 
 @dataclass(frozen=True)

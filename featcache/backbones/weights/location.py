@@ -64,7 +64,7 @@ def locate(weights: str, backbone: str) -> WeightsFile:
 
     Raises
     ------
-    BackboneError : a folder that is no run, or a run of another network than `backbone`.
+    BackboneError : a folder that is not a run, or a run of another network than `backbone`.
     HeadError : a damaged run.
     """
     path, key = split_key(weights)

@@ -61,7 +61,7 @@ class StandIn:
 def load_plain(path: Path) -> tuple[Any, list[str]]:
     """The content of a file of `torch.save`, with a `StandIn` for objects of foreign classes.
 
-    PyTorch's restricted unpickler reads it, with a stand-in for each name that it does not know. Nothing that the file
+    PyTorch's restricted unpickler reads it, with a stand-in for each unknown name. Nothing that the file
     names is imported or called, except what the process itself has passed to PyTorch's `add_safe_globals`. A file that
     names functions that run or write something is refused.
 
@@ -90,7 +90,7 @@ def load_plain(path: Path) -> tuple[Any, list[str]]:
                 if not trial:
                     return content, names
                 trial = False
-            except Exception as error:  # reading shows what a name is
+            except Exception as error:  # a read reveals the object behind a name
                 filled, name = _WRONG_CONTAINER.search(str(error)), unknown_name(error)
                 if filled and int(filled[2]) not in kinds:
                     kinds[int(filled[2])] = list if filled[1] == "append" else Counter
@@ -109,7 +109,7 @@ def refused_names(path: Path) -> list[str]:
 
 
 def unknown_name(error: Exception) -> str:
-    """The class or function that PyTorch's unpickler does not know; "" for none. PyTorch leaves out "builtins."."""
+    """The class or function that PyTorch's unpickler rejects; "" for none. PyTorch leaves out "builtins."."""
     match = _UNKNOWN.search(str(error))
     return "" if match is None else match[1] if "." in match[1] else f"builtins.{match[1]}"
 

@@ -1,1 +1,1 @@
-"""The file of a cache: what lies where, how it is created and locked. Imported by `cache` and `vision.image_cache`."""
+"""The file format of a cache: layout, creation, locking. Imported by `cache` and `vision.image_cache`."""

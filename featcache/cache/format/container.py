@@ -238,7 +238,7 @@ def open_container(path: Path, kind: FormatSpec) -> Iterator[ContainerReader]:
     CacheVersionError
         It has another version.
     OSError
-        It cannot be read, which says nothing about its content.
+        It cannot be read; its content may be valid.
     """
     if not path.is_file():  # opening a pipe would block
         raise NotACacheError(f"{path} is not {kind.what}: it is not a regular file.")

@@ -54,7 +54,7 @@ def create_atomically(path: Path, needed: int, write: Callable[[Path], None]) ->
         os.fsync(file.fileno())
         try:
             os.link(draft, path)
-        except FileExistsError:  # another process was first; opening its file says so
+        except FileExistsError:  # another process was first; opening its file raises the error
             pass
         except OSError:  # a file system without hard links
             with lock_folder(path.parent):

@@ -1,1 +1,1 @@
-"""Where samples come from: one file for a kind of source. Imported by `data` and the rooms above it."""
+"""Sources of samples: one module for each kind. Imported by `data` and the rooms above it."""

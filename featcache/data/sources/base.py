@@ -184,5 +184,5 @@ class Source(ABC):
         return self
 
     def local_path(self, name: str) -> Path | None:
-        """Path of a sample on this machine's disks; None for a sample that is no file there."""
+        """Path of a sample on this machine's disks; None for a sample that is not a local file."""
         return None

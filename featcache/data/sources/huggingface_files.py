@@ -133,7 +133,7 @@ def _check_arrow(table: Any) -> None:
 
 
 def _check_saved(folder: Path) -> None:
-    """Raise DataLayoutError if a saved data set names files outside of its folder, or that are no regular files."""
+    """Raise DataLayoutError if a saved data set names files outside of its folder, or files that are not regular."""
     marks = [folder / mark for mark in (*_MARKS, "dataset_info.json")]
     records = {path.name: read_json(path) for path in marks if os.path.lexists(path)}
     splits = records.get("dataset_dict.json", {}).get("splits", [])

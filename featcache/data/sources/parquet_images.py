@@ -11,7 +11,7 @@ def has_images(path: Path) -> bool:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        return False  # the error when the file is read says what to install
+        return False  # the error when the file is read names the package to install
     if not path.is_file():  # opening a pipe would wait for a writer
         return False
     try:

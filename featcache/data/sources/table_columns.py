@@ -19,7 +19,7 @@ Row = tuple[int, dict[str, str | None]]
 
 
 class MissingColumnsError(DataLayoutError):
-    """A table has no column of paths, or none of labels although the user names none."""
+    """A table has no column of paths, or no column of labels and the user names none."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def choose_columns(where: str, name: str, header: Sequence[str], label_column: s
     MissingColumnsError
         There is no column of paths, or none of labels.
     DataLayoutError
-        Two columns that are read have the same name, or `label_column` is no column.
+        Two columns that are read have the same name, or `label_column` is not a column.
     """
     path = find_column(header, PATH_NAMES)
     needs_label = path is not None and label_column != NO_LABEL

@@ -123,7 +123,7 @@ class TarSource(Source):
                     if progress:
                         progress("index", done, len(shards))
             finally:
-                stop.set()  # after an error or a signal nobody waits for the other tar files
+                stop.set()  # after an error or a signal, do not wait for the other tar files
         return labels
 
     def read(self, name: str) -> bytes:

@@ -31,6 +31,6 @@ register(
         cluster=True,
         linear=True,
         layer="auto",
-        auto_rank=1,
+        auto_rank=2,
     )
 )

@@ -27,6 +27,6 @@ register(
         cluster=True,
         linear=True,
         layer="auto",
-        auto_rank=2,
+        auto_rank=1,
     )
 )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_array
 
 from featcache.cache.lazy_arrays import CenteredMatrix, safe_mean_variance
 from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights, Stop, never
@@ -20,6 +21,9 @@ Solve = Callable[
 ]
 """Fractions of the classes (c,), class means minus the center (c, d), and the regularized inverse covariance times
 these, (c, d), to a layer for rows minus the center: coef (c, d) and offset (c,)."""
+
+
+_ROUGH = 1e-2  # strengths from which on float32 suffices to compare heads
 
 
 class SufficientStatistics(NamedTuple):
@@ -55,12 +59,12 @@ def accumulate(
         for number in np.unique(fold[rows]):
             index = np.flatnonzero(fold[rows] == number)
             x_fold, w = block[index], weight[rows][index].astype(block.dtype)
-            one_hot = (labels[rows][index] == np.arange(classes)[:, None]) * w  # (c, b)
+            places = labels[rows][index], np.arange(len(index))
+            lengths = np.maximum(np.sqrt(np.einsum("bd,bd->b", x_fold, x_fold)), np.finfo(block.dtype).tiny)
             sums = folds[number]  # rows that no problem holds out have fold -1, the last item
-            sums.counts[:] += one_hot.sum(axis=1, dtype=np.float64)
-            sums.sums[:] += one_hot @ x_fold
-            lengths = np.sqrt(np.einsum("bd,bd->b", x_fold, x_fold))
-            sums.directions[:] += (one_hot / np.maximum(lengths, np.finfo(block.dtype).tiny)) @ x_fold
+            sums.counts[:] += np.bincount(places[0], w, minlength=classes)
+            sums.sums[:] += csr_array((w, places), shape=(classes, len(index))) @ x_fold
+            sums.directions[:] += csr_array((w / lengths, places), shape=(classes, len(index))) @ x_fold
             x_fold *= np.sqrt(w)[:, None]
             sums.squares[:] += x_fold.T @ x_fold
     total = SufficientStatistics(*(sum(arrays) for arrays in zip(*folds, strict=True)))
@@ -87,11 +91,12 @@ class _Covariance(NamedTuple):
         between[sums.counts == 0] = 0
         return cls(sums.counts / total, center, sums.squares / total - np.outer(center, center), between)
 
-    def whiten(self, ridge: float) -> NDArray[np.float64]:
-        """(covariance + ridge * identity)^-1 @ between, shape (c, d)."""
-        penalized = self.matrix.copy()
+    def whiten(self, ridge: float, dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.float64]:
+        """(covariance + ridge * identity)^-1 @ between, shape (c, d), computed in this dtype."""
+        penalized = self.matrix.astype(dtype)
         penalized[np.diag_indices_from(penalized)] += ridge
-        return np.asarray(cho_solve(cho_factor(penalized, overwrite_a=True, check_finite=False), self.between.T).T)
+        factor = cho_factor(penalized, overwrite_a=True, check_finite=False)
+        return np.asarray(cho_solve(factor, self.between.T.astype(dtype), check_finite=False).T, np.float64)
 
 
 class RegularizedCovariances:
@@ -153,7 +158,10 @@ class RegularizedCovariances:
         if (number, strength) not in self._whitened:  # ridge and LDA of a strength share it
             if stop():
                 raise OutOfTimeError
-            self._whitened[number, strength] = covariance.whiten(strength * self.scale)
+            is_rough = strength >= _ROUGH and number < len(self._covariances) - 1  # to compare strengths
+            self._whitened[number, strength] = covariance.whiten(
+                strength * self.scale, np.float32 if is_rough else np.float64
+            )
         coef, offset = solve(covariance.priors, covariance.between, self._whitened[number, strength])
         return _layer(coef, offset - coef @ (covariance.center + self._mean))
 

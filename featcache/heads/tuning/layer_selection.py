@@ -21,7 +21,7 @@ from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE
 from featcache.heads.solvers.closed_form import lda, ridge
 from featcache.heads.tuning.path_selection import CVSelection, HeldOut
-from featcache.heads.tuning.tuning_data import PENALTIES, TuningData
+from featcache.heads.tuning.tuning_data import TuningData
 
 WEIGHTS = (0.3, 1.0, 3.0)
 """Of the other layers, where the penultimate one has 1. A layer of weight 1 has a total variance of 1."""
@@ -217,8 +217,8 @@ def _cross_validate(
     data = TuningData(Features(x[:, None], samples), "clean", folds=folds, seed=seed)
     if data.multilabel:
         return data.select(data.logistic_path()), data.held_out
-    paths = (data.closed_form_path(solve, PENALTIES[::2]) for solve in (ridge, lda))
-    return min((data.select(path) for path in paths), key=lambda item: item.log_loss[0]), data.held_out
+    selections = [data.select_closed_form(solve) for solve in (ridge, lda)]
+    return min(selections, key=lambda selection: selection.log_loss[0]), data.held_out
 
 
 def _losses(selection: CVSelection, held_out: HeldOut) -> NDArray[np.float64]:

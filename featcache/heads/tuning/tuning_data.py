@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 PENALTIES = tuple(np.logspace(4, -6, 16).tolist())
 """Strengths of a penalty, from strong to weak, as multiples of the mean variance of a feature."""
+
+_COARSE = tuple(range(3, len(PENALTIES), 3))  # where the search for a closed form begins
 
 CV_TOL, TOL, MAX_ITER = 1e-3, 1e-5, 1000
 """Precision of the solver, see `minimize`: to compare penalties on held-out images, and of the head itself.
@@ -219,13 +222,33 @@ class TuningData:
         ------
         OutOfTimeError
         """
-        selection = self.select(self.closed_form_path(solve, PENALTIES, stop), stop)
+        with StepProgress(self.progress, "fit strengths", len(PENALTIES)) as steps:
+            selection = self.select_closed_form(solve, stop, steps)
         layer = self._regularized(stop).refit(solve, float(selection.values[0]))
         return self.tuned_head(selection, layer, "strength={}")
 
-    def closed_form_path(self, solve: Solve, strengths: Sequence[float], stop: Stop = never) -> Iterator[PathWeights]:
-        """Heads with a closed form, at one strength after the other. Raises OutOfTimeError."""
-        return self._regularized(stop).path(solve, strengths, stop)
+    def select_closed_form(self, solve: Solve, stop: Stop = never, steps: StepProgress | None = None) -> CVSelection:
+        """The best of `PENALTIES`: of every third one, then of the neighbors of the best. Raises OutOfTimeError."""
+
+        def select(numbers: Sequence[int]) -> CVSelection:
+            path = self._regularized(stop).path(solve, [PENALTIES[number] for number in numbers], stop)
+            return select_on_path(steps.over(path) if steps else path, self.held_out, stop)
+
+        best, tried = select(_COARSE), set(_COARSE)
+        while not best.interrupted:
+            number = PENALTIES.index(float(best.values[0]))
+            near = [place for place in (number - 1, number + 1) if place not in tried and 0 <= place < len(PENALTIES)]
+            if not near:
+                break
+            tried.update(near)
+            refined = select(near)
+            better = refined if refined.log_loss[0] < best.log_loss[0] else best
+            trials = (*best.trials, *refined.trials)
+            is_final = better is best
+            best = replace(better, trials=trials, interrupted=refined.interrupted)
+            if is_final:
+                break
+        return best
 
     def _regularized(self, stop: Stop) -> RegularizedCovariances:
         if self._covariances is None:

@@ -1,1 +1,1 @@
-"""A saved model as a file that needs no featcache: one file for a format."""
+"""Export of a saved model as a file that does not need featcache."""

@@ -53,7 +53,7 @@ class Exported(Result, NotebookResult):
     snippet : str
         The text of the program.
     notes : tuple of str
-        What a user should know, a line each.
+        Notes for the user, a line each.
     """
 
     path: Path

@@ -43,7 +43,7 @@ def graph_module(saved: SavedModel, last: LinearWeights) -> tuple[nn.Module, Ten
 
 
 def graph_metadata(card: ModelCard) -> dict[str, str]:
-    """What the exported file says about itself. ONNX wants texts."""
+    """The metadata of the exported file. ONNX requires strings."""
     view = card.spec.view
     return {
         "classes": json.dumps(card.classes),

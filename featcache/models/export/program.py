@@ -66,7 +66,7 @@ def format_program(card: ModelCard, file_name: str, code: ExampleCode) -> str:
     card : ModelCard
         Of the exported model.
     file_name : str
-        Of the exported file, which lies in the folder of the program.
+        Name of the exported file, in the folder of the program.
     code : ExampleCode
         Lines of the format, which use the file.
     """

@@ -49,7 +49,7 @@ class ExportFormat:
     extra : str
         The extra of featcache that installs the packages. Default: none.
     notes : Callable[[], tuple of str]
-        What a user of such a file should know, a line each. Default: nothing.
+        Notes for the user of such a file, a line each. Default: nothing.
     """
 
     write: Callable[[SavedModel, LinearWeights, Path], ExampleCode]

@@ -90,7 +90,7 @@ def serve(
     classifier : Classifier
         The model to serve.
     host : str
-        The address to listen at. Everyone who reaches another address than a loopback one can use the page. Default:
+        The address to listen on. Every host that can reach it can use the page. Default:
         "127.0.0.1".
     port : int, optional
         0 takes any free port. Default: the first free one of `PORTS`, from 7860.

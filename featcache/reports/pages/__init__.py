@@ -1,1 +1,1 @@
-"""The HTML pages, one file each: of a head, a trial, a benchmark and a capacity plan."""
+"""The HTML pages of a head, a trial, a benchmark and a capacity plan: one module for each."""
