@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from featcache.cache.lazy_arrays import CenteredMatrix, LazyRows
 from featcache.core.samples import Samples
 from featcache.core.splitting import NEVER, assign_folds
 from featcache.errors import HeadError
+from featcache.heads.linear import LinearHead
 from featcache.heads.solvers.closed_form import RegularizedCovariances, lda, nearest_centroid, ridge
 from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights
+from featcache.heads.solvers.softmax import solve_path
 from featcache.heads.tuning.path_selection import CVSelection, HeldOut, select_on_path, two_sided
 from featcache.heads.tuning.tuning_data import PENALTIES, TunedHead, TuningData
 from featcache.metrics.calibration import fit_temperature, mean_log_loss
@@ -522,3 +525,93 @@ def test_no_more_logits_are_held_out_than_fit(monkeypatch: pytest.MonkeyPatch) -
     tuning = TuningData(clouds(3))
     assert len(tuning.held_out.rows) == 6
     assert tuning.problem.k == 2
+
+
+# The fit to all images
+
+
+def optimum(train: Features, C: float) -> LinearHead:
+    """The exact fit to all views."""
+    flat = train.flatten("all")
+    return LinearHead(C=C, tol=1e-10, max_iter=5000).fit(np.asarray(flat.x, np.float64), flat.y, flat.weights)
+
+
+@pytest.mark.parametrize(("n", "d", "views"), [(150, 12, 0), (150, 12, 2), (60, 100, 0)])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fit_to_all_images_starts_from_the_mean_of_the_folds_and_ends_at_the_optimum(
+    n: int, d: int, views: int, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = clouds(classes, n=n, d=d, views=views, apart=2.0)
+    tuning = TuningData(train)
+    selection = tuning.select(tuning.logistic_path())
+    starts = []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        starts.append(options["start"])
+        return solve_path(*arguments, **options)
+
+    monkeypatch.setattr("featcache.heads.tuning.tuning_data.solve_path", recorded)
+    tuned = tuning.tuned_head(selection, tuning.refit(selection), "C={}")
+    ((coef, intercept),) = starts
+    np.testing.assert_array_equal(coef[0], selection.coef.mean(axis=0))
+    np.testing.assert_array_equal(intercept[0], selection.intercept.mean(axis=0))
+    best = optimum(train, float(selection.values[0]))
+    assert tuned.temperature is not None
+    np.testing.assert_allclose(
+        tuned.estimator.coef_ * tuned.temperature, best.coef_, rtol=1e-3, atol=1e-3 * np.abs(best.coef_).max()
+    )
+    np.testing.assert_allclose(tuned.estimator.intercept_ * tuned.temperature, best.intercept_, rtol=1e-2, atol=3e-3)
+
+
+@pytest.mark.parametrize("apart", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_tolerance_of_the_fit_is_less_than_a_hundredth_of_the_noise(classes: int, apart: float) -> None:
+    """The log-loss of new images is that of the exact fit, but for 1 % of its standard error."""
+    images = clouds(classes, n=2200, apart=apart)
+    train, new = (images.take(rows) for rows in (np.arange(200), np.arange(200, 2200)))
+    tuning = TuningData(train)
+    selection = tuning.select(tuning.logistic_path())
+    layer = tuning.refit(selection)
+    best = optimum(train, float(selection.values[0]))
+    x, rows = new.clean()[:].astype(np.float64), np.arange(2000)
+
+    def losses(coef: NDArray[Any], intercept: NDArray[Any]) -> NDArray[np.float64]:
+        logits = two_sided((x @ coef.T + intercept) / selection.temperature)
+        return -np.log(softmax(logits, axis=1)[rows, new.y])
+
+    ours, exact = losses(layer.coef, layer.intercept), losses(best.coef_, best.intercept_)
+    assert abs(ours.mean() - exact.mean()) < 0.01 * exact.std() / np.sqrt(len(rows))
+
+
+def test_the_fit_to_all_images_of_several_labels_is_the_optimum_of_each() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, (150, 3)).astype(np.uint8)
+    x = rng.normal(size=(150, 1, 8)) + (y @ rng.normal(size=(3, 8)))[:, None]
+    samples = features(x, y[:, 0]).samples
+    train = Features(x, replace(samples, labels=y, classes=NAMES[:3]))
+    tuning = TuningData(train)
+    selection = tuning.select(tuning.logistic_path())
+    layer = tuning.refit(selection)
+    assert len(selection.values) == 3
+    for label, C in enumerate(selection.values):
+        best = LinearHead(C=C, tol=1e-10).fit(x[:, 0], y[:, label].astype(np.int64))
+        np.testing.assert_allclose(layer.coef[label], best.coef_[0], rtol=1e-3, atol=1e-3 * np.abs(best.coef_).max())
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("apart", [1.0, 2.0, 4.0])
+def test_the_tolerance_of_the_comparison_changes_no_choice_that_noise_would_not(
+    apart: float, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exact log-loss of the C that was chosen is that of the best C, but for 5 % of the standard error."""
+    train = clouds(classes, n=200, apart=apart)
+    quick = tune("linear", TuningData(train))
+    monkeypatch.setattr("featcache.heads.tuning.tuning_data.CV_TOL", 1e-9)
+    exact = tune("linear", TuningData(train))
+    noise = np.std(-np.log(exact.probabilities[np.arange(200), train.y])) / np.sqrt(200)
+    best = min(trial.log_loss for trial in exact.trials)
+    chosen = min(quick.trials, key=lambda trial: trial.log_loss)
+    assert next(trial.log_loss for trial in exact.trials if trial.value == chosen.value) - best < 0.05 * noise
+    for trial, other in zip(quick.trials, exact.trials, strict=False):
+        assert trial.value == other.value
+        assert abs(trial.log_loss - other.log_loss) < 0.1 * noise

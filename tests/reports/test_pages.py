@@ -137,7 +137,8 @@ def test_the_commands_repeat_the_head(tmp_path: Path, monkeypatch: pytest.Monkey
     write_folder(first / "photos")
     done("extract", first / "photos", "-o", first / "c.h5", "--views", 1, "--precision", "fp32", "--seed", 3,
          "--backbone", "resnet18", "--weights", "none", "--image-size", 32)  # fmt: skip
-    done("fit-head", first / "c.h5", "-o", first / "head", "-p", "C=0.01", "-p", "class_weight=balanced", "--seed", 2,
+    done("fit-head", first / "c.h5", "-o", first / "head", "--head", "linear", "-p", "C=0.01",
+         "-p", "class_weight=balanced", "--seed", 2,
          "--use-views", "mean", "--report", first / "head.html", "--images", first / "photos")  # fmt: skip
     lines = discreet(first / "head.html", tmp_path).sections["Commands"].code.splitlines()
     assert [line.split()[:3] for line in lines] == [
