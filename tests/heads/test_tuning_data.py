@@ -180,20 +180,20 @@ def test_trials_are_those_of_scikit_learn_fitted_fold_by_fold(name: str, classes
     np.testing.assert_array_equal(tuning.held_out.fold, fold)
     flat = train.x.reshape(-1, 5)
     spread = ((flat - flat.mean(axis=0)) ** 2).mean()
-    temperature = 1.0
-    for strength, trial in zip(PENALTIES, tuned.trials, strict=False):
+    assert len(tuned.trials) > 4
+    for trial in tuned.trials:
         logits = np.empty((45, max(2, classes)))
         for number in range(5):
             seen, reference = np.flatnonzero(np.repeat(fold, 3) != number), np.flatnonzero(fold == number)
             weight, y = np.full(len(seen), 1 / 3), np.repeat(train.y, 3)[seen]
             if name == "ridge":
-                head = RidgeClassifier(strength * spread * weight.sum()).fit(flat[seen], y, weight)
+                head = RidgeClassifier(trial.value * spread * weight.sum()).fit(flat[seen], y, weight)
             else:
                 head = LogisticRegression(C=trial.value, tol=1e-10, solver="newton-cholesky", max_iter=1000)
                 head.fit(flat[seen], y, weight)
             scores = head.decision_function(train.x[reference, 0])
             logits[reference] = two_sided(scores[:, None] * (2 if name == "ridge" else 1)) if classes == 2 else scores
-        temperature = fit_temperature(logits, train.y, np.ones(45), temperature)
+        temperature = fit_temperature(logits, train.y, np.ones(45), 1.0)
         expected = mean_log_loss(logits / temperature, train.y, np.ones(45))
         np.testing.assert_allclose(trial.log_loss, expected, rtol=1e-6 if name == "ridge" else 0.05)  # tol
         np.testing.assert_allclose(trial.accuracy, (logits.argmax(axis=1) == train.y).mean(), atol=1 / 45)

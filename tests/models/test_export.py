@@ -353,7 +353,7 @@ def test_an_inner_layer_has_no_state_dict_but_a_graph(tmp_path: Path, monkeypatc
     model = write_model(tmp_path / "model", backbone, LinearHead.from_weights(COEF, INTERCEPT, np.arange(3)))
     assert refusal(model, tmp_path / "mine.pth", "state-dict") == (
         "the head uses layer norm of toy. A state dict holds the plain network, which continues after that layer. Use "
-        "onnx or torch-export."
+        "onnx or torch-export, or fit the head with --layer penultimate."
     )
     done = export(model, tmp_path / "mine.onnx", "onnx")
     np.testing.assert_allclose(

@@ -23,9 +23,6 @@ Solve = Callable[
 these, (c, d), to a layer for rows minus the center: coef (c, d) and offset (c,)."""
 
 
-_ROUGH = 1e-2  # strengths from which on float32 suffices to compare heads
-
-
 class SufficientStatistics(NamedTuple):
     """Of weighted rows: counts (c,), sums (c, d) by class, sums of rows scaled to length 1 (c, d), squares (d, d)."""
 
@@ -91,12 +88,12 @@ class _Covariance(NamedTuple):
         between[sums.counts == 0] = 0
         return cls(sums.counts / total, center, sums.squares / total - np.outer(center, center), between)
 
-    def whiten(self, ridge: float, dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.float64]:
-        """(covariance + ridge * identity)^-1 @ between, shape (c, d), computed in this dtype."""
-        penalized = self.matrix.astype(dtype)
+    def whiten(self, ridge: float) -> NDArray[np.float64]:
+        """(covariance + ridge * identity)^-1 @ between, shape (c, d)."""
+        penalized = self.matrix.copy()
         penalized[np.diag_indices_from(penalized)] += ridge
         factor = cho_factor(penalized, overwrite_a=True, check_finite=False)
-        return np.asarray(cho_solve(factor, self.between.T.astype(dtype), check_finite=False).T, np.float64)
+        return np.asarray(cho_solve(factor, self.between.T, check_finite=False).T)
 
 
 class RegularizedCovariances:
@@ -158,10 +155,7 @@ class RegularizedCovariances:
         if (number, strength) not in self._whitened:  # ridge and LDA of a strength share it
             if stop():
                 raise OutOfTimeError
-            is_rough = strength >= _ROUGH and number < len(self._covariances) - 1  # to compare strengths
-            self._whitened[number, strength] = covariance.whiten(
-                strength * self.scale, np.float32 if is_rough else np.float64
-            )
+            self._whitened[number, strength] = covariance.whiten(strength * self.scale)
         coef, offset = solve(covariance.priors, covariance.between, self._whitened[number, strength])
         return _layer(coef, offset - coef @ (covariance.center + self._mean))
 

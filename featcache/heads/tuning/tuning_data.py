@@ -243,7 +243,7 @@ class TuningData:
             tried.update(near)
             refined = select(near)
             better = refined if refined.log_loss[0] < best.log_loss[0] else best
-            trials = (*best.trials, *refined.trials)
+            trials = tuple(sorted((*best.trials, *refined.trials), key=lambda trial: -trial.value))
             is_final = better is best
             best = replace(better, trials=trials, interrupted=refined.interrupted)
             if is_final:
