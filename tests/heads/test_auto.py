@@ -41,7 +41,7 @@ def held_out(fit: HeadFit) -> dict[str, Accuracy | LabelAccuracy]:
 
 
 def test_cheap_heads_come_first() -> None:
-    assert AUTO == ("centroid", "lda", "ridge", "linear")
+    assert AUTO == ("lda", "centroid", "ridge", "linear")
     assert [spec.name for spec in auto_heads() if spec.estimate_s] == ["linear"]
 
 

@@ -132,6 +132,13 @@ def with_layer(weights: PathWeights, layer: Layer) -> PathWeights:
     )
 
 
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All strengths are solved in float64, as that of all rows is."""
+    monkeypatch.setattr(closed_form, "_ROUGH", np.inf)
+
+
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("strength", [100.0, 0.1, 1e-6])
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_ridge_is_that_of_scikit_learn_on_the_other_folds(classes: int, strength: float) -> None:
@@ -151,6 +158,7 @@ def test_ridge_is_that_of_scikit_learn_on_the_other_folds(classes: int, strength
         np.testing.assert_allclose(result.intercept[problem] / half, reference.intercept_, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("shrinkage", [0.9, 0.1, 1e-4])
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_lda_is_that_of_scikit_learn_on_the_other_folds(classes: int, shrinkage: float) -> None:
@@ -172,6 +180,23 @@ def test_lda_is_that_of_scikit_learn_on_the_other_folds(classes: int, shrinkage:
         actual = example.x @ result.coef[problem].T + result.intercept[problem] - priors
         other = example.x @ reference.coef_.T + reference.intercept_ - priors
         np.testing.assert_allclose(apart(actual.T), (1 - shrinkage) * apart(other.T), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("strength", [1e4, 1.0, closed_form._ROUGH])
+@pytest.mark.parametrize("solve", [ridge, lda])
+def test_strong_penalties_are_compared_in_float32(solve: Any, strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits differ by less than a thousandth of their spread; the head of all rows is that of float64."""
+    example = data(3)
+    rough, exact = (RegularizedCovariances(example.moments(3), example.mean()) for _ in range(2))
+    (result,), layer = rough.path(solve, [strength]), rough.refit(solve, strength)
+    monkeypatch.setattr(closed_form, "_ROUGH", np.inf)
+    (expected,), expected_layer = exact.path(solve, [strength]), exact.refit(solve, strength)
+    for problem in range(K - 1):
+        logits, expected_logits = (
+            example.x @ weights.coef[problem].T + weights.intercept[problem] for weights in (result, expected)
+        )
+        assert np.abs(logits - expected_logits).max() < 1e-3 * expected_logits.std()
+    np.testing.assert_array_equal(layer.coef, expected_layer.coef)
 
 
 def apart(rows: NDArray[Any]) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from featcache.core.samples import Samples
 from featcache.core.splitting import NEVER, assign_folds
 from featcache.errors import HeadError
 from featcache.heads.linear import LinearHead
+from featcache.heads.solvers import closed_form
 from featcache.heads.solvers.closed_form import RegularizedCovariances, lda, nearest_centroid, ridge
 from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights
 from featcache.heads.solvers.softmax import solve_path
@@ -170,24 +171,29 @@ def test_one_logit_of_two_classes_is_two_with_the_same_odds() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", ["ridge", "linear"])
-def test_trials_are_those_of_scikit_learn_fitted_fold_by_fold(name: str, classes: int) -> None:
+def test_trials_are_those_of_scikit_learn_fitted_fold_by_fold(
+    name: str, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained on all views of the other folds, judged on the clean views of this one."""
+    monkeypatch.setattr("featcache.heads.solvers.closed_form._ROUGH", np.inf)
     train = clouds(classes, n=45, d=5, views=2, apart=2.0)
     train = Features(train.x.astype(np.float64), train.samples)
     tuning = TuningData(train)
     tuned = tune(name, tuning)
     fold = assign_folds(train.y, train.samples.sha256, 5)
     np.testing.assert_array_equal(tuning.held_out.fold, fold)
+    if name == "ridge":
+        assert {trial.value for trial in tuned.trials} <= set(PENALTIES)
     flat = train.x.reshape(-1, 5)
     spread = ((flat - flat.mean(axis=0)) ** 2).mean()
     temperature = 1.0
-    for strength, trial in zip(PENALTIES, tuned.trials, strict=False):
+    for trial in tuned.trials:
         logits = np.empty((45, max(2, classes)))
         for number in range(5):
             seen, reference = np.flatnonzero(np.repeat(fold, 3) != number), np.flatnonzero(fold == number)
             weight, y = np.full(len(seen), 1 / 3), np.repeat(train.y, 3)[seen]
             if name == "ridge":
-                head = RidgeClassifier(strength * spread * weight.sum()).fit(flat[seen], y, weight)
+                head = RidgeClassifier(trial.value * spread * weight.sum()).fit(flat[seen], y, weight)
             else:
                 head = LogisticRegression(C=trial.value, tol=1e-10, solver="newton-cholesky", max_iter=1000)
                 head.fit(flat[seen], y, weight)
@@ -525,6 +531,63 @@ def test_no_more_logits_are_held_out_than_fit(monkeypatch: pytest.MonkeyPatch) -
     tuning = TuningData(clouds(3))
     assert len(tuning.held_out.rows) == 6
     assert tuning.problem.k == 2
+
+
+# The search for a strength
+
+
+def fine(n: int = 60) -> Features:
+    """What tells the classes apart varies little, so that weak penalties are the best."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 2
+    x = rng.normal(size=(n, 1, 6)) * np.logspace(2, 0, 6)
+    x[:, 0, 5] = 0.01 * (rng.normal(size=n) + 1.5 * (2 * labels - 1))
+    return features(x, labels)
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda"])
+@pytest.mark.parametrize("example", [fine(), clouds(3, apart=2.0), clouds(4, n=100, apart=1.0, seed=3)])
+def test_the_coarse_search_ends_where_the_log_loss_of_its_neighbours_is_no_lower(name: str, example: Features) -> None:
+    tuned = tune(name, TuningData(example))
+    tried = {trial.value: trial.log_loss for trial in tuned.trials}
+    best = min(tried, key=lambda value: tried[value])
+    assert tuned.setting == f"strength={best:.3g}"
+    place = PENALTIES.index(best)
+    for neighbour in (place - 1, place + 1):
+        if 0 <= neighbour < len(PENALTIES):
+            assert tried[PENALTIES[neighbour]] >= tried[best]
+    assert len(tried) == len(tuned.trials)
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda"])
+@pytest.mark.parametrize("least", [13, 12, 11, 10])
+def test_a_search_ends_before_strengths_that_are_rounding_errors(
+    name: str, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weakest strength that can be solved is the best one, and the next one fails."""
+    tuning = TuningData(fine())
+    covariances, whiten = tuning._regularized(lambda: False), closed_form._Covariance.whiten
+
+    def fails(self: Any, ridge: float, *rest: Any) -> Any:
+        if ridge < PENALTIES[least] * covariances.scale * 0.99:
+            raise np.linalg.LinAlgError("not positive definite")
+        return whiten(self, ridge, *rest)
+
+    monkeypatch.setattr(closed_form._Covariance, "whiten", fails)
+    tuned = tune(name, tuning)
+    assert min(trial.value for trial in tuned.trials) == PENALTIES[least]
+    assert tuned.setting == f"strength={PENALTIES[least]:.3g}"
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda"])
+def test_a_search_that_is_stopped_between_coarse_and_fine_has_a_choice(name: str) -> None:
+    tuning = TuningData(fine())
+    tuning.statistics()
+    coarse = iter([False] * (5 * tuning.folds + 4))  # factorizations, and a question after each strength but the last
+    tuned = try_to_tune(name, tuning, lambda: next(coarse, True))
+    assert tuned is not None
+    assert 1 < len(tuned.trials) < len(tune(name, TuningData(fine())).trials)
+    assert tuned.cut_short
 
 
 # The fit to all images
