@@ -44,7 +44,7 @@ def main() -> None:
         backbone=options.backbone,
         weights=options.weights,
         views=options.views,
-        recipe={"epochs": options.epochs},
+        config={"epochs": options.epochs},
         repeats=options.repeats,
         train_precision=options.train_precision,
         budget_s=options.budget,

@@ -37,7 +37,9 @@ locks, so a lock file names the writing process).
 from __future__ import annotations
 
 import errno
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 _SCREEN_LINES, _SCREEN_LETTERS = 20, 1600
 
@@ -176,10 +178,6 @@ class RemoteIOError(FeatcacheError, OSError):
     """A file at a URL that could not be read or written, or a URL that is not allowed."""
 
 
-DownloadError = RemoteIOError
-"""Deprecated name of `RemoteIOError`; the next release removes it."""
-
-
 class FeatcacheWarning(UserWarning):
     """Base of the warnings. The command line prints one line."""
 
@@ -211,3 +209,15 @@ def shorten(text: str) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an error's text, or its type if it has no text; to quote other libraries' errors in ours."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+if not TYPE_CHECKING:  # a type checker would accept any name
+
+    def __getattr__(name: str) -> Any:
+        """`DownloadError`, the former name of `RemoteIOError`; the next release removes it."""
+        if name != "DownloadError":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn(
+            "featcache.errors.DownloadError is deprecated: use featcache.errors.RemoteIOError", DeprecationWarning, 2
+        )
+        return RemoteIOError

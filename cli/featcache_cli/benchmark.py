@@ -65,12 +65,12 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
     from featcache.reports.pages.benchmark import write_benchmark_page
 
     options.import_from_here()  # --backbone may name a factory of the working folder
-    recipe = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    config = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     with options.progress_bar(grace_s=options.TRAINING_GRACE_S) as progress:
         chosen = routes.split(",") if routes else None
         settings["overwrite"] = outputs.overwrites(click.get_current_context())
         settings["on_note"] = None if as_json else options.note
-        result = featcache.benchmark(routes=chosen, recipe=recipe, progress=progress, **settings)
+        result = featcache.benchmark(routes=chosen, config=config, progress=progress, **settings)
     text = write_report(result, settings["out"])
     page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])
     text = f"{text}\nReport with figures: {page}\n\n{featcache.reach_verdict(result)}"

@@ -126,18 +126,18 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     from featcache.reports.style import save
     from featcache.training.distributed import ProcessGroup
 
-    world = ProcessGroup.from_torchrun()
+    process_group = ProcessGroup.from_torchrun()
     if init == "scratch" and weights:
         raise click.UsageError("--init scratch starts from random weights: drop it, or --weights.")
     source = "none" if init == "scratch" else weights or "pretrained"
     options.take_backbone(settings, weights=source)
     with options.progress_bar(then=options.LOADING, grace_s=options.TRAINING_GRACE_S) as progress:
-        settings |= {"progress": progress if world.is_main_process else None, "world": world}
-        settings["on_epoch"] = None if as_json or not world.is_main_process else options.echo
+        settings |= {"progress": progress if process_group.is_main_process else None, "process_group": process_group}
+        settings["on_epoch"] = None if as_json or not process_group.is_main_process else options.echo
         settings["overwrite"] = outputs.overwrites(click.get_current_context())
         settings["on_note"] = None if as_json else options.note
         run = featcache.finetune(**resolve(settings), weights=source)
-    if world.is_main_process:
+    if process_group.is_main_process:
         save(partial(plot_history, run.history), run.path / "curves.png")
         options.show(run, as_json)
         if listed:

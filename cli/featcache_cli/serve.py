@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from featcache.models.defaults import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, TOP_CLASSES
+from featcache.models.defaults import TOP_CLASSES
+from featcache.models.serving.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 from featcache_cli import options, results
 from featcache_cli.stopping import exit_on_signal
 

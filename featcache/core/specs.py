@@ -103,8 +103,10 @@ class ViewSpec:
     value_range : (float, float), optional
         For pixels with more than 8 bits a channel: the values that become black and white. None keeps the upper 8 bits
         of 16.
-    mean, std : (float, float, float), defaults of ImageNet
-        Normalization of each RGB channel, for pixels scaled to 0..1. The network applies it to a view.
+    mean : (float, float, float), default that of ImageNet
+        Mean of each RGB channel, for pixels scaled to 0..1. The network normalizes a view with it.
+    std : (float, float, float), default that of ImageNet
+        Standard deviation of each RGB channel, for pixels scaled to 0..1.
 
     Raises
     ------

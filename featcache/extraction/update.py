@@ -120,8 +120,12 @@ def update(
         Where the weights of the network are now. None: where they were.
     backbone : Backbone, nn.Module or None, default None
         The network itself, where featcache cannot load it by name.
-    allow_leak, label_column, skip_missing : default None
-        See `read_manifest`. None: as the cache was made.
+    allow_leak : bool or None, default None
+        Accept images of val or test that are also in train. None: as the cache was made.
+    label_column : str or None, default None
+        Column of the labels, see `read_manifest`. None: as the cache was made.
+    skip_missing : bool or None, default None
+        Skip images of a manifest whose files are missing. None: as the cache was made.
     retry : bool, default False
         Try again to read skipped images, although nothing has changed.
     strict : bool, default False

@@ -11,14 +11,16 @@ from featcache.training.config import TrainConfig
 from featcache.training.distributed import ProcessGroup
 
 
-def check_distributed(world: ProcessGroup, config: TrainConfig, image_cache: object, compile: bool) -> None:
+def check_distributed(process_group: ProcessGroup, config: TrainConfig, image_cache: object, compile: bool) -> None:
     """Raise RunError for options that several processes cannot use."""
     if image_cache is not None:
-        raise RunError(f"an image cache is written by one process, and {world.size} train: drop --image-cache")
+        raise RunError(f"an image cache is written by one process, and {process_group.size} train: drop --image-cache")
     if compile:
         raise RunError("torch.compile does not support training in several processes: drop --compile")
-    if config.batch_size < world.size:
-        raise RunError(f"{world.size} processes cannot share batches of {config.batch_size}: raise --batch-size")
+    if config.batch_size < process_group.size:
+        raise RunError(
+            f"{process_group.size} processes cannot share batches of {config.batch_size}: raise --batch-size"
+        )
 
 
 @contextmanager

@@ -61,11 +61,12 @@ def finetune(
     image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    world: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     progress: ProgressOption = None,
     on_epoch: Callable[[EpochMetrics], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     recipe: TrainConfig | Mapping[str, Any] | None = None,
+    world: ProcessGroup | None = None,
     **options: Unpack[FineTuneOptions],
 ) -> FineTune:
     """Fine-tune a network, and keep the weights of the best val epoch in the folder `out`.
@@ -101,7 +102,7 @@ def finetune(
         Allow a longer training than that of the existing run: more epochs or more patience. Default: False.
     overwrite : bool
         Start again if the folder holds a run. Default: False.
-    world : ProcessGroup
+    process_group : ProcessGroup
         The processes that train together, each with its shard of every batch, see `ProcessGroup.from_torchrun`. Losses
         are those of one process, up to rounding. All processes must see the folder; the main process writes. The number
         of processes may change when a run resumes. Default: one process.
@@ -113,6 +114,8 @@ def finetune(
         Called with a summary of the data before the work starts.
     recipe : TrainConfig or dict, optional
         Deprecated: the former name of `config`.
+    world : ProcessGroup, optional
+        Deprecated: the former name of `process_group`.
     {options}
 
     Returns
@@ -146,13 +149,16 @@ def finetune(
     if recipe is not None:
         warnings.warn("finetune(recipe=...) is now finetune(config=...).", DeprecationWarning, stacklevel=3)
         config = recipe if config is None else config
+    if world is not None:
+        warnings.warn("finetune(world=...) is now finetune(process_group=...).", DeprecationWarning, stacklevel=3)
+        process_group = world
     progress, device, max_pixels = as_callback(progress), options["device"], options["max_pixels"]
     mode, init_head = options["mode"], options["init_head"]
     timer = PhaseTimer()
-    if world.size > 1:
-        check_distributed(world, make_train_config(config), image_cache, compile)
-        device = world.local_device(resolve_device(device))
-        world.init(device)
+    if process_group.size > 1:
+        check_distributed(process_group, make_train_config(config), image_cache, compile)
+        device = process_group.local_device(resolve_device(device))
+        process_group.init(device)
     out, config = Path(out), make_train_config(config, {} if init_head is None else LP_FT_DEFAULTS)
     strategy = make_strategy(
         mode,
@@ -166,9 +172,9 @@ def finetune(
     )
     check_writable(out)
     check_name(backbone)
-    if world.is_main_process:
+    if process_group.is_main_process:
         prepare_folder(out, "run")
-    world.barrier()
+    process_group.barrier()
     if not overwrite:
         requested: dict[str, Any] = {"backbone": backbone if isinstance(backbone, str) else None}
         requested |= {**select(ViewOptions, options), "value_range": None}  # the range is not known yet
@@ -177,7 +183,7 @@ def finetune(
         check_before_loading(out, requested, resume)
     with timer.phase("hash"):
         manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
-    if on_note and world.is_main_process:
+    if on_note and process_group.is_main_process:
         on_note(str(manifest.summary()))
     with timer.phase("start"):
         if isinstance(backbone, str):
@@ -196,7 +202,7 @@ def finetune(
         options["value_range"] = value_range
         spec = backbone.extract_spec(views=0, dtype="float32", **select(ViewOptions, options))
     with ExitStack() as stack:
-        if world.is_main_process:
+        if process_group.is_main_process:
             stack.enter_context(exclusive_folder(out, "trained"))
         images = None
         if image_cache is not None:
@@ -226,11 +232,11 @@ def finetune(
             image_side=images.side if images else None,
             progress=progress,
             on_epoch=on_epoch,
-            world=world,
+            process_group=process_group,
         )
-        if overwrite and world.is_main_process:
+        if overwrite and process_group.is_main_process:
             (out / CHECKPOINT).unlink(missing_ok=True)
-        world.barrier()
+        process_group.barrier()
         if (out / CHECKPOINT).exists():
             run.load_checkpoint(allow_longer=resume)
         run.sync_unreadable()
@@ -267,9 +273,9 @@ def finetune(
         notes=run_notes(run, backbone.weights_note, value_range),
         data=manifest.summary(loader.skipped),
     )
-    if world.is_main_process:
+    if process_group.is_main_process:
         write_json(out / REPORT, {"config": run.config, **result.to_dict()})
-    world.destroy()
+    process_group.destroy()
     return result
 
 

@@ -142,7 +142,7 @@ def read_layer(
     if card.layer != PENULTIMATE:
         raise RunError(
             f"{folder} was fitted on the layer {card.layer}; the head of a network uses the layer {PENULTIMATE}. Fit "
-            "it without --layer."
+            "it with `--head linear --layer penultimate`."
         )
     _check_same_features(folder, card, spec, classes)
     estimator = load_head(locate(folder, card.file))

@@ -26,7 +26,9 @@ def run_notes(run: FineTuneRun, weights_note: str | None, value_range: ValueRang
     notes += _stop_notes(run.state.history, run.state.config)
     if value_range:
         notes.append(describe_value_range(value_range))
-    remarks = {row: remark for shard in run.world.all_gather(run.loader.remarks) for row, remark in shard.items()}
+    remarks = {
+        row: remark for shard in run.process_group.all_gather(run.loader.remarks) for row, remark in shard.items()
+    }
     notes += remark_notes([(ids[row], remark) for row, remark in sorted(remarks.items())])
     return tuple(notes)
 

@@ -59,7 +59,7 @@ class FineTuneRun:
     progress : Progress, optional
     on_epoch : Callable[[EpochMetrics], None], optional
         Called after each epoch, and when a run resumes, for each epoch before.
-    world : ProcessGroup
+    process_group : ProcessGroup
         The processes that train together. The main process writes the files.
 
     Attributes
@@ -85,10 +85,10 @@ class FineTuneRun:
         image_side: int | None = None,
         progress: Progress | None = None,
         on_epoch: Callable[[EpochMetrics], None] | None = None,
-        world: ProcessGroup = SINGLE_PROCESS,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.out, self.backbone, self.spec, self.mode = out, backbone, spec, mode
-        self.loader, self.on_epoch, self.world = loader, on_epoch, world
+        self.loader, self.on_epoch, self.process_group = loader, on_epoch, process_group
         self.strategy = initial.strategy
         self.samples = samples = loader.manifest.samples
         self.folder = RunFolder(out, spec, backbone.weights, samples, loader.skipped)
@@ -102,7 +102,7 @@ class FineTuneRun:
             raise RunError(str(error)) from error
         loss = ClassificationLoss(config.label_smoothing, weights)
         self.state = TrainState(initial.module, config, param_groups=initial.param_groups, loss=loss)
-        self._batches = LiveBatches(backbone, spec, loader, mode, timer, progress, world)
+        self._batches = LiveBatches(backbone, spec, loader, mode, timer, progress, process_group)
         self._batches.batch_size = config.batch_size
         self._batches.merge_last_single = uses_batch_statistics(initial.module)
         self._saved_at, self._saving_s = time.monotonic(), 0.0
@@ -135,7 +135,7 @@ class FineTuneRun:
                 seed=self.spec.view.seed,
                 on_epoch=self._finish_epoch,
                 context=self._context,
-                world=self.world,
+                process_group=self.process_group,
             )
 
     def apply_wise_ft(self) -> None:
@@ -143,11 +143,11 @@ class FineTuneRun:
         network = self.state.module
         if self.strategy.wise_ft is None or not isinstance(network, BackboneWithHead):
             return
-        self.world.barrier()
+        self.process_group.barrier()
         network.load(self.out / BEST)
         network.interpolate_weights(self._initial_weights, self.strategy.wise_ft)
         self.averaged_val = self._evaluate("val")
-        if self.world.is_main_process:
+        if self.process_group.is_main_process:
             self.folder.save_model(network, self.averaged_val)
 
     def load_checkpoint(self, allow_longer: bool = False) -> None:
@@ -193,7 +193,7 @@ class FineTuneRun:
         """Evaluate the saved weights on test. None if the data has no readable test images."""
         if not len(self.samples.rows("test")):
             return None
-        self.world.barrier()
+        self.process_group.barrier()
         if isinstance(self.state.module, BackboneWithHead):
             self.state.module.load(self.out / NETWORK)
             result = self._evaluate("test")
@@ -202,20 +202,20 @@ class FineTuneRun:
         else:
             head = load_head(self.out / "head.safetensors")
             shard = [(x.cpu().numpy(), y.cpu().numpy()) for x, y in self._batches.evaluation("test")]
-            batches = [batch for shard in self.world.all_gather(shard) for batch in shard]
+            batches = [batch for shard in self.process_group.all_gather(shard) for batch in shard]
             if not batches:
                 return None
             x, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
             n_classes, multilabel = len(self.samples.classes), self.samples.multilabel
             predicted, probabilities = classify(head, x, n_classes, multilabel=multilabel)
-        if self.world.is_main_process:
+        if self.process_group.is_main_process:
             self.folder.save_test_predictions(labels, predicted, probabilities)
         return judge(labels, predicted, probabilities, self.samples.classes)
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self.state.load_state_dict(dict(state))
         self._batches.position = state.get("position", 0)
-        if self.state.accumulator is not None and not self.world.is_main_process:
+        if self.state.accumulator is not None and not self.process_group.is_main_process:
             self.state.accumulator = EvalAccumulator()  # the main process counts what the checkpoint holds
         self.loader.skipped.update(state["skipped"])
         self.initial_val = EvalResult(**state["first"]) if state.get("first") else None
@@ -244,7 +244,7 @@ class FineTuneRun:
         return extractor.autocast() if self.mode == "all" else extractor.exact()
 
     def _evaluate(self, split: str) -> EvalResult:
-        return evaluate_module(self.state.module, self._batches.evaluation(split), self._context, self.world)
+        return evaluate_module(self.state.module, self._batches.evaluation(split), self._context, self.process_group)
 
     def _save_between(self, batches: Batches) -> Batches:
         """The batches. The state is saved now and then between two of them, and when the work is interrupted.
@@ -275,7 +275,7 @@ class FineTuneRun:
                 f"Give an --lr below {state.config.lr:g}, with --overwrite or another folder."
             )
         self._batches.position = 0
-        if not self.world.is_main_process:
+        if not self.process_group.is_main_process:
             return
         if state.best is state.history[-1]:
             if self.strategy.wise_ft is not None and isinstance(state.module, BackboneWithHead):
@@ -288,7 +288,9 @@ class FineTuneRun:
 
     def _save_checkpoint(self) -> None:
         """Replace the checkpoint, within an epoch or after it."""
-        if self.world.size > 1 and (self.state.accumulator is not None or not self.world.is_main_process):
+        if self.process_group.size > 1 and (
+            self.state.accumulator is not None or not self.process_group.is_main_process
+        ):
             return
         started = time.monotonic()
         run_state = {

@@ -2,9 +2,3 @@
 
 TOP_CLASSES = 5
 """How many classes a prediction names."""
-
-MAX_UPLOAD_BYTES = 20 << 20
-"""The largest file that the server accepts."""
-
-MAX_UPLOAD_PIXELS = 50_000_000
-"""The largest image that the server accepts."""

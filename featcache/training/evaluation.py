@@ -74,14 +74,14 @@ class EvalAccumulator:
         if keep_logits:
             self.logits.append(logits.detach().float())
 
-    def result(self, world: ProcessGroup) -> EvalResult:
+    def result(self, process_group: ProcessGroup) -> EvalResult:
         """The result of the whole pass, over all processes."""
         sizes = [len(labels) for labels in self.labels]
         means = torch.stack(self.losses).tolist() if self.losses else []
         loss_sum = sum(mean * size for mean, size in zip(means, sizes, strict=True) if size)
         empty = [torch.empty(0, dtype=torch.int64)]
         columns = [torch.cat(parts or empty).cpu() for parts in (self.labels, self.predicted, self.logits)]
-        gathered = world.all_gather((loss_sum, columns))
+        gathered = process_group.all_gather((loss_sum, columns))
         labels, predicted, logits = (
             _concatenate([columns[number] for _, columns in gathered]) for number in range(len(columns))
         )

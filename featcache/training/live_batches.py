@@ -39,7 +39,7 @@ class LiveBatches:
     timer : PhaseTimer
         Takes the time spent waiting for images, as the phase "data".
     progress : Progress or None
-    world : ProcessGroup
+    process_group : ProcessGroup
         Each of its processes gets its shard of every batch.
 
     Attributes
@@ -60,27 +60,27 @@ class LiveBatches:
         mode: Literal["all", "head"],
         timer: PhaseTimer,
         progress: Progress | None,
-        world: ProcessGroup,
+        process_group: ProcessGroup,
     ) -> None:
         self._backbone, self._spec, self._loader, self._mode = backbone, spec, loader, mode
-        self._timer, self._progress, self._world = timer, progress, world
+        self._timer, self._progress, self._process_group = timer, progress, process_group
         self._samples = loader.manifest.samples
         self.batch_size, self.merge_last_single, self.position = 1, False, 0
 
     def sync_unreadable(self) -> None:
         """Exchange which images are unreadable, so that all processes cut the same batches."""
-        if self._world.size == 1:
+        if self._process_group.size == 1:
             return
-        for _ in self._loader.batches(self._world.shard(np.arange(len(self._samples))), [0], _EVAL_BATCH):
+        for _ in self._loader.batches(self._process_group.shard(np.arange(len(self._samples))), [0], _EVAL_BATCH):
             pass
-        for skipped in self._world.all_gather(self._loader.skipped):
+        for skipped in self._process_group.all_gather(self._loader.skipped):
             self._loader.skipped.update(skipped)
 
     def train(self, epoch: int) -> Batches:
         """The training batches of an epoch, from `position` on: view e of each image in epoch e."""
         rows = self._samples.rows("train")
         order = rows[epoch_order(self._samples.sha256[rows], self._spec.view.seed, epoch)]
-        if self._world.size > 1:
+        if self._process_group.size > 1:
             yield from self._sharded(f"epoch {epoch}", order, epoch)
             return
         position_of_row = {int(row): position for position, row in enumerate(order)}
@@ -95,8 +95,8 @@ class LiveBatches:
     def evaluation(self, split: str) -> Batches:
         """The clean views of a split; of several processes each gets its shard."""
         rows, done = self._samples.rows(split), 0
-        if self._world.size > 1:
-            rows = self._world.shard(self._readable(rows))
+        if self._process_group.size > 1:
+            rows = self._process_group.shard(self._readable(rows))
         for batch, tensors in self._to_device(self._loader.batches(rows, [0], _EVAL_BATCH)):
             yield tensors
             done += len(batch.rows)
@@ -110,9 +110,9 @@ class LiveBatches:
         last = (len(order) - 1) // size * size  # where the last batch begins
         if self.merge_last_single and len(order) - last == 1 < size:
             last = max(0, last - size)
-        shards = [self._world.shard(order[start : start + size]) for start in range(0, last, size)]
-        full_batches = np.concatenate([order[:0], *shards]), len(self._world.shard(range(size)))
-        last_shard = self._world.shard(order[last:])
+        shards = [self._process_group.shard(order[start : start + size]) for start in range(0, last, size)]
+        full_batches = np.concatenate([order[:0], *shards]), len(self._process_group.shard(range(size)))
+        last_shard = self._process_group.shard(order[last:])
         done, total = 0, len(full_batches[0]) + len(last_shard)
         for rows, shard_size in (full_batches, (last_shard, max(1, len(last_shard)))):
             for batch, tensors in self._to_device(self._loader.batches(rows, [epoch], shard_size)):

@@ -212,7 +212,7 @@ def train(
     seed: int,
     on_epoch: Callable[[TrainState], None],
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    world: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
     """Train from the epoch after the last one in the history to the last epoch of the config.
 
@@ -231,11 +231,11 @@ def train(
         Called after each epoch, when its metrics are the last in `state.history`.
     context : Callable[[], context manager]
         The forward pass runs in it, for mixed precision.
-    world : ProcessGroup
+    process_group : ProcessGroup
         The processes that train together. Each gets its shards of the batches.
     """
     module, compute_loss = state.module, state.loss or ClassificationLoss()
-    wrapped = world.wrap(module)
+    wrapped = process_group.wrap(module)
     while not state.is_finished:
         epoch, started = len(state.history) + 1, time.perf_counter()
         lr = state.optimizer.param_groups[0]["lr"]
@@ -248,12 +248,12 @@ def train(
                     logits = wrapped(inputs)
                 loss = compute_loss(logits, labels)
                 state.optimizer.zero_grad()
-                world.scale_loss(loss, len(labels)).backward()  # type: ignore[no-untyped-call]
+                process_group.scale_loss(loss, len(labels)).backward()  # type: ignore[no-untyped-call]
                 state.optimizer.step()
                 accumulator.add(loss, labels, logits, keep_logits=False)
                 accumulator.seconds = seconds_before + time.perf_counter() - started
-            result = accumulator.result(world)
-        val = evaluate_module(module, val_batches(), context, world)
+            result = accumulator.result(process_group)
+        val = evaluate_module(module, val_batches(), context, process_group)
         state.accumulator = None
         state.schedule.step()
         state.history.append(
@@ -278,7 +278,7 @@ def evaluate_module(
     module: nn.Module,
     batches: Batches,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    world: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> EvalResult:
     """Evaluate in `eval()` mode. Each of several processes evaluates its shard, and all get the whole result."""
     module.eval()
@@ -288,7 +288,7 @@ def evaluate_module(
             with context():
                 logits = module(inputs)
             accumulator.add(compute_loss(logits, labels), labels, logits, keep_logits=True)
-    return accumulator.result(world)
+    return accumulator.result(process_group)
 
 
 def _mean_average_precision(val: EvalResult) -> float | None:

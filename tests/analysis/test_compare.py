@@ -37,7 +37,7 @@ FOUR = ("cached", "frozen", "finetune", "scratch")
 
 
 def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
-    return benchmark(data, out, **{**SIZE, "views": 2, "recipe": RECIPE, "precision": "fp32", **changes})
+    return benchmark(data, out, **{**SIZE, "views": 2, "config": RECIPE, "precision": "fp32", **changes})
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
-    return benchmark(data, out, **{"image_size": 32, "workers": 2, "views": 2, "recipe": TEN, "repeats": 1, **changes})
+    return benchmark(data, out, **{"image_size": 32, "workers": 2, "views": 2, "config": TEN, "repeats": 1, **changes})
 
 
 def test_the_cost_of_lpft_is_that_of_its_cache_and_head_too(

@@ -188,7 +188,7 @@ def test_a_small_sure_gain_is_left_to_the_reader() -> None:
     assert verdict.text.endswith(
         "McNemar p < 0.001). It took 2 hours against 13 seconds: decide whether this gain is worth the time."
     )
-    assert (verdict.decision, verdict.route) == ("weigh", FINETUNE)
+    assert (verdict.decision, verdict.route) == ("tradeoff", FINETUNE)
 
 
 def test_a_gain_that_costs_nothing_is_taken() -> None:

@@ -239,7 +239,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     assert callable(asked.pop("progress"))
     assert callable(asked.pop("on_epoch"))
     assert callable(asked.pop("on_note"))
-    assert asked.pop("world").size == 1
+    assert asked.pop("process_group").size == 1
     assert asked == {
         "data": "photos", "out": "run", "backbone": "efficientnet_lite0", "weights": "pretrained", "mode": "all",
         "augment": "tutorial", "config": TrainConfig(
@@ -303,7 +303,10 @@ def test_a_run_begins_with_the_head_of_a_cache(data: Path, tmp_path: Path) -> No
     torch.save(models.mobilenet_v3_small().state_dict(), tmp_path / "w.pth")
     network = (*NETWORK, "--weights", tmp_path / "w.pth")
     done("extract", data, "-o", tmp_path / "c.h5", *network, "--precision", "fp32")
-    head = as_json("fit-head", tmp_path / "c.h5", "-o", tmp_path / "head")
+    as_json("fit-head", tmp_path / "c.h5", "-o", tmp_path / "stages", "--head", "linear", "--layer", "stages")
+    told = refused("finetune", data, "-o", tmp_path / "run", *network, "--init-head", tmp_path / "stages")
+    assert "the head of a network uses the layer penultimate" in told
+    head = as_json("fit-head", tmp_path / "c.h5", "-o", tmp_path / "head", "--head", "linear", "--layer", "penultimate")
     options = (*network, "--init-head", tmp_path / "head", "--epochs", 1, "--wise-ft", 0.5, "--unfreeze", 2)
     found = as_json("finetune", data, "-o", tmp_path / "run", *options)
     assert found["start"]["accuracy"] == head["accuracy"]

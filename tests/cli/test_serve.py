@@ -134,7 +134,7 @@ def head(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the embedded network: its probabilities tell pictures apart, as a random one's do not."""
     folder = tmp_path_factory.mktemp("model")
     done("extract", data, "-o", folder / "cache.h5", "--views", 0, "--image-size", 64, "--precision", "fp32")
-    done("fit-head", folder / "cache.h5", "-o", folder / "head")
+    done("fit-head", folder / "cache.h5", "-o", folder / "head", "--head", "linear")
     return folder / "head"
 
 

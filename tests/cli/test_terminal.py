@@ -296,7 +296,7 @@ def test_a_network_that_loads_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_parameter_that_does_not_fit_is_named(cache: Path, line: str, said: str) -> None:
-    assert refused("fit-head", cache, *line.split()) == said
+    assert refused("fit-head", cache, "--head", "linear", *line.split()) == said
 
 
 def test_predictions_are_drawn_from_the_folder_of_val_too(cache: Path, tmp_path: Path) -> None:

@@ -492,12 +492,15 @@ def test_the_former_name_of_config_is_accepted_with_a_warning(split_folder: Path
      ({"label_smoothing": 1}, "label_smoothing is 1; it must be 0 or greater, and less than 1")],
 )  # fmt: skip
 def test_a_recipe_that_is_none_names_what_there_is(fields: dict[str, Any], why: str, tmp_path: Path) -> None:
-    for call, name in ((finetune, "config"), (benchmark, "recipe")):
+    for call, name in ((finetune, "config"), (benchmark, "config")):
         with pytest.raises(
             RunError, match=r"^the training configuration: .*\. Its fields are epochs, batch_size, lr, momentum, "
         ) as caught:
             call("photos", tmp_path / "run", **{name: fields})
         assert why in str(caught.value)
+    warning = r"^benchmark\(recipe=\.\.\.\) is deprecated: use benchmark\(config=\.\.\.\)$"
+    with pytest.warns(DeprecationWarning, match=warning), pytest.raises(RunError, match=r"^the training"):
+        benchmark("photos", tmp_path / "run", recipe=fields)
     assert list(tmp_path.iterdir()) == []
 
 

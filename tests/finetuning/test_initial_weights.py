@@ -262,7 +262,7 @@ def test_averaged_weights_lie_between_the_start_and_the_best(
 def test_what_is_kept_is_what_test_is_evaluated_on(make_folder: MakeFolder, tmp_path: Path) -> None:
     data = make_folder({f"{split}/{kind}": 6 for split in ("train", "val", "test") for kind in ("ants", "bees")})
     extract(data, tmp_path / "c.h5", backbone=staged_backbone(), views=0, dtype="float32")
-    fit = fit_head(tmp_path / "c.h5", tmp_path / "head", parameters={"C": 0.01})
+    fit = fit_head(tmp_path / "c.h5", tmp_path / "head", head="linear", parameters={"C": 0.01})
     config = dataclasses.replace(CONFIG, lr=1.0)
     run = tune(tmp_path, tmp_path / "run", data=data, wise_ft=0.0, config=config, batchnorm="train")
     assert run.report.test is not None
@@ -485,7 +485,7 @@ def test_resuming_needs_the_same_head_wherever_it_lies(site: Path, tmp_path: Pat
     whole = tune(site, tmp_path / "whole")
     with pytest.raises(StopError):
         tune(site, tmp_path / "run", on_epoch=stop_after(1))
-    fit_head(site / "c.h5", tmp_path / "other", parameters={"C": 0.01})
+    fit_head(site / "c.h5", tmp_path / "other", head="linear", parameters={"C": 0.01})
     with pytest.raises(RunError) as caught:
         tune(site, tmp_path / "run", resume=True, init_head=tmp_path / "other")
     assert str(caught.value) == (

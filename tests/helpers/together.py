@@ -39,7 +39,7 @@ def backbone() -> Backbone:
         return Backbone(Net(), name="together", image_size=8, resize_size=10)
 
 
-def tune(data: str, out: str, world: ProcessGroup, **options: Any) -> list[dict[str, Any]]:
+def tune(data: str, out: str, process_group: ProcessGroup, **options: Any) -> list[dict[str, Any]]:
     """The epochs, as JSON values."""
     last, stop_in = options.pop("die_after", None), options.pop("stop_in", None)
     recipe = replace(CONFIG, epochs=3, batch_size=options.pop("batch_size", 5))
@@ -58,7 +58,9 @@ def tune(data: str, out: str, world: ProcessGroup, **options: Any) -> list[dict[
                 signal.pause()
 
     options = {"progress": wait if stop_in else None, **options}
-    result = finetune(data, out, backbone=backbone(), config=recipe, workers=1, world=world, on_epoch=die, **options)
+    result = finetune(
+        data, out, backbone=backbone(), config=recipe, workers=1, process_group=process_group, on_epoch=die, **options
+    )
     return [asdict(epoch) for epoch in result.history]
 
 
@@ -71,7 +73,7 @@ def run_as(environment: dict[str, str], output: str, data: str, out: str, option
         os.dup2(os.open(output + suffix, os.O_WRONLY | os.O_CREAT), number)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    world = ProcessGroup.from_torchrun()
-    history = tune(data, out, world, **options)
-    if world.is_main_process:
+    process_group = ProcessGroup.from_torchrun()
+    history = tune(data, out, process_group, **options)
+    if process_group.is_main_process:
         sys.stdout.write(json.dumps(history))

@@ -39,6 +39,12 @@ def problems(name: str, checks: set[str]) -> list[str]:
     return [f"{code}: {text}" for code, text in validate(f"featcache.{name}")["errors"] if code in checks]
 
 
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_parameter_has_a_line_of_its_own(name: str) -> None:
+    parameters = NumpyDocString(inspect.getdoc(getattr(featcache, name)))["Parameters"]
+    assert [parameter.name for parameter in parameters if "," in parameter.name] == []
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_public_function_is_documented(name: str) -> None:
     assert problems(name, set(CHECKS)) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,8 @@ def test_results_of_the_library_are_short(work: Path) -> None:
         assert repr(result).startswith(f"<{type(result).__name__}: ")
         assert len(repr(result)) < 130
         assert "\n" not in repr(result)
-        assert result._repr_html_() == f"<pre>{result!s}</pre>"
-    assert "head linear, val: accuracy 1.0000" in str(fit).replace("\n", " ")
+        assert result._repr_html_() == f"<pre>{escape(str(result))}</pre>"
+    assert f"head {fit.name}, val: accuracy 1.0000" in str(fit).replace("\n", " ")
 
 
 def test_the_pictures_of_show_are_figures(work: Path) -> None:

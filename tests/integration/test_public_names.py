@@ -7,6 +7,7 @@ import re
 import pytest
 
 import featcache
+from featcache import errors
 from featcache.analysis.doctor.findings import DoctorReport, Issue
 
 RENAMED = {
@@ -36,3 +37,12 @@ def test_a_deprecated_name_works_and_names_the_new_one(old: str, new: str) -> No
     assert old not in featcache.__all__
     if old not in SAME:
         assert new.split("(")[0] in featcache.__all__
+
+
+def test_the_former_name_of_an_error_works_and_names_the_new_one() -> None:
+    text = re.escape("featcache.errors.DownloadError is deprecated: use featcache.errors.RemoteIOError")
+    with pytest.warns(DeprecationWarning, match=f"^{text}$") as caught:
+        assert getattr(errors, "DownloadError") is errors.RemoteIOError  # noqa: B009
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.raises(AttributeError, match="has no attribute 'UploadError'"):
+        getattr(errors, "UploadError")  # noqa: B009

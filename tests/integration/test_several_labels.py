@@ -293,7 +293,6 @@ def test_a_head_of_several_labels_is_fitted_as_it_is(given: Any, cache: FeatureC
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"head": "auto"}, "auto is for images with one label; use linear, or another head with probabilities"),
         ({"head": "sgd"}, "sgd is for images with one label; use linear, or another head with probabilities"),
         ({"head": "svm"}, "svm has no probabilities, which labels are judged by; use linear, or one that has"),
         ({"head": "ridge"}, "ridge has no probabilities, which labels are judged by; use linear, or one that has"),
@@ -306,10 +305,13 @@ def test_a_head_of_several_labels_is_fitted_as_it_is(given: Any, cache: FeatureC
         ({"head": "logreg", "cv": 1}, "cross-validation takes two folds or more; got 1"),
         ({"head": "linaer"}, "there is no head 'linaer'. Use attention, auto, "),
         (
-            {"parameters": {"c": 1}},
+            {"head": "linear", "parameters": {"c": 1}},
             "featcache.heads.one_vs_rest.OneVsRestHead has no parameter 'c'; it has C, class_weight, ",
         ),
-        ({"parameters": {"C": 0}}, "OneVsRestHead could not be fitted: C must be greater than 0 and finite; got 0"),
+        (
+            {"head": "linear", "parameters": {"C": 0}},
+            "OneVsRestHead could not be fitted: C must be greater than 0 and finite; got 0",
+        ),
         (
             {"parameters": {"class_weight": {"pink": 2}}},
             "the head could not be fitted: class_weight names 'pink'; the classes are blue, green, red",
@@ -376,7 +378,7 @@ def test_two_heads_are_compared_by_the_images_with_all_labels_right(cache: Featu
 
 def test_heads_of_other_labels_are_not_compared(head: Path, tmp_path: Path) -> None:
     other = cached(write_pictures(tmp_path / "data", {27: "red"}), tmp_path / "other.h5")
-    fit_head(other, tmp_path / "other", parameters={"C": 1.0})
+    fit_head(other, tmp_path / "other", head="linear", parameters={"C": 1.0})
     with pytest.raises(HeadError, match="were evaluated on other images or labels: 8 and 8 val images, 8 in common"):
         compare_heads(head, tmp_path / "other")
 

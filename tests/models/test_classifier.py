@@ -84,7 +84,7 @@ def test_cached_features_and_files_give_the_same_probabilities(
 ) -> None:
     cache = cached(data, dtype, seed=4)
     fit = fit_head(cache, tmp_path / "model", head=head, parameters={"lr": 0.1} if head == "sgd" else {})
-    expected = classify(fit.estimator, cache.features("val").clean(), 3)[1]
+    expected = classify(fit.estimator, np.asarray(cache.features("val", ",".join(fit.layers)).clean()), 3)[1]
     classifier = Classifier.load(tmp_path / "model", device="cpu")
     results = classifier.predict(paths, batch_size=5)
     assert expected is not None

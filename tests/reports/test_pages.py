@@ -241,7 +241,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
     assert got == {
         "data": "hymenoptera", "out": "report", "routes": ["cached", "frozen", "finetune"], "backbone": "resnet18",
         "weights": "pretrained", "views": 4, "head": "linear", "augment": "tutorial", "image_size": None, "repeats": 1,
-        "recipe": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
+        "config": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
         "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False,
         "label_column": None, "skip_missing": False, "overwrite": False,
         "budget_s": None, "value_range": None, "interpolation": None}  # fmt: skip
@@ -252,8 +252,8 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
                           routes=["stages", "lpft"])  # fmt: skip
     featcache_cli(*shlex.split(benchmark_page(tmp_path, other).sections["Commands"].code)[1:])
     expected = {**other.settings, "out": "report"}
-    expected["recipe"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
-    del expected["images"]
+    expected["config"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
+    del expected["images"], expected["recipe"]
     assert {name: got[name] for name in expected} == expected
 
 

@@ -155,10 +155,10 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_another_number_of_processes(
 @given(size=st.integers(1, 9), count=st.integers(0, 40))
 def test_the_shares_are_the_whole_and_none_exceeds_that_of_a_larger_batch(size: int, count: int) -> None:
     worlds = [ProcessGroup(rank, size) for rank in range(size)]
-    shards = [list(world.shard(range(count))) for world in worlds]
+    shards = [list(process_group.shard(range(count))) for process_group in worlds]
     assert [row for shard in shards for row in shard] == list(range(count))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
-    larger = [world.shard(range(count + 1)) for world in worlds]
+    larger = [process_group.shard(range(count + 1)) for process_group in worlds]
     assert all(len(a) <= len(b) for a, b in zip(shards, larger, strict=True))
 
 
@@ -176,5 +176,9 @@ def test_what_processes_cannot_do_together_is_said(
     from featcache.finetuning.finetune import finetune
 
     with pytest.raises(RunError) as caught:
-        finetune(data, tmp_path / "run", world=ProcessGroup(0, 3), **options)
+        finetune(data, tmp_path / "run", process_group=ProcessGroup(0, 3), **options)
     assert str(caught.value).startswith(message)
+    warning = r"^finetune\(world=\.\.\.\) is now finetune\(process_group=\.\.\.\)\.$"
+    with pytest.warns(DeprecationWarning, match=warning), pytest.raises(RunError) as former:
+        finetune(data, tmp_path / "run", world=ProcessGroup(0, 3), **options)
+    assert str(former.value) == str(caught.value)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from featcache._utils.deprecation import warn_renamed
 from featcache._utils.environment import check_writable, package_versions
 from featcache._utils.formatting import format_differences, human_duration
 from featcache._utils.locks import RUN_LOCK, exclusive_folder
@@ -29,7 +30,7 @@ from featcache.heads.estimators import check_head
 from featcache.training.config import TrainOptions, make_train_config
 
 _REPEATS = 3  # seeds: a difference of two points between single seeds can be chance
-_RECIPE = {name: fields_of(TrainOptions)[name].option.default for name in ("epochs", "batch_size", "lr")}
+_CONFIG = {name: fields_of(TrainOptions)[name].option.default for name in ("epochs", "batch_size", "lr")}
 
 
 @takes_options(BenchmarkOptions)
@@ -40,13 +41,14 @@ def benchmark(
     routes: Sequence[str] | None = None,
     backbone: str = EMBEDDED,
     head: str = "linear",
-    recipe: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     repeats: int | None = None,
     train_precision: str = "fp32",
     budget_s: float | None = None,
     overwrite: bool = False,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
+    recipe: Mapping[str, Any] | None = None,
     **options: Unpack[BenchmarkOptions],
 ) -> Comparison:
     """Run the routes to a classifier, each in new processes, and measure their accuracy and cost.
@@ -68,7 +70,7 @@ def benchmark(
         weights in each call; each process calls it. Such a network has no route "scratch".
     head : str, default "linear"
         The head of the cached routes; see `fit_head`.
-    recipe : mapping, optional
+    config : mapping, optional
         Fields of `TrainConfig` for the live routes, such as {"epochs": 10}. LP-FT has its own optimizer, learning rate
         and schedule (`featcache.finetuning.strategy.LP_FT_DEFAULTS`).
     repeats : int, optional
@@ -84,6 +86,8 @@ def benchmark(
         Called as progress(step, done, total). True shows a bar.
     on_note : callable, optional
         Called with a description of the data before the work starts.
+    recipe : mapping, optional
+        Deprecated: the former name of `config`.
     {options}
 
     Returns
@@ -104,6 +108,9 @@ def benchmark(
     >>> comparison = featcache.benchmark("photos", "report", routes=["cached", "frozen"])  # doctest: +SKIP
     >>> print(featcache.reach_verdict(comparison).text)  # doctest: +SKIP
     """
+    if recipe is not None:
+        warn_renamed("benchmark(recipe=...)", "benchmark(config=...)", stacklevel=3)
+        config = recipe if config is None else config
     progress, weights, seed = as_callback(progress), options["weights"], options["seed"]
     repeats = repeats or (1 if budget_s is None else _REPEATS)
     is_own = is_factory(backbone)
@@ -119,8 +126,8 @@ def benchmark(
     unknown = [route for route in routes if route not in ROUTES]
     if unknown or not routes:
         raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
-    recipe = {**_RECIPE, **(recipe or {})}
-    make_train_config(recipe)  # an invalid field is refused before hours of extraction
+    config = {**_CONFIG, **(config or {})}
+    make_train_config(config)  # an invalid field is refused before hours of extraction
     chosen = [route for route in ROUTES if route in routes]
     out = Path(out)
     check_writable(out / "settings.json")
@@ -140,7 +147,7 @@ def benchmark(
         "weights": weights,
         "views": options["views"],
         "head": head,
-        "recipe": recipe,
+        "recipe": config,
         "precision": options["precision"],
         "train_precision": train_precision,
         "images": {split: len(samples.rows(split)) for split in ("train", "val", "test")},
@@ -164,7 +171,7 @@ def benchmark(
         outcomes = [
             outcome
             for route, by_seed in runs.items()
-            for outcome in gather_outcomes(route, by_seed, runner.folder, recipe)
+            for outcome in gather_outcomes(route, by_seed, runner.folder, config)
         ]
         curves, no_curves = runner.curves() if "cached" in runs else ([], "")
     # Reports may be sent to others: they contain the names of the data and the weights, not their paths.

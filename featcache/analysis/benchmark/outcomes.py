@@ -195,11 +195,11 @@ class Comparison(Result, NotebookResult):
         }
 
 
-def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, recipe: Mapping[str, Any]) -> list[Outcome]:
+def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, config: Mapping[str, Any]) -> list[Outcome]:
     """The outcome of a route over its repeats; two outcomes, cold and warm, for a cached route.
 
     runs : seed -> results of all processes that the run needed; those of LP-FT start with its cache and head.
-    out : holds the folders ROUTE-SEED. recipe : fields of `TrainConfig` for all live routes but LP-FT, which has its
+    out : holds the folders ROUTE-SEED. config : fields of `TrainConfig` for all live routes but LP-FT, which has its
     own.
     """
     folders = [out / f"{route}-{seed}" / ("head" if route in CACHED else "run") for seed in runs]
@@ -219,15 +219,15 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, recipe: Mapp
     evaluations = len(last["history"]) + bool(last.get("start"))  # a fitted head is evaluated before the first epoch
     shown += last["images"] + last["n"] * evaluations + (last["test"]["n"] if last["test"] else 0)
     size += max(_folder_bytes(folder) for folder in folders)
-    recipe, mode = {**recipe, **(LP_FT_DEFAULTS if route == "lpft" else {})}, "head" if route == "frozen" else "all"
-    trainings = [_training(run[-1], recipe, mode) for run in repeats]
+    config, mode = {**config, **(LP_FT_DEFAULTS if route == "lpft" else {})}, "head" if route == "frozen" else "all"
+    trainings = [_training(run[-1], config, mode) for run in repeats]
     return [replace(_outcome(ROUTES[route], repeats, shown, size, right), trainings=trainings)]
 
 
-def _training(result: Mapping[str, Any], recipe: Mapping[str, Any], mode: str) -> TrainingRun:
+def _training(result: Mapping[str, Any], config: Mapping[str, Any], mode: str) -> TrainingRun:
     """How long a live run trained."""
     losses = [math.nan if epoch["loss"] is None else epoch["loss"] for epoch in result["history"]]
-    return TrainingRun.from_history(losses, recipe, result["images"] // len(losses), len(result["classes"]), mode)
+    return TrainingRun.from_history(losses, config, result["images"] // len(losses), len(result["classes"]), mode)
 
 
 def _right_images(folder: Path, file: str) -> dict[str, bool]:

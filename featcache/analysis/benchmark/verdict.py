@@ -40,7 +40,7 @@ _NAMES = {
     ROUTES["scratch"]: "training from scratch",
 }
 
-Decision = Literal["stay", "switch", "weigh", "none"]
+Decision = Literal["stay", "switch", "tradeoff", "none"]
 
 
 @renamed_fields(rivals="challengers")
@@ -50,8 +50,8 @@ class Verdict(Result, NotebookResult):
 
     Attributes
     ----------
-    decision : "stay", "switch", "weigh" or "none"
-        Keep the cached head; use `route`; weigh a small significant gain of `route` against its time; or no verdict.
+    decision : "stay", "switch", "tradeoff" or "none"
+        Keep the cached head; use `route`; a small significant gain of `route`, at the cost of time; or no verdict.
     route : str or None
         The recommended route.
     text : str
@@ -204,7 +204,7 @@ class _VerdictBuilder(RouteTests):
         elif best.gain >= RELEVANT_GAIN:
             text = f"{gain}. It took {times}; the gain is worth the time."
         else:
-            decision = "weigh"
+            decision = "tradeoff"
             text = f"{gain}. It took {times}: decide whether this gain is worth the time."
         cheaper = [
             (other.seconds, other, pair)

@@ -21,7 +21,8 @@ from featcache.core.model_card import ModelCard
 from featcache.data.file_listing import find_images
 from featcache.errors import DataLayoutError, MissingExtraError, UnreadableImageError
 from featcache.models.classifier import Classifier
-from featcache.models.defaults import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, TOP_CLASSES
+from featcache.models.defaults import TOP_CLASSES
+from featcache.models.serving.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 from featcache.models.serving.page import (
     CSS,
     FONT,

@@ -37,7 +37,7 @@ def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> Exam
     if card.layer != PENULTIMATE:
         raise ExportError(
             f"the head uses layer {card.layer} of {name}. A state dict holds the plain network, which continues after "
-            "that layer. Use onnx or torch-export."
+            "that layer. Use onnx or torch-export, or fit the head with --layer penultimate."
         )
     if not is_named(name):
         raise ExportError(f"{name} is your own network, which no library builds. Use onnx or torch-export.")
