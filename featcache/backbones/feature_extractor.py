@@ -43,7 +43,7 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.device, self.precision = torch.device(device), precision
-        self._name, self._layers = name, tuple(layers)
+        self._name, self.layers = name, tuple(layers)
         self._mean: Tensor
         self._std: Tensor
         for buffer, values in (("_mean", mean), ("_std", std)):  # created once: a copy to a GPU blocks
@@ -61,12 +61,12 @@ class FeatureExtractor(nn.Module):
                 f"{self._name} returns a {type(features).__name__}, expected a tensor of features (b, d)"
             )
         self._activations[PENULTIMATE] = features
-        for layer in self._layers:
+        for layer in self.layers:
             if layer not in self._activations:
                 raise BackboneError(
                     f"layer {layer} of {self._name} is not used in the forward pass. Choose another layer."
                 )
-        return tuple(self._activations[layer] for layer in self._layers)
+        return tuple(self._activations[layer] for layer in self.layers)
 
     def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:
         """Features (b, d) of each layer from pixels (b, s, s, 3). precision : None is that of the network."""
@@ -102,7 +102,7 @@ class FeatureExtractor(nn.Module):
 
     def _register_hooks(self) -> None:
         """Record the inner layers, so that one forward pass returns all layers."""
-        for layer in self._layers:
+        for layer in self.layers:
             if layer != PENULTIMATE:
                 check_layer(self.network, self._name, layer)
                 module, pool_name = parse_layer(layer)

@@ -49,7 +49,8 @@ def both(
     return [tune(name, data) for data in (projected, whole)]
 
 
-def assert_alike(projected: TunedHead, whole: TunedHead, rtol: float) -> None:
+def assert_alike(projected: TunedHead, whole: TunedHead, rtol: float, least: float = 0.0) -> None:
+    """least : the weakest penalty whose scores are compared."""
     assert projected.setting == whole.setting
     coef, expected = projected.estimator.coef_, whole.estimator.coef_
     assert np.abs(coef - expected).max() <= rtol * np.abs(expected).max()
@@ -57,7 +58,9 @@ def assert_alike(projected: TunedHead, whole: TunedHead, rtol: float) -> None:
     np.testing.assert_allclose(projected.probabilities, whole.probabilities, rtol=rtol, atol=rtol)
     np.testing.assert_allclose(projected.temperature, whole.temperature, rtol=rtol)
     for trial, other in zip(projected.trials, whole.trials, strict=True):
-        np.testing.assert_allclose(trial, other, rtol=rtol)
+        assert trial.value == pytest.approx(other.value, rel=rtol)
+        if trial.value >= least:
+            np.testing.assert_allclose(trial, other, rtol=rtol)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -81,7 +84,10 @@ def test_clean_views_need_not_lie_in_the_space(
         clean = np.asarray(train.clean()[:], np.float64)
         outside = clean - space.mean - space.project(clean) @ space.basis.T
         assert np.linalg.norm(outside, axis=1).min() > 1
-    assert_alike(*both(name, train, monkeypatch, use), max(rtol, 1e-4) if use == "mean" else rtol)  # float32 means
+    if use == "mean":  # means are float32, whose rounding errors weak penalties amplify
+        assert_alike(*both(name, train, monkeypatch, use), max(rtol, 1e-6), least=1.0)
+    else:
+        assert_alike(*both(name, train, monkeypatch, use), rtol)
 
 
 def test_several_labels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from featcache.core.samples import Samples
 from featcache.core.splitting import NEVER, assign_folds
 from featcache.errors import HeadError
 from featcache.heads.linear import LinearHead
+from featcache.heads.solvers import closed_form
 from featcache.heads.solvers.closed_form import RegularizedCovariances, lda, nearest_centroid, ridge
 from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights
 from featcache.heads.solvers.softmax import solve_path
@@ -178,9 +179,11 @@ def test_trials_are_those_of_scikit_learn_fitted_fold_by_fold(name: str, classes
     tuned = tune(name, tuning)
     fold = assign_folds(train.y, train.samples.sha256, 5)
     np.testing.assert_array_equal(tuning.held_out.fold, fold)
+    if name == "ridge":
+        assert {trial.value for trial in tuned.trials} <= set(PENALTIES)
     flat = train.x.reshape(-1, 5)
     spread = ((flat - flat.mean(axis=0)) ** 2).mean()
-    assert len(tuned.trials) > 4
+    temperature = 1.0
     for trial in tuned.trials:
         logits = np.empty((45, max(2, classes)))
         for number in range(5):
@@ -525,6 +528,63 @@ def test_no_more_logits_are_held_out_than_fit(monkeypatch: pytest.MonkeyPatch) -
     tuning = TuningData(clouds(3))
     assert len(tuning.held_out.rows) == 6
     assert tuning.problem.k == 2
+
+
+# The search for a strength
+
+
+def fine(n: int = 60) -> Features:
+    """What tells the classes apart varies little, so that weak penalties are the best."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 2
+    x = rng.normal(size=(n, 1, 6)) * np.logspace(2, 0, 6)
+    x[:, 0, 5] = 0.01 * (rng.normal(size=n) + 1.5 * (2 * labels - 1))
+    return features(x, labels)
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda"])
+@pytest.mark.parametrize("example", [fine(), clouds(3, apart=2.0), clouds(4, n=100, apart=1.0, seed=3)])
+def test_the_coarse_search_ends_where_the_log_loss_of_its_neighbours_is_no_lower(name: str, example: Features) -> None:
+    tuned = tune(name, TuningData(example))
+    tried = {trial.value: trial.log_loss for trial in tuned.trials}
+    best = min(tried, key=lambda value: tried[value])
+    assert tuned.setting == f"strength={best:.3g}"
+    place = PENALTIES.index(best)
+    for neighbour in (place - 1, place + 1):
+        if 0 <= neighbour < len(PENALTIES):
+            assert tried[PENALTIES[neighbour]] >= tried[best]
+    assert len(tried) == len(tuned.trials)
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda"])
+@pytest.mark.parametrize("least", [13, 12, 11, 10])
+def test_a_search_ends_before_strengths_that_are_rounding_errors(
+    name: str, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weakest strength that can be solved is the best one, and the next one fails."""
+    tuning = TuningData(fine())
+    covariances, whiten = tuning._regularized(lambda: False), closed_form._Covariance.whiten
+
+    def fails(self: Any, ridge: float, *rest: Any) -> Any:
+        if ridge < PENALTIES[least] * covariances.scale * 0.99:
+            raise np.linalg.LinAlgError("not positive definite")
+        return whiten(self, ridge, *rest)
+
+    monkeypatch.setattr(closed_form._Covariance, "whiten", fails)
+    tuned = tune(name, tuning)
+    assert min(trial.value for trial in tuned.trials) == PENALTIES[least]
+    assert tuned.setting == f"strength={PENALTIES[least]:.3g}"
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda"])
+def test_a_search_that_is_stopped_between_coarse_and_fine_has_a_choice(name: str) -> None:
+    tuning = TuningData(fine())
+    tuning.statistics()
+    coarse = iter([False] * (5 * tuning.folds + 4))  # factorizations, and a question after each strength but the last
+    tuned = try_to_tune(name, tuning, lambda: next(coarse, True))
+    assert tuned is not None
+    assert 1 < len(tuned.trials) < len(tune(name, TuningData(fine())).trials)
+    assert tuned.cut_short
 
 
 # The fit to all images

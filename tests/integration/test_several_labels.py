@@ -179,7 +179,7 @@ def test_class_weights_of_fixed_settings_are_given_by_name_too(cache: FeatureCac
 
 def test_views_of_val_are_averaged(data: Path, tmp_path: Path) -> None:
     cache = cached(data, tmp_path / "tta.h5", val_views=2)
-    fit = fit_head(cache, tmp_path / "head", tta=2, head="linear", parameters={"C": 0.02})
+    fit = fit_head(cache, tmp_path / "head", head="linear", tta=2, parameters={"C": 0.02})
     val = cache.features("val")
     shares = np.mean([fit.estimator.predict_proba(np.asarray(val.x)[:, view]) for view in range(3)], axis=0)
     expected = evaluate_labels(val.y, shares, CLASSES)
@@ -246,7 +246,7 @@ def test_any_head_is_cross_validated_when_asked(cache: FeatureCache) -> None:
 
 
 def test_fixed_settings_are_cross_validated_too(cache: FeatureCache) -> None:
-    fit = fit_head(cache, cv=3, use_views="clean", head="linear", parameters={"C": 0.05})
+    fit = fit_head(cache, head="linear", cv=3, use_views="clean", parameters={"C": 0.05})
     theirs = fit_head(cache, cv=3, use_views="clean", parameters={"C": 0.05}, head="logreg")
     assert fit.selection is not None
     assert theirs.selection is not None

@@ -241,7 +241,12 @@ class TuningData:
             if not near:
                 break
             tried.update(near)
-            refined = select(near)
+            try:
+                refined = select(near)
+            except OutOfTimeError:
+                return replace(best, interrupted=True)
+            except np.linalg.LinAlgError:  # the next penalty is less than the rounding errors of the covariance
+                break
             better = refined if refined.log_loss[0] < best.log_loss[0] else best
             trials = tuple(sorted((*best.trials, *refined.trials), key=lambda trial: -trial.value))
             is_final = better is best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -23,22 +23,31 @@ if TYPE_CHECKING:
 
 
 class _GraphModule(nn.Module):
-    """RGB images (b, s, s, 3), uint8, to logits and probabilities, each (b, c)."""
+    """RGB images (b, s, s, 3), uint8, to logits and probabilities, each (b, c).
 
-    def __init__(self, extractor: FeatureExtractor, last: LinearWeights, multilabel: bool) -> None:
+    layers : of the extractor, those that the head uses.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor, layers: Sequence[str], last: LinearWeights, multilabel: bool
+    ) -> None:
         super().__init__()
         self.extractor, self.multilabel = extractor, multilabel
+        self.numbers = [extractor.layers.index(layer) for layer in layers]
         self.weight, self.bias = (nn.Parameter(torch.from_numpy(array).float(), requires_grad=False) for array in last)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = nn.functional.linear(torch.cat(self.extractor(pixels), 1), self.weight, self.bias)
+        features = self.extractor(pixels)
+        x = torch.cat([features[number] for number in self.numbers], 1)
+        logits = nn.functional.linear(x, self.weight, self.bias)
         return logits, logits.sigmoid() if self.multilabel else logits.softmax(1)
 
 
 def graph_module(saved: SavedModel, last: LinearWeights) -> tuple[nn.Module, Tensor]:
     """The module to export, and an example input: two black images."""
     size = saved.card.spec.view.image_size
-    module = _GraphModule(saved.backbone.feature_extractor, last, saved.card.multilabel).eval()
+    backbone = saved.backbone
+    module = _GraphModule(backbone.feature_extractor, backbone.layers, last, saved.card.multilabel).eval()
     return module, torch.zeros(2, size, size, 3, dtype=torch.uint8)
 
 
