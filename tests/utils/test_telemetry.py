@@ -89,7 +89,7 @@ data, small, packages = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.arg
 def run(*arguments):
     assert not main([str(one) for one in arguments], standalone_mode=False)
 run("extract", data, "-o", "cache.h5", *small, "--views", "0", "--engine", "openvino", "--precision", "fp32")
-run("fit-head", "cache.h5", "-o", "head", "-p", "C=0.1")
+run("fit-head", "cache.h5", "-o", "head", "--head", "linear", "-p", "C=0.1")
 if "onnxruntime" in packages:
     run("export", "head", "--format", "onnx", "-o", "network.onnx")
 if "gradio" in packages:
