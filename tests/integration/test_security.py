@@ -111,7 +111,7 @@ def test_the_schemes_are_these_and_those_that_a_user_allows(monkeypatch: pytest.
         remote.check_url("::://a.jpg")
     remote.allow_scheme("s3")
     assert {"https", "s3"} == remote.SCHEMES
-    with pytest.raises(ValueError, match="no scheme"):
+    with pytest.raises(ValueError, match="is not a scheme of URLs"):
         remote.allow_scheme("a::b")
 
 
