@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from featcache._utils.environment import usable_cores
 
@@ -16,14 +16,15 @@ def blas_threads(number: int) -> AbstractContextManager[object]:
     Its threads spin for a tenth of a second after each product. Where products are small, or other processes need the
     cores, one thread is faster than several.
     """
-    return threadpool_limits(number, "blas")
+    current = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return threadpool_limits(min([number, *current]), "blas")
 
 
 def idle_cores() -> int:
-    """Cores that no process has used in the last minute, but at least 1."""
+    """Cores that this process may use, less those of the machine that were busy in the last minute; at least 1."""
     cores = usable_cores()
     try:
-        load = os.getloadavg()[0]
-    except OSError:  # not on this system
+        idle = (os.cpu_count() or cores) - os.getloadavg()[0]
+    except (AttributeError, OSError):  # not on this system
         return cores
-    return min(cores, max(1, round(cores - load)))
+    return min(cores, max(1, round(idle)))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featcache.backbones.stages import channels_last, find_stages
+from featcache.backbones.stages import channels_last, device_of, find_stages
 from featcache.core.layer_names import ALL, LAST, STAGES, grid_side, parse_layer
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import BackboneError
@@ -92,7 +92,7 @@ def _stage_layers(network: nn.Module, image_size: int, all_pools: bool) -> list[
     try:
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(0)
-            pixels = torch.randn(1, 3, image_size, image_size).to(next(network.parameters()).device)
+            pixels = torch.randn(1, 3, image_size, image_size).to(device_of(network))
             penultimate = network(pixels)
     finally:
         for handle in handles:

@@ -91,6 +91,12 @@ def _runs(network: nn.Module, maps: list[FeatureMap]) -> list[list[FeatureMap]]:
     return [run for run in runs if any([*network.get_submodule(block.module).parameters()] for block in run)]
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where the weights of a network are; the CPU if it has none."""
+    weight = next(network.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
+
+
 def _same_type(network: nn.Module, run: list[FeatureMap]) -> list[FeatureMap]:
     """The blocks of a run with its most common type."""
     types = [type(network.get_submodule(block.module)) for block in run]
@@ -113,7 +119,7 @@ def _record_maps(network: nn.Module, names: list[str], image_size: int) -> tuple
 
     handles = [network.get_submodule(name).register_forward_hook(make_hook(name)) for name in names]
     try:
-        device = next(network.parameters()).device
+        device = device_of(network)
         with torch.inference_mode():
             features = network(torch.zeros(1, 3, image_size, image_size, device=device))
     finally:

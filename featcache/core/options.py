@@ -247,9 +247,9 @@ class HeadOptions(HeadFitOptions, total=False):
         Option(
             None,
             "Features of the cache to use: one layer, several joined by commas, stages, or all. Several layers are "
-            "concatenated; heads that choose their settings choose a weight for each, too.",
-            none="auto, linear, ridge, lda and centroid choose layers by cross-validation, head2toe uses all, other "
-            "heads use the penultimate one",
+            "concatenated; heads that choose their settings choose how much those besides penultimate count, too.",
+            none="auto, linear, ridge, lda and centroid choose layers by cross-validation; head2toe uses all; other "
+            "heads, and all on a cluster, use the penultimate one",
         ),
     ]
     tta: Annotated[

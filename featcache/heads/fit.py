@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sklearn.base import BaseEstimator
 
+from featcache._utils.formatting import brief
 from featcache._utils.threads import blas_threads, idle_cores
-from featcache.core.layer_names import ALL
+from featcache.core.layer_names import ALL, join_layers
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
 from featcache.heads.estimators import set_thresholds
@@ -21,7 +22,7 @@ from featcache.heads.layer_scaling import weigh_layers, without_scaling
 from featcache.heads.registry import HeadSpec, find_head, heads_with
 from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 from featcache.heads.tuning.layer_selection import LayerSelection, select_layers
-from featcache.heads.tuning.selection import BUDGET_S, fit_tuned
+from featcache.heads.tuning.selection import BUDGET_S, check_tuned_options, fit_tuned
 
 _SMALL = 2**23  # values of train, for whose products one thread suffices
 _FIT_OPTIONS = ("cv", "budget_s", "scaling", "calibrate")
@@ -58,6 +59,9 @@ def fit(head: str | BaseEstimator, data: TrainingData, options: FitOptions) -> F
             fitted = _fit(spec, data.scaled(scale), options)
             uncalibrated = None if fitted.uncalibrated is None else without_scaling(fitted.uncalibrated, scale)
             fitted = replace(fitted, estimator=without_scaling(fitted.estimator, scale), uncalibrated=uncalibrated)
+    if weights is not None and selection is None:
+        note = f"layers: {brief(data.layers)}, with equal weight"
+        fitted = replace(fitted, notes=(*fitted.notes, note))
     fitted = replace(fitted, layers=data.layers, layer_selection=selection)
     if fitted.thresholds is not None:
         set_thresholds(fitted.estimator, fitted.thresholds)
@@ -73,7 +77,7 @@ def _select_layers(
     concatenated = data.train.concatenated
     if concatenated is None or _is_tree(spec):
         return data, None, None
-    if (spec.tune is None and not spec.tries_heads) or options.cluster:
+    if not (spec.tries_heads or _is_tuned(spec, data, options)) or options.cluster:
         return data, (1.0,) * len(concatenated.widths), None
     chosen, selection = select_layers(
         data.train,
@@ -81,17 +85,22 @@ def _select_layers(
         keep_all=data.keep_layers,
         folds=options.cv,
         seed=options.seed,
+        budget_s=(BUDGET_S if options.budget_s is None else options.budget_s) / 2 if spec.tries_heads else None,
         progress=options.progress,
     )
     data = data.take_layers(chosen.layers)
     return data, chosen.weights if len(chosen.layers) > 1 else None, selection
 
 
-def default_layer(head: str | BaseEstimator, parameters: Mapping[str, Any] | None, cluster: object = None) -> str:
+def default_layer(
+    head: str | BaseEstimator, parameters: Mapping[str, Any] | None, layers: Sequence[str], cluster: object = None
+) -> str:
     """The layers of a cache that a head is given if the user names none; see `HeadSpec.layer`."""
     spec = find_head(head)
     fixed = spec.estimator is not None and set(parameters or {}) - {"class_weight"}
-    return PENULTIMATE if cluster or fixed or spec.layer == PENULTIMATE else ALL
+    if cluster or fixed or spec.layer == PENULTIMATE:
+        return PENULTIMATE
+    return ALL if PENULTIMATE in layers else join_layers(layers)
 
 
 def _fit(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted:
@@ -133,6 +142,8 @@ def _check(spec: HeadSpec, data: TrainingData, options: FitOptions) -> None:
             f"{spec.name} needs features of a grid, and the layer {data.layer} has none. Extract such a layer "
             "(`--layers blocks.6:grid7` for maps of 7 x 7; `--dry-run` says how many bytes), and name it with --layer."
         )
+    if spec.tries_heads or _is_tuned(spec, data, options):
+        check_tuned_options(spec, options)
     if options.cluster:
         _check_cluster(spec, data, options)
     if not spec.device and options.device not in ("cpu", "auto"):

@@ -225,7 +225,7 @@ def fit_head(
     summary = replace(cache.summary(), name=str(name))
     if on_note:
         on_note(str(summary))
-    layer = options["layer"] or default_layer(head, parameters, cluster)
+    layer = options["layer"] or default_layer(head, parameters, cache.spec.layers, cluster)
     with timer.phase("read"):  # machines of a cluster check their rows of train themselves
         data = TrainingData.read(cache, layer, tta=tta, with_test=True, check_train=cluster is None)
         data = replace(data, keep_layers=options["layer"] is not None or find_head(head).layer == ALL)

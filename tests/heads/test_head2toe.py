@@ -126,3 +126,15 @@ def test_a_head_of_some_features_is_that_of_these_alone() -> None:
         for result, expected in zip(whole, alone, strict=True):
             assert not result[problem][:, ~mask[problem]].any()
             np.testing.assert_allclose(result[problem][:, mask[problem]], expected[problem], atol=1e-4)
+
+
+def test_the_head_uses_no_feature_outside_its_mask() -> None:
+    """It starts from the mean over the folds, each of which has a mask of its own."""
+    data = TuningData(needles()).with_all_features()
+    mask = np.random.default_rng(0).random((6, 256)) < 0.1
+    selection = data.select(data.logistic_path(Cs=data.c_path[4:8], feature_mask=mask))
+    for number in range(5):
+        assert not selection.coef[number][:, ~mask[number]].any()
+    layer = data.refit(selection, feature_mask=mask)
+    assert layer.coef[:, mask[-1]].any(axis=0).all()
+    assert not layer.coef[:, ~mask[-1]].any()

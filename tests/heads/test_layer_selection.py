@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from caches import cache_of_layers
 from featcache.cache.feature_cache import FeatureCache
+from featcache.core.samples import Samples
 from featcache.errors import HeadError
 from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.heads.layer_scaling import weigh_layers
+from featcache.heads.tuning import layer_selection
 from featcache.heads.tuning.layer_selection import WEIGHTS, LayerWeights, select_layers
 from featcache.metrics.classification import Accuracy
 
@@ -317,3 +319,43 @@ def test_progress_counts_the_candidates(tmp_path: Path) -> None:
     fit_head(known, head="centroid", progress=lambda *now: calls.append(now))
     compared = [call for call in calls if call[0] == "compare layers"]
     assert compared == [("compare layers", done, 7) for done in range(8)]
+
+
+def test_the_images_of_the_choice_come_from_all_groups() -> None:
+    """Groups larger than the sample: each gives some images, so that folds can hold groups out."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(8), 260)
+    labels = (group % 2).astype(np.int64)
+    sha256 = rng.integers(0, 256, (len(group), 32), dtype=np.uint8)
+    names = tuple(f"group {number}" for number in group)
+    samples = Samples(
+        tuple(map(str, range(len(group)))), labels, np.zeros(len(group), np.uint8), sha256, ("a", "b"), names
+    )
+    rows = layer_selection._sample(samples, 0)
+    assert len(rows) == 500
+    assert np.ptp(np.bincount(group[rows])) <= 1
+
+
+def test_a_head_with_fixed_settings_takes_layers_at_equal_weight(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    x = {name: rng.normal(size=(40, 1, 6)).astype(np.float32) for name in ("penultimate", "blocks.1")}
+    cache = cache_of_layers(tmp_path / "c.h5", (x, y), (x, y))
+    fit = fit_head(cache, head="linear", parameters={"C": 1.0}, layer="stages")
+    assert fit.layer_selection is None
+    assert fit.notes == ("layers: penultimate, blocks.1, with equal weight",)
+    assert fit.layers == ("penultimate", "blocks.1")
+
+
+def test_options_that_do_not_fit_are_refused_before_layers_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    x = {name: rng.normal(size=(40, 1, 6)).astype(np.float32) for name in ("penultimate", "blocks.1")}
+    cache = cache_of_layers(tmp_path / "c.h5", (x, y), (x, y))
+    monkeypatch.setattr("featcache.heads.fit.select_layers", lambda *_, **__: pytest.fail("layers were compared"))
+    with pytest.raises(HeadError, match="auto chooses its settings itself"):
+        fit_head(cache, parameters={"C": 1.0})
+    with pytest.raises(HeadError, match="scaling is for heads that are not tuned"):
+        fit_head(cache, head="ridge", scaling="l2")

@@ -77,7 +77,7 @@ def doctor(
         The folder or CSV that the cache was made from. Some of its images run through the network again.
     layer : str, default "penultimate"
         One layer, several joined by commas, or a set; see `featcache.core.layer_names`. Several layers are scaled to
-        equal influence, as for heads; the network is compared on the penultimate layer, or else the first one.
+        equal influence; the network is compared on the penultimate layer, or else the first one.
     backbone : Backbone or torch.nn.Module, optional
         The network that made the cache, if it cannot be loaded by its name.
     weights : str, optional

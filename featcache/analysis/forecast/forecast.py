@@ -276,7 +276,7 @@ def forecast(
     cache : path or FeatureCache
         A cache with train and val images that have one label each.
     layer : str, default "penultimate"
-        One layer, or several, which are scaled to equal influence, as for heads; see `featcache.core.layer_names`.
+        One layer, or several, which are scaled to equal influence; see `featcache.core.layer_names`.
     seed : int, default 0
         Seed of the folds, and of the draws of labels.
     progress : callable, bool or None

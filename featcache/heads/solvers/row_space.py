@@ -12,6 +12,7 @@ from featcache.heads.solvers.path import Layer
 
 _LARGEST = 0.75  # rows, as a fraction of the features; with more the decomposition costs as much as it saves
 _MAX_BYTES = 2**29  # of the rows, which are read as a whole
+_MAX_PRODUCTS = 2**34  # of the decomposition, n * n * d: some seconds
 
 
 class RowSpace(NamedTuple):
@@ -31,7 +32,7 @@ class RowSpace(NamedTuple):
         """The space of rows of shape (n, d); None if it is not much smaller than d, or does not fit in memory."""
         n, d = x.shape
         dtype = np.float64 if x.dtype == np.float64 else np.float32
-        if n > _LARGEST * d or n * d * np.dtype(dtype).itemsize > _MAX_BYTES:
+        if n > _LARGEST * d or n * d * np.dtype(dtype).itemsize > _MAX_BYTES or n * n * d > _MAX_PRODUCTS:
             return None
         rows = np.asarray(x[:], dtype)
         mean = rows.mean(axis=0, dtype=np.float64).astype(dtype)

@@ -151,7 +151,8 @@ def solve_path(
     if start is None:
         theta[..., -1] = _prior_logits(weights[ids], outputs)
     else:
-        theta[..., :-1], theta[..., -1] = start[0], start[1] + start[0] @ mean
+        coef = start[0] if feature_mask is None else start[0] * feature_mask[ids][:, None]
+        theta[..., :-1], theta[..., -1] = coef, start[1] + coef @ mean
     memory = max(3, min(10, _MEMORY_BYTES // (2 * theta.nbytes)))
     loss_and_gradient = loss_and_gradient or make_loss_and_gradient(problem, device)
     for C in Cs:

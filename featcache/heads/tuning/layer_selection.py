@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import brief
 from featcache._utils.progress_bar import Progress
 from featcache._utils.results import Result
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import safe_mean_variance
 from featcache.core.layer_names import STAGE_POOLS, parse_layer
 from featcache.core.progress import StepProgress
-from featcache.core.rng import content_order
+from featcache.core.rng import content_order, content_words
 from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE
 from featcache.heads.solvers.closed_form import lda, ridge
@@ -73,27 +74,31 @@ class LayerSelection(Result):
         Training images that were held out in turn.
     seconds : float
         Time of the comparison.
+    skipped : int
+        Candidates that were not compared, as the budget was spent.
     """
 
     candidates: tuple[LayerCandidate, ...]
     chosen: int
     images: int
     seconds: float
+    skipped: int = 0
 
     def __str__(self) -> str:
         chosen, first = self.candidates[self.chosen], self.candidates[0]
-        best = min(self.candidates[1:], key=lambda candidate: candidate.log_loss)
-        where = f"on {self.images} held-out training images"
+        where = f"{chosen.log_loss:.4f} of ridge or LDA on {self.images} held-out training images"
+        late = f" {self.skipped} other choices were not compared: the budget was spent." if self.skipped else ""
         if len(chosen.layers) == 1:
+            others = min(self.candidates[1:], key=lambda candidate: candidate.log_loss, default=chosen)
             return (
-                f"layers: {chosen.layers[0]} alone, log-loss {chosen.log_loss:.4f} {where}. {len(best.layers)} layers "
-                f"({best.log_loss:.4f}) are no better, or by no more than noise."
+                f"layers: {chosen.layers[0]} alone, log-loss {where}. {len(others.layers)} layers "
+                f"({others.log_loss:.4f}) are no better, or by no more than noise.{late}"
             )
         weight = next(w for name, w in zip(chosen.layers, chosen.weights, strict=True) if name != PENULTIMATE)
-        text = f"layers: {len(chosen.layers)}, log-loss {chosen.log_loss:.4f} {where}"
+        text = f"layers: {brief(chosen.layers)}, with weight {weight:g} beside {PENULTIMATE}: log-loss {where}"
         if len(first.layers) == 1:
             text += f"; {PENULTIMATE} alone has {first.log_loss:.4f}"
-        return f"{text}. The layers besides {PENULTIMATE} have weight {weight:g}."
+        return f"{text}.{late}"
 
 
 def select_layers(
@@ -103,6 +108,7 @@ def select_layers(
     keep_all: bool,
     folds: int | None = None,
     seed: int = 0,
+    budget_s: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[LayerWeights, LayerSelection | None]:
     """Choose layers and their weights by the log-loss of closed-form heads on held-out training images.
@@ -122,6 +128,8 @@ def select_layers(
         Whether all layers must be used, so that only their weights are chosen.
     folds, seed
         See `featcache.core.splitting.plan_folds`.
+    budget_s : float, optional
+        Seconds after which no further candidate is compared.
     progress : callable, optional
         Called for each candidate.
 
@@ -142,6 +150,8 @@ def select_layers(
     losses: list[NDArray[np.float64]] = []
     with StepProgress(progress, "compare layers", len(candidates)) as steps:
         for candidate in candidates:
+            if results and budget_s is not None and time.perf_counter() - started > budget_s:
+                break
             selection, held_out = _cross_validate(kernels, candidate, part.samples, folds, seed)
             losses.append(_losses(selection, held_out))
             results.append(
@@ -153,8 +163,9 @@ def select_layers(
                 )
             )
             steps.advance()
-    chosen = _simplest(candidates, losses)
-    summary = LayerSelection(tuple(results), chosen, len(losses[0]), time.perf_counter() - started)
+    chosen = _simplest(candidates[: len(losses)], losses)
+    skipped = len(candidates) - len(losses)
+    summary = LayerSelection(tuple(results), chosen, len(losses[0]), time.perf_counter() - started, skipped)
     return candidates[chosen], summary
 
 
@@ -174,8 +185,13 @@ def _candidates(names: Sequence[str], keep_all: bool) -> list[LayerWeights]:
 
 
 def _sample(samples: Samples, seed: int) -> NDArray[np.int64]:
-    """At most 500 training images or so, of each class as many, in the order of the rows."""
+    """At most 500 training images or so, of each class as many, in the order of the rows.
+
+    Each group gives one image, then each a second one, and so on; copies count as a group.
+    """
     order = content_order(samples.split_keys, seed, "layers")
+    _, group = np.unique(content_words(samples.split_keys), return_inverse=True)
+    order = order[np.argsort(_ranks(group[order]), kind="stable")]
     if samples.multilabel:
         return np.sort(order[:_IMAGES])
     labels = samples.labels[order]
@@ -185,6 +201,15 @@ def _sample(samples: Samples, seed: int) -> NDArray[np.int64]:
         classes = classes[np.argsort([np.flatnonzero(labels == label)[0] for label in classes])][: _IMAGES // _LEAST]
     rows = [order[labels == label][:most] for label in classes]
     return np.sort(np.concatenate(rows))
+
+
+def _ranks(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of the values before have the same group, shape (n,)."""
+    order = np.argsort(groups, kind="stable")
+    first = np.searchsorted(groups[order], groups[order])  # where the group begins
+    ranks = np.empty(len(groups), np.int64)
+    ranks[order] = np.arange(len(groups)) - first
+    return ranks
 
 
 def _kernels(features: Features, layers: Sequence[int]) -> dict[int, NDArray[np.float64]]:
@@ -216,7 +241,7 @@ def _cross_validate(
     x = np.linalg.cholesky(kernel)  # rows with these inner products
     data = TuningData(Features(x[:, None], samples), "clean", folds=folds, seed=seed)
     if data.multilabel:
-        return data.select(data.logistic_path()), data.held_out
+        return data.select(data.logistic_path(Cs=data.c_path[1::3])), data.held_out
     selections = [data.select_closed_form(solve) for solve in (ridge, lda)]
     return min(selections, key=lambda selection: selection.log_loss[0]), data.held_out
 

@@ -112,6 +112,17 @@ class Selection(Result):
         }
 
 
+def check_tuned_options(spec: HeadSpec, options: FitOptions) -> None:
+    """Raise HeadError for options that a head which chooses its settings does not take."""
+    options.reject("scaling", message="is for heads that are not tuned: fix their settings with -p, or name another")
+    options.reject("calibrate", message="is for heads that have no probabilities of their own")
+    if set(options.parameters) - {"class_weight"}:
+        advice = ". Name the head that they are for, such as linear" if spec.tries_heads else ""
+        raise HeadError(f"{spec.name} chooses its settings itself; it takes class_weight alone{advice}")
+    if spec.clean_views and options.view_use == "mean":
+        raise HeadError("neighbours vote with their clean views; leave out use_views")
+
+
 def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options: FitOptions) -> Fitted:
     """Tune heads on train, within the budget if there are several, and keep the best.
 
@@ -126,14 +137,7 @@ def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options:
     ------
     HeadError
     """
-    options.reject("scaling", message="is for heads that are not tuned: fix their settings with -p, or name another")
-    options.reject("calibrate", message="is for heads that have no probabilities of their own")
     single = len(specs) == 1
-    if set(options.parameters) - {"class_weight"}:
-        advice = "" if single else f". Name the head that they are for, such as {specs[-1].name}"
-        raise HeadError(f"{name} chooses its settings itself; it takes class_weight alone{advice}")
-    if single and specs[0].clean_views and options.view_use == "mean":
-        raise HeadError("neighbours vote with their clean views; leave out use_views")
     thresholds = options.label_thresholds(data.train.samples.classes)
     started = time.perf_counter()
     tuning = TuningData(

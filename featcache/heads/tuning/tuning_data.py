@@ -234,7 +234,8 @@ class TuningData:
             path = self._regularized(stop).path(solve, [PENALTIES[number] for number in numbers], stop)
             return select_on_path(steps.over(path) if steps else path, self.held_out, stop)
 
-        best, tried = select(_COARSE), set(_COARSE)
+        best = select(_COARSE)
+        tried = {PENALTIES.index(trial.value) for trial in best.trials}
         while not best.interrupted:
             number = PENALTIES.index(float(best.values[0]))
             near = [place for place in (number - 1, number + 1) if place not in tried and 0 <= place < len(PENALTIES)]
@@ -282,8 +283,10 @@ class TuningData:
         problem_ids = np.arange(self.folds * p)
         totals = self.problem.class_weights().sum(axis=1)
         theta = np.zeros((len(problem_ids), self.problem.outputs, d + 1), self.problem.x.mean.dtype)
+        loss_and_gradient = self.rows.loss_and_gradient
+        loss_and_gradient(theta[:1], problem_ids[:1], totals, None)  # a GPU, or a cluster, begins with it
         started = time.perf_counter()
-        self.rows.loss_and_gradient(theta, problem_ids, totals, None)
+        loss_and_gradient(theta, problem_ids, totals, None)
         return _PASSES * (time.perf_counter() - started)
 
     def refit(self, selection: CVSelection, feature_mask: NDArray[np.bool_] | None = None) -> Layer:
