@@ -97,7 +97,7 @@ def test_the_estimate_is_near_the_time(tmp_path: Path) -> None:
 
     vars(data.rows)["loss_and_gradient"] = counted
     data.estimate_logistic_path_s()
-    assert count == [1.0]
+    assert count == [0.2, 1.0]  # the first, of one fold, is not timed
     data.select(data.logistic_path())
     assert 20 <= sum(count) <= 320
 

@@ -75,8 +75,8 @@ def test_a_stage_that_alone_knows_the_class_is_used_and_right_on_val(tmp_path: P
     assert best.accuracy > 0.9
     assert best.weights == (1.0, 3.0, 3.0)
     assert str(fit).splitlines()[0] == (
-        f"layers: 3, log-loss {best.log_loss:.4f} on 120 held-out training images; penultimate alone has "
-        f"{alone.log_loss:.4f}. The layers besides penultimate have weight 3."
+        f"layers: {', '.join(best.layers)}, with weight 3 beside penultimate: log-loss {best.log_loss:.4f} of ridge or "
+        f"LDA on 120 held-out training images; penultimate alone has {alone.log_loss:.4f}."
     )
 
 
@@ -235,7 +235,7 @@ def test_json_names_the_layers_and_how_they_were_chosen(tmp_path: Path) -> None:
     values = json.loads((tmp_path / "head" / "run.json").read_text())
     assert values["layers"] == list(STAGES)
     selection = values["layer_selection"]
-    assert set(selection) == {"candidates", "chosen", "images", "seconds"}
+    assert set(selection) == {"candidates", "chosen", "images", "seconds", "skipped"}
     assert selection["images"] == 120
     assert len(selection["candidates"]) == 1 + len(WEIGHTS)
     best = selection["candidates"][selection["chosen"]]
