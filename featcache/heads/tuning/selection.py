@@ -89,12 +89,12 @@ class Selection(Result):
         alike = [candidate.head for candidate in self.candidates[1:] if candidate.p >= _NOISE]
         if alike:
             lines.append(f"{self.chosen.head} and {', '.join(alike)} differ by no more than noise (McNemar p >= 0.05)")
-        lines += [f"{name} was left out: {reason}" for name, reason in self.skipped]
         if len(self.candidates) > 1:
             lines.append(
-                f"chosen: {self.chosen.head}, with the lowest log-loss of the heads whose accuracy is within one standard "
-                "error of the best"
+                f"chosen: {self.chosen.head}, which has the lowest log-loss of the heads whose accuracy is within one "
+                "standard error of the best"
             )
+        lines += [f"{name} was left out: {reason}" for name, reason in self.skipped]
         return "\n".join(lines)
 
     def _json_fields(self) -> dict[str, Any]:
