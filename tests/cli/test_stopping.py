@@ -157,6 +157,7 @@ def test_a_signal_is_answered_within_a_second_whatever_is_going_on(number: signa
 SERVED = """
 import signal, time
 from featcache_cli import stopping
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs in the background
 for number in (signal.SIGINT, signal.SIGTERM):
     stopping.exit_on_signal(number, "Bye.")
 
