@@ -74,8 +74,8 @@ def test_a_stage_that_alone_knows_the_class_is_used_and_right_on_val(tmp_path: P
     assert alone.log_loss > 1.0 > 0.3 > best.log_loss
     assert best.accuracy > 0.9
     assert best.weights == (1.0, 3.0, 3.0)
-    assert str(fit).splitlines()[0] == (
-        f"layers: {', '.join(best.layers)}, with weight 3 beside penultimate: log-loss {best.log_loss:.4f} of ridge or "
+    assert "\n".join(str(fit).splitlines()[:2]) == (
+        f"layers: {', '.join(best.layers)}, with weight 3 beside penultimate\n  log-loss {best.log_loss:.4f} of ridge or "
         f"LDA on 120 held-out training images; penultimate alone has {alone.log_loss:.4f}."
     )
 

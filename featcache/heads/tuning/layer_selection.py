@@ -91,11 +91,11 @@ class LayerSelection(Result):
         if len(chosen.layers) == 1:
             others = min(self.candidates[1:], key=lambda candidate: candidate.log_loss, default=chosen)
             return (
-                f"layers: {chosen.layers[0]} alone, log-loss {where}. {len(others.layers)} layers "
+                f"layers: {chosen.layers[0]} alone\n  log-loss {where}. {len(others.layers)} layers "
                 f"({others.log_loss:.4f}) are no better, or by no more than noise.{late}"
             )
         weight = next(w for name, w in zip(chosen.layers, chosen.weights, strict=True) if name != PENULTIMATE)
-        text = f"layers: {brief(chosen.layers)}, with weight {weight:g} beside {PENULTIMATE}: log-loss {where}"
+        text = f"layers: {brief(chosen.layers)}, with weight {weight:g} beside {PENULTIMATE}\n  log-loss {where}"
         if len(first.layers) == 1:
             text += f"; {PENULTIMATE} alone has {first.log_loss:.4f}"
         return f"{text}.{late}"
