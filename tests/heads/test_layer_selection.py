@@ -75,8 +75,9 @@ def test_a_stage_that_alone_knows_the_class_is_used_and_right_on_val(tmp_path: P
     assert best.accuracy > 0.9
     assert best.weights == (1.0, 3.0, 3.0)
     assert "\n".join(str(fit).splitlines()[:2]) == (
-        f"layers: {', '.join(best.layers)}, with weight 3 beside penultimate\n  log-loss {best.log_loss:.4f} of ridge or "
-        f"LDA on 120 held-out training images; penultimate alone has {alone.log_loss:.4f}."
+        f"layers: {', '.join(best.layers)}, with weight 3 beside penultimate\n"
+        f"  log-loss {best.log_loss:.4f} of ridge or LDA on 120 held-out training images; penultimate alone has "
+        f"{alone.log_loss:.4f}."
     )
 
 
@@ -87,7 +88,7 @@ def test_a_penultimate_layer_beside_noise_is_used_alone(tmp_path: Path, seed: in
     assert fit.layers == ("penultimate",)
     assert fit.accuracy.accuracy > 0.95
     assert fit.estimator.n_features_in_ == 16
-    assert str(fit).startswith("layers: penultimate alone, log-loss ")
+    assert str(fit).startswith("layers: penultimate alone\n  log-loss ")
     alone = fit_head(known, layer="penultimate")
     np.testing.assert_array_equal(fit.estimator.coef_, alone.estimator.coef_)
     assert alone.layer_selection is None
