@@ -392,10 +392,8 @@ def _type_name(kind: Any) -> str:
         return " or ".join(_type_name(part) for part in get_args(kind))
     if kind is type(None):
         return "None"
-    if get_origin(kind) is tuple:
-        return f"tuple of {_type_name(get_args(kind)[0])}"
-    if get_origin(kind) is Sequence:
-        return f"sequence of {_type_name(get_args(kind)[0])}"
+    if get_origin(kind) in (tuple, Sequence):
+        return f"{get_origin(kind).__name__.lower()} of {_type_name(get_args(kind)[0])}"
     if get_origin(kind) is Mapping:
         return "mapping of " + " to ".join(map(_type_name, get_args(kind)))
     return str(getattr(kind, "__name__", kind))

@@ -97,8 +97,7 @@ def default_layer(
 ) -> str:
     """The layers of a cache that a head is given if the user names none; see `HeadSpec.layer`."""
     spec = find_head(head)
-    fixed = spec.estimator is not None and set(parameters or {}) - {"class_weight"}
-    if cluster or fixed or spec.layer == PENULTIMATE:
+    if cluster or _is_fixed(spec, parameters or {}) or spec.layer == PENULTIMATE:
         return PENULTIMATE
     return ALL if PENULTIMATE in layers else join_layers(layers)
 
@@ -114,8 +113,12 @@ def _fit(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted:
 def _is_tuned(spec: HeadSpec, data: TrainingData, options: FitOptions) -> bool:
     """Whether cross-validation chooses the settings; without an estimator, the user cannot give them."""
     handles_labels = bool(spec.multilabel_estimator) or not data.train.samples.multilabel
-    is_fixed = spec.estimator is not None and set(options.parameters) - {"class_weight"}
-    return spec.tune is not None and handles_labels and not is_fixed
+    return spec.tune is not None and handles_labels and not _is_fixed(spec, options.parameters)
+
+
+def _is_fixed(spec: HeadSpec, parameters: Mapping[str, Any]) -> bool:
+    """Whether the user gives the settings of an estimator; class weights are no setting."""
+    return spec.estimator is not None and bool(set(parameters) - {"class_weight"})
 
 
 def _check(spec: HeadSpec, data: TrainingData, options: FitOptions) -> None:

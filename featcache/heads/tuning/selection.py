@@ -208,7 +208,7 @@ def select(
             tuned = _tune(spec, tuning, partial(_is_over, end) if is_limited else never)
             if isinstance(tuned, str):
                 skipped.append((spec.name, tuned))
-            elif is_limited and time.perf_counter() > end and tuned.cut_short:
+            elif tuned.cut_short:
                 skipped.append((spec.name, "its search was cut short by the budget"))
             else:
                 heads[spec.name] = tuned, time.perf_counter() - started
