@@ -2,8 +2,8 @@
 
     python benchmarks/doctor.py [--repeats 3] [--cases 5k-81,20k-200]
 
-Synthetic features of 1,280 dimensions (float16): Gaussian clusters whose variance falls along rotated directions, cut at
-zero as by a ReLU. Two percent of the labels are wrong, and 20 images are near duplicates of others. A fifth is val.
+Synthetic features of 1,280 dimensions (float16): Gaussian clusters whose variance falls along rotated directions, cut
+at zero as by a ReLU. Two percent of the labels are wrong, and 20 images are near duplicates of others. A fifth is val.
 
 - head_s: `fit_head` with LDA on the penultimate layer, from the cache.
 - pass_s: read all features once, convert them to float32, and multiply them with one vector.
@@ -11,8 +11,8 @@ zero as by a ReLU. Two percent of the labels are wrong, and 20 images are near d
 - ratio: doctor_s / (head_s + pass_s), within each repeat.
 
 All times are seconds of CPU time of the process, over all threads, so that other processes count less. The results are
-the median, the minimum and the maximum. `found` counts the planted wrong labels that are reported or ranked, the planted
-duplicates, and the images that are reported and were not planted.
+the median, the minimum and the maximum. `found` counts the planted wrong labels that are reported or ranked, the
+planted duplicates, and the images that are reported and were not planted.
 
 Writes results/doctor.json.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -123,20 +124,23 @@ def doctor(
     parts = {split: features for split, features in parts.items() if len(features.samples)}
     if "train" not in parts:
         raise CacheIncompleteError(f"{cache.path} has no readable train images")
-    steps = _expect(parts, data is not None, as_callback(progress))
+    imports = not is_arrays(cache.spec.backbone) and backbone is None and "timm" not in sys.modules
+    steps = _expect(parts, imports, data is not None, as_callback(progress))
     images, checks = _check_all(cache, parts, data, layer, backbone, weights, device, seed, steps)
     steps.end()
     return DoctorReport(cache.path, layer, images, tuple(checks), timer.seconds()["wall"])
 
 
-def _expect(parts: dict[str, Features], with_images: bool, progress: Progress | None) -> WeightedProgress:
+def _expect(
+    parts: dict[str, Features], imports: bool, with_images: bool, progress: Progress | None
+) -> WeightedProgress:
     """The progress of all steps, by the time that they are expected to take."""
     shapes = [features.x.shape for features in parts.values()]
     images, train, d = sum(shape[0] for shape in shapes), shapes[0][0], shapes[0][2]
     values = sum(n * views * d for n, views, d in shapes)
     sample, checked = min(images, _most_images(d)), min(train, MAX_IMAGES)
     classes = len(parts["train"].samples.classes)
-    seconds = expected_seconds(values, sample, checked, images - train, d, classes, with_images)
+    seconds = expected_seconds(values, sample, checked, images - train, d, classes, imports, with_images)
     return WeightedProgress(progress, "doctor", seconds)
 
 
