@@ -217,7 +217,7 @@ factory_option = click.option(
 
 
 def take_backbone(
-    settings: dict[str, Any], layers: Sequence[str] = ("penultimate",), weights: str | None = None
+    settings: dict[str, Any], layers: str | Sequence[str] = "penultimate", weights: str | None = None
 ) -> None:
     """Replace the name of a factory in the settings by its network.
 

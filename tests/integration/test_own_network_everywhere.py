@@ -82,7 +82,7 @@ def test_a_network_of_ones_own_is_not_trained_from_scratch(
     monkeypatch.syspath_prepend(here)
     orders = fake_processes(monkeypatch)
     result = benchmark(data, here / "out", backbone="ownnet4:build", image_size=16, device="cpu", views=1)
-    assert result.settings["routes"] == ["cached", "stages", "frozen", "lpft", "finetune"]
+    assert result.settings["routes"] == ["cached", "frozen", "lpft", "finetune"]
     assert {order["backbone"] for order in orders if "backbone" in order} == {"ownnet4:build"}
     with pytest.raises(RunError, match="ownnet4:build returns a network with its own weights: drop the route scratch"):
         benchmark(data, here / "other", backbone="ownnet4:build", routes=["scratch"])
@@ -98,7 +98,7 @@ def test_a_benchmark_takes_a_value_range_for_all_its_routes(
     orders = fake_processes(monkeypatch)
     benchmark(data, tmp_path / "out", value_range=(0, 4095), views=1)
     of_images = [order for order in orders if order["task"] != "fit-head"]
-    assert len(of_images) == 6
+    assert len(of_images) == 5
     assert {tuple(order["value_range"]) for order in of_images} == {(0, 4095)}
     assert benchmark(data, tmp_path / "out", value_range=(0, 4095), views=1)  # goes on
     with pytest.raises(RunError, match=r"value_range=\[0, 4095\], you asked for None"):
