@@ -150,9 +150,8 @@ def _fitted_heads(comparison: Comparison) -> list[str]:
                 "routes differ by more than the cache."
             )
     if lpft and lpft.heads and not (cached and cached.heads == lpft.heads):
-        lines.append(
-            f"LP-FT starts from {_describe_heads(lpft)}: a network continues from a linear layer on {PENULTIMATE}."
-        )
+        start = _describe_heads(lpft)
+        lines.append(f"LP-FT starts from {start}, as a network continues from a linear layer on {PENULTIMATE} alone.")
     return lines
 
 

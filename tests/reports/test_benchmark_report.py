@@ -80,7 +80,7 @@ def test_the_remarks_name_the_fitted_heads_and_their_layers() -> None:
         "repeat).",
         "frozen, live every epoch, trains another head, a linear layer on penultimate by gradient descent: the two "
         "routes differ by more than the cache.",
-        "LP-FT starts from linear on penultimate: a network continues from a linear layer on penultimate.",
+        "LP-FT starts from linear on penultimate, as a network continues from a linear layer on penultimate alone.",
     ]
     assert remarks(comparison(outcome(COLD, heads=start), lpft))[1] == "The cached head is linear on penultimate."
     both = "\n".join(remarks(comparison(outcome(COLD, heads=start), lpft)))
