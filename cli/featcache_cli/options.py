@@ -67,7 +67,6 @@ def shared(
     flag, default, text = flag or f"--{name.replace('_', '-')}", field.option.default, field.option.description
     if default is False:
         return click.option(flag, name, is_flag=True, help=text, **attributes)
-    default = ",".join(default) if isinstance(default, tuple) else default
     attributes = {"default": default, "help": text, **attributes}
     if attributes["default"] is None:
         shown = f"{default:g}" if isinstance(default, float) else default

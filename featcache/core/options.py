@@ -114,7 +114,7 @@ class ExtractOptions(FeatureOptions, total=False):
     layers: Annotated[
         str | Sequence[str],
         Option(
-            ("stages",),
+            "stages",
             "Layers to keep: stages (the penultimate one and the mean of each stage), last (the penultimate one "
             "alone), all (also maxima, deviations and grids), or names such as layer3:max; several are joined by "
             "commas.",

@@ -152,7 +152,7 @@ def benchmark(
         "weights": weights,
         "views": options["views"],
         "head": head,
-        "layers": list(LAYERS),
+        "layers": LAYERS,
         "recipe": config,
         "precision": options["precision"],
         "train_precision": train_precision,

@@ -53,7 +53,7 @@ class BenchmarkOptions(FeatureOptions, SplitOptions, DeviceOptions, LoaderOption
 SHARED = ("data", "backbone", "weights", "network_sha256", *fields_of(LiveOptions))
 """Settings that every route gets, where they are set."""
 
-LAYERS: tuple[str, ...] = fields_of(ExtractOptions)["layers"].option.default
+LAYERS: str = fields_of(ExtractOptions)["layers"].option.default
 """The layers that the route "cached" extracts."""
 
 
@@ -95,7 +95,7 @@ def _starts_network(fit: Mapping[str, Any]) -> bool:
 def _extraction(folder: Path, shared: RouteTask, settings: Mapping[str, Any]) -> RouteTask:
     only_cached = fields_of(FeatureOptions).keys() - SHARED
     cached = {name: settings[name] for name in sorted(only_cached) if name in settings}
-    return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **cached, "layers": list(LAYERS)}
+    return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **cached, "layers": LAYERS}
 
 
 def _fitting(folder: Path, cached: Path, head: str, seed: int) -> RouteTask:
