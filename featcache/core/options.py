@@ -117,8 +117,7 @@ class ExtractOptions(FeatureOptions, total=False):
         Option(
             "stages",
             "Layers to keep: stages (the penultimate one and the mean of each stage), last (the penultimate one "
-            "alone), all (also maxima, deviations and grids), or names such as layer3:max; several are joined by "
-            "commas.",
+            "alone), all (also maxima, deviations and grids), or names such as layer3:max,layer2.",
         ),
     ]
     dtype: Annotated[StorageDtype, Option("float16", "Type in which features are stored.")]
