@@ -249,7 +249,7 @@ class _Comparison:
     def _compare(self, candidate: LayerWeights, like: _Result | None = None) -> _Result | None:
         """The result of a candidate; None if the time is over.
 
-        like : of a similar candidate, whose head is taken; the search for the strength begins at its strength.
+        like : of a similar candidate, whose head and strength are taken.
         """
         if candidate in self.results:
             return self.results[candidate]
@@ -264,7 +264,7 @@ class _Comparison:
         if data.multilabel:
             selection = data.select(data.logistic_path(Cs=data.c_path[1::3]))
         elif like and like.solve:
-            selection, solve = data.select_closed_form(like.solve, start=like.strength), like.solve
+            selection, solve = data.select_closed_form(like.solve, only=like.strength), like.solve
         else:
             selections = {solve: data.select_closed_form(solve) for solve in (ridge, lda)}
             solve, selection = min(selections.items(), key=lambda item: item[1].log_loss[0])

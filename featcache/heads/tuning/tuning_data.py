@@ -250,18 +250,20 @@ class TuningData:
         return self.tuned_head(selection, layer, "strength={}")
 
     def select_closed_form(
-        self, solve: Solve, stop: Stop = never, steps: StepProgress | None = None, start: float | None = None
+        self, solve: Solve, stop: Stop = never, steps: StepProgress | None = None, only: float | None = None
     ) -> CVSelection:
         """The best of `PENALTIES`: of every third one, then of the neighbors of the best. Raises OutOfTimeError.
 
-        start : the first strength to try, instead of every third one.
+        only : the only strength to try.
         """
 
         def select(numbers: Sequence[int]) -> CVSelection:
             path = self._regularized(stop).path(solve, [PENALTIES[number] for number in numbers], stop)
             return select_on_path(steps.over(path) if steps else path, self.held_out, stop)
 
-        best = select(_COARSE if start is None else (PENALTIES.index(start),))
+        if only is not None:
+            return select([PENALTIES.index(only)])
+        best = select(_COARSE)
         tried = {PENALTIES.index(trial.value) for trial in best.trials}
         while not best.interrupted:
             number = PENALTIES.index(float(best.values[0]))
