@@ -127,9 +127,10 @@ class ExtractOptions(FeatureOptions, total=False):
     layers: Annotated[
         str | Sequence[str],
         Option(
-            "stages",
-            "Layers to keep: stages (the penultimate one and the mean of each stage), last (the penultimate one "
-            "alone), all (also maxima, deviations and grids), or names such as layer3:max,layer2.",
+            "all",
+            "Layers to keep: all (the penultimate one, and means, maxima, deviations and grids of each stage), stages "
+            "(the penultimate one and the mean of each stage), last (the penultimate one alone), or names such as "
+            "layer3:max,layer2.",
         ),
     ]
     dtype: Annotated[StorageDtype, Option("float16", "Type in which features are stored.")]
