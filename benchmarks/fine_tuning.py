@@ -47,10 +47,29 @@ NEEDED = 4
 """Pairs in which fine-tuning pays that a prediction must find to beat always answering "no" with p < 0.1."""
 
 
-def measure_head(data: Path, folder: Path, shared: dict[str, Any]) -> dict[str, Any]:
+def prepare(pair: dict[str, Any], work: Path) -> tuple[Path, Path, dict[str, Any]]:
+    """The images of a pair, its folder, and the options that extraction and fine-tuning share."""
+    data = sets.write_set(pair["set"], work / _plain(f"set {pair['set']}"))
+    folder = work / _plain(" ".join((pair["set"], pair["network"], pair["weights"])))
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = os.environ["FEATCACHE_WEIGHTS"] if pair["weights"] == "imagenet" else pair["weights"]
+    return data, folder, {"backbone": pair["network"], "weights": weights, "image_size": SIZE}
+
+
+def _plain(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def extract_clean(pair: dict[str, Any], work: Path) -> Path:
+    """The cache of a pair, without augmented views."""
+    data, folder, shared = prepare(pair, work)
+    extract(data, folder / "cache.h5", precision="fp32", views=0, **shared)
+    return folder / "cache.h5"
+
+
+def measure_head(pair: dict[str, Any], work: Path) -> dict[str, Any]:
     """Test accuracy of the default head."""
-    path = folder / "cache.h5"
-    extract(data, path, precision="fp32", **shared)
+    path = extract_clean(pair, work)
     fit = fit_head(path)
     samples = FeatureCache.open(path).samples
     images = {split: len(samples.rows(split)) for split in ("train", "val", "test")}
@@ -59,32 +78,25 @@ def measure_head(data: Path, folder: Path, shared: dict[str, Any]) -> dict[str, 
     return {"images": images, "head": fit.report.test.accuracy, "kind": fit.name, "layers": fit.layers}
 
 
-def measure_finetuning(data: Path, folder: Path, shared: dict[str, Any]) -> dict[str, Any]:
+def measure_finetuning(pair: dict[str, Any], work: Path) -> dict[str, Any]:
     """Test accuracy of the recipe with the better val accuracy."""
-    live = {"precision": "auto", "image_cache": folder / "images.h5", "resume": True}
+    data, folder, shared = prepare(pair, work)
+    augment = "tutorial" if pair["set"].startswith("ants") else "crop"
+    live = {"precision": "auto", "image_cache": folder / "images.h5", "augment": augment, "resume": True}
     runs = {kind: finetune(data, folder / kind, config=recipe, **live, **shared) for kind, recipe in RECIPES.items()}
     best = max(runs, key=lambda kind: runs[kind].best.val_accuracy)
-    if runs[best].report.test is None:
+    test = runs[best].report.test
+    if test is None:
         raise AssertionError("every set has test images")
-    return {"tuned": runs[best].report.test.accuracy, "recipe": best}
+    return {"tuned": test.accuracy, "recipe": best}
 
 
 def measure(pair: dict[str, Any], work: Path, finetunes: bool) -> dict[str, Any]:
     """A pair with new measurements."""
-    plain = " ".join((pair["set"], pair["network"], pair["weights"])).replace(", ", "-").replace(" ", "-")
-    folder = work / plain
-    folder.mkdir(parents=True, exist_ok=True)
-    data = sets.write_set(pair["set"], work / f"set-{pair['set'].replace(', ', '-').replace(' ', '-')}")
-    weights = os.environ["FEATCACHE_WEIGHTS"] if pair["weights"] == "imagenet" else pair["weights"]
-    shared = {"backbone": pair["network"], "weights": weights, "image_size": SIZE}
-    augment = "tutorial" if pair["set"].startswith("ants") else "crop"
-    jobs = {"head": lambda: measure_head(data, folder, {**shared, "views": 0})}
-    if finetunes:
-        jobs["fine-tuning"] = lambda: measure_finetuning(data, folder, {**shared, "augment": augment})
-    for name, job in jobs.items():
-        stored = folder / f"{name}.json"
+    for job in (measure_head, *([measure_finetuning] if finetunes else [])):
+        stored = prepare(pair, work)[1] / f"{job.__name__}.json"
         if not stored.exists():
-            stored.write_text(json.dumps(job()))
+            stored.write_text(json.dumps(job(pair, work)))
         pair = {**pair, **json.loads(stored.read_text())}
     return {**pair, **compare(pair["head"], pair["tuned"], pair["images"]["test"])}
 
