@@ -12,7 +12,7 @@ results/fine_tuning.json, measured at the commit in `fine_tuning_versions`. With
 not known, but it has a lower bound: no image that only the head predicts right. Fine-tuning may pay if it gains at
 least one point of test accuracy and the lower bound of p is below 0.05.
 
-These figures decided that there is no `featcache forecast`: a prediction whether fine-tuning pays beats always
+These figures decided the removal of `featcache forecast`: a prediction whether fine-tuning pays beats always
 answering "no" with p < 0.1 in an exact one-sided sign test only if it finds four pairs or more in which fine-tuning
 pays, without a false alarm (0.5 ** 4 = 0.06; 0.5 ** 3 = 0.13).
 
