@@ -123,9 +123,9 @@ class Curve(Result, NotebookResult):
             train_error = 1 - last.train_accuracy
             wrong = f"the head predicts {train_error:.1%} of train and {error:.1%} of val wrongly"
             reading = (
-                "it underfits, so other layers or another network help more than labels"
+                "it underfits: other layers or another network may help more than labels"
                 if train_error >= _UNDERFIT * error
-                else "it fits train much better than val, so more labels usually help"
+                else "it fits train much better than val, as with too few labels"
             )
             remarks.append(f"With {plural(last.images, 'image')}, {wrong}: {reading}.")
         return tuple(remarks)

@@ -144,10 +144,10 @@ def test_only_the_last_two_doublings_are_extrapolated() -> None:
     [
         (
             1.0,
-            "0.0% of train and 20.0% of val wrongly: it fits train much better than val, so more labels usually help.",
+            "0.0% of train and 20.0% of val wrongly: it fits train much better than val, as with too few labels.",
         ),
-        (0.91, "9.0% of train and 20.0% of val wrongly: it fits train much better than val, so more labels"),
-        (0.89, "11.0% of train and 20.0% of val wrongly: it underfits, so other layers or another network help more"),
+        (0.91, "9.0% of train and 20.0% of val wrongly: it fits train much better than val, as with too"),
+        (0.89, "11.0% of train and 20.0% of val wrongly: it underfits: other layers or another network may help"),
     ],
 )
 def test_the_gap_between_train_and_val_tells_whether_labels_lack(train: float, reading: str) -> None:
