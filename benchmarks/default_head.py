@@ -56,11 +56,11 @@ Job = tuple[Callable[[], Any], Callable[[], dict[str, Any]]]
 """A fit, and a function that gives the scores of the last fit."""
 
 
-def write_glyphs(folder: Path) -> Path:
+def write_glyphs(folder: Path, seed: int = 0) -> Path:
     """Letters of any colour, size and slight tilt, under noise."""
     import matplotlib
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     fonts = sorted((Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("DejaVu*.ttf"))
     for split, count in GLYPHS.items():
         for number, character in enumerate(CHARACTERS):

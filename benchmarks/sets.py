@@ -144,6 +144,18 @@ def _pairs(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
     return picture
 
 
+def _flags(label: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A pole with a flag to the left or to the right. A flip turns one class into the other."""
+    picture = _texture(rng)[..., None] * rng.uniform(0.4, 1.0, 3)
+    row, column, length = rng.uniform(20, 36), rng.uniform(38, 58), rng.uniform(36, 52)
+    rows, columns = _grid()
+    along, across = rows - row, (columns - column) * (1 if label else -1)
+    picture[(np.abs(across) < 2) & (along > 0) & (along < length)] = rng.uniform(0, 60, 3)
+    height, width = rng.uniform(14, 22), rng.uniform(16, 26)
+    picture[(across > 0) & (across < width) & (along > 0) & (along < height)] = rng.uniform(120, 255, 3)
+    return picture
+
+
 def _coins(_label: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Shapes with random labels: there is nothing to learn."""
     return _shapes(int(rng.integers(4)), rng)
@@ -207,6 +219,7 @@ SETS: dict[str, Callable[[Path, np.random.Generator], None]] = {
     "shapes": _drawn(["disc", "square", "triangle", "xcross"], _shapes),
     "colours": _drawn(list("abcde"), _colours),
     "pairs": _drawn(["other", "same"], _pairs),
+    "flags": _drawn(["left", "right"], _flags),
     "coins": _drawn(["heads", "tails"], _coins),
 }
 """Name -> function that writes the set."""

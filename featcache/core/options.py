@@ -68,7 +68,8 @@ class ViewOptions(TypedDict, total=False):
         Augment,
         Option(
             "tutorial",
-            "Recipe of the augmented views: tutorial, crop, trivial, none, or one that another package adds.",
+            "Recipe of the augmented views: tutorial, crop, trivial, gentle, gentle-flip, none, or one that another "
+            "package adds.",
         ),
     ]
     image_size: Annotated[

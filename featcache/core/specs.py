@@ -27,7 +27,7 @@ UseViews = Literal["all", "mean", "clean", "cycle"]
 Scaling = Literal["standard", "l2"]
 Thresholds = Literal["f1"] | float | Mapping[str, float]
 
-AUGMENTS: tuple[str, ...] = ("tutorial", "crop", "trivial", "none")
+AUGMENTS: tuple[str, ...] = ("tutorial", "crop", "trivial", "gentle", "gentle-flip", "none")
 """The view recipes of featcache."""
 PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
@@ -96,8 +96,8 @@ class ViewSpec:
     interpolation : {"bilinear", "bicubic"}, default "bilinear"
         How images are resized.
     augment : str, default "tutorial"
-        Name of the view recipe for views 1, 2, ...: "tutorial", "crop", "trivial", "none", or one that another package
-        adds, which becomes "NAME@VERSION".
+        Name of the view recipe for views 1, 2, ...: "tutorial", "crop", "trivial", "gentle", "gentle-flip", "none", or
+        one that another package adds, which becomes "NAME@VERSION".
     seed : int, default 0
         Seed of the augmentation.
     value_range : (float, float), optional

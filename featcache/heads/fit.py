@@ -83,6 +83,7 @@ def _select_layers(
         data.train,
         data.layers,
         keep_all=data.keep_layers,
+        class_weight=options.parameters.get("class_weight"),
         folds=options.cv,
         seed=options.seed,
         budget_s=(BUDGET_S if options.budget_s is None else options.budget_s) / 2 if spec.tries_heads else None,

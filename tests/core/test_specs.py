@@ -144,7 +144,10 @@ def test_text_that_is_no_spec_raises_what_from_json_promises(text: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"augment": "mixup"}, "augment is 'mixup'; it must be one of tutorial, crop, trivial, none"),
+        (
+            {"augment": "mixup"},
+            "augment is 'mixup'; it must be one of tutorial, crop, trivial, gentle, gentle-flip, none",
+        ),
         (
             {"image_size": 300, "resize_size": 256},
             "image_size 300 and resize_size 256: need 1 <= image_size <= resize_size <= 4096",

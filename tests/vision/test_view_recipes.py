@@ -84,7 +84,8 @@ def test_a_spec_is_read_where_its_recipe_is_not_installed() -> None:
 def test_other_names_are_refused_with_those_that_there_are(name: str) -> None:
     with pytest.raises(SpecError) as error:
         ViewSpec(augment=name)
-    assert str(error.value) == (f"augment is {name!r}; it must be one of tutorial, crop, trivial, none, pixel, wrong")
+    names = "tutorial, crop, trivial, gentle, gentle-flip, none, pixel, wrong"
+    assert str(error.value) == f"augment is {name!r}; it must be one of {names}"
 
 
 def test_views_of_an_added_recipe_are_drawn_from_the_key() -> None:
@@ -138,6 +139,5 @@ def test_the_command_line_takes_the_name_of_an_added_recipe(name: str) -> None:
 def test_the_command_line_refuses_other_names() -> None:
     ran = CliRunner().invoke(main, ["extract", "photos", "--augment", "mixup"])
     assert ran.exit_code == 2
-    assert "Invalid value for '--augment': 'mixup' is not one of 'tutorial', 'crop', 'trivial', 'none'." in " ".join(
-        ran.output.split()
-    )
+    names = ", ".join(map(repr, AUGMENTS))
+    assert f"Invalid value for '--augment': 'mixup' is not one of {names}." in " ".join(ran.output.split())

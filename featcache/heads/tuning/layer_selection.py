@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.formatting import brief
 from featcache._utils.progress_bar import Progress
 from featcache._utils.results import Result
 from featcache.cache.features import Features
@@ -20,12 +20,15 @@ from featcache.core.progress import StepProgress
 from featcache.core.rng import content_order, content_words
 from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE
-from featcache.heads.solvers.closed_form import lda, ridge
+from featcache.heads.solvers.closed_form import Solve, lda, ridge
 from featcache.heads.tuning.path_selection import CVSelection, HeldOut
 from featcache.heads.tuning.tuning_data import TuningData
 
-WEIGHTS = (0.3, 1.0, 3.0)
+WEIGHTS = (1 / 3, 1.0, 3.0)
 """Of the other layers, where the penultimate one has 1. A layer of weight 1 has a total variance of 1."""
+
+FACTORS = (0.0, 1 / 3, 3.0)
+"""By which the weight of a single layer is then changed; 0 leaves it out."""
 
 _IMAGES, _LEAST = 500, 4  # that the choice is made on; images of each class, where there are so many classes
 _ROUNDING = 1e-7  # of the kernel matrix, as a fraction of its largest value
@@ -94,8 +97,8 @@ class LayerSelection(Result):
                 f"layers: {chosen.layers[0]} alone\n  log-loss {where}. {len(others.layers)} layers "
                 f"({others.log_loss:.4f}) are no better, or by no more than noise.{late}"
             )
-        weight = next(w for name, w in zip(chosen.layers, chosen.weights, strict=True) if name != PENULTIMATE)
-        text = f"layers: {brief(chosen.layers)}, with weight {weight:g} beside {PENULTIMATE}\n  log-loss {where}"
+        layers = [f"{name} x {weight:.2g}" for name, weight in zip(chosen.layers, chosen.weights, strict=True)]
+        text = f"layers and their weights: {', '.join(layers)}\n  log-loss {where}"
         if len(first.layers) == 1:
             text += f"; {PENULTIMATE} alone has {first.log_loss:.4f}"
         return f"{text}.{late}"
@@ -106,6 +109,7 @@ def select_layers(
     names: Sequence[str],
     *,
     keep_all: bool,
+    class_weight: Any = None,
     folds: int | None = None,
     seed: int = 0,
     budget_s: float | None = None,
@@ -116,7 +120,11 @@ def select_layers(
     The heads are ridge and LDA, with several labels logistic regressions. They are fitted to clean views of 500 images
     or fewer, in the space of these images: a candidate is a weighted sum of kernel matrices, one of each layer.
 
-    Of the layers whose log-loss is within one standard error of the lowest one, the fewest are chosen.
+    First, all layers besides the penultimate one have the same weight. Of the sets of layers whose log-loss is within
+    one standard error of the lowest one, the fewest layers are chosen. Then the weight of each layer is changed in
+    turn. A change is kept if it lowers the log-loss by more than one standard error of the difference; a layer is left
+    out if the log-loss stays within one standard error of the lowest one. With several labels this second step is
+    skipped: its regressions have no closed form.
 
     Parameters
     ----------
@@ -126,8 +134,8 @@ def select_layers(
         Names of the layers.
     keep_all : bool
         Whether all layers must be used, so that only their weights are chosen.
-    folds, seed
-        See `featcache.core.splitting.plan_folds`.
+    class_weight, folds, seed
+        See `TuningData`.
     budget_s : float, optional
         Seconds after which no further candidate is compared.
     progress : callable, optional
@@ -143,30 +151,144 @@ def select_layers(
     candidates = _candidates(names, keep_all)
     if len(candidates) == 1:
         return candidates[0], None
-    rows = _sample(features.samples, seed)
-    part = features.take(rows)
-    kernels = _kernels(part, sorted({layer for candidate in candidates for layer in candidate.layers}))
-    results: list[LayerCandidate] = []
-    losses: list[NDArray[np.float64]] = []
-    with StepProgress(progress, "compare layers", len(candidates)) as steps:
-        for candidate in candidates:
-            if results and budget_s is not None and time.perf_counter() - started > budget_s:
-                break
-            selection, held_out = _cross_validate(kernels, candidate, part.samples, folds, seed)
-            losses.append(_losses(selection, held_out))
-            results.append(
-                LayerCandidate(
-                    tuple(names[layer] for layer in candidate.layers),
-                    candidate.weights,
-                    float(losses[-1].mean()),
-                    min(selection.trials, key=lambda trial: trial.log_loss).accuracy,
-                )
-            )
-            steps.advance()
-    chosen = _simplest(candidates[: len(losses)], losses)
-    skipped = len(candidates) - len(losses)
-    summary = LayerSelection(tuple(results), chosen, len(losses[0]), time.perf_counter() - started, skipped)
-    return candidates[chosen], summary
+    comparison = _Comparison(
+        features.take(_sample(features.samples, seed)),
+        sorted({layer for candidate in candidates for layer in candidate.layers}),
+        {"class_weight": class_weight, "folds": folds, "seed": seed},
+        math.inf if budget_s is None else started + budget_s,
+        progress,
+    )
+    comparison.compare_all("compare layers", candidates)
+    chosen = comparison.simplest()
+    if not features.samples.multilabel:
+        main = names.index(PENULTIMATE)
+        chosen = comparison.change_weights(chosen, main, FACTORS[1:] if keep_all else FACTORS)
+    results = tuple(
+        LayerCandidate(tuple(names[layer] for layer in candidate.layers), candidate.weights, result.log_loss,
+                       result.accuracy)
+        for candidate, result in comparison.results.items()
+    )  # fmt: skip
+    number, images = list(comparison.results).index(chosen), len(comparison.results[chosen].losses)
+    return chosen, LayerSelection(results, number, images, time.perf_counter() - started, comparison.skipped)
+
+
+class _Result(NamedTuple):
+    """Of a candidate. losses : weighted log-loss of each held-out image, (m,), with the weighted mean as their mean.
+
+    solve : the better of ridge and LDA; None with several labels. strength : the best one of it.
+    """
+
+    losses: NDArray[np.float64]
+    accuracy: float
+    solve: Solve | None
+    strength: float
+
+    @property
+    def log_loss(self) -> float:
+        """In nats."""
+        return float(self.losses.mean())
+
+
+class _Comparison:
+    """Candidates on the same held-out images.
+
+    features : the images of the choice. layers : those of the candidates. options : of `TuningData`. end : the time
+    after which nothing more is compared. results : of the candidates so far. skipped : how many came too late.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        layers: Sequence[int],
+        options: Mapping[str, Any],
+        end: float,
+        progress: Progress | None,
+    ) -> None:
+        self._samples, self._kernels = features.samples, _kernels(features, layers)
+        self._options, self._end, self._progress = options, end, progress
+        self.results: dict[LayerWeights, _Result] = {}
+        self.skipped = 0
+
+    def compare_all(self, what: str, candidates: Sequence[LayerWeights]) -> None:
+        """Compare candidates; `what` is the text of the progress."""
+        with StepProgress(self._progress, what, len(candidates)) as steps:
+            for candidate in candidates:
+                self._compare(candidate)
+                steps.advance()
+
+    def simplest(self) -> LayerWeights:
+        """Of the best weights of each set of layers, the fewest layers that are as good as the best but for noise."""
+        best = min(self.results, key=self._log_loss)
+        for layers in dict.fromkeys(candidate.layers for candidate in self.results):
+            candidate = min((item for item in self.results if item.layers == layers), key=self._log_loss)
+            if _is_alike(self.results[best], self.results[candidate]):
+                return candidate
+        return best
+
+    def change_weights(self, chosen: LayerWeights, main: int, factors: Sequence[float]) -> LayerWeights:
+        """Multiply the weight of one layer after the other, but for `main`, by factors; keep what is better.
+
+        A layer is left out if that is no worse than the best so far but for noise.
+        """
+        others = [layer for layer in chosen.layers if layer != main]
+        best = current = self.results[chosen]
+        with StepProgress(self._progress, "weigh layers", len(others) * len(factors)) as steps:
+            for layer in others:
+                for candidate in [_multiply(chosen, layer, factor) for factor in factors]:
+                    result = self._compare(candidate, current)
+                    steps.advance()
+                    if result is None:
+                        continue
+                    is_simpler = len(candidate.layers) < len(chosen.layers)
+                    if _is_alike(best, result) if is_simpler else not _is_alike(result, current):
+                        chosen, current = candidate, result
+                        best = min(best, result, key=lambda item: item.log_loss)
+                        if is_simpler:
+                            break
+        return chosen
+
+    def _compare(self, candidate: LayerWeights, like: _Result | None = None) -> _Result | None:
+        """The result of a candidate; None if the time is over.
+
+        like : of a similar candidate, whose head is taken; the search for the strength begins at its strength.
+        """
+        if candidate in self.results:
+            return self.results[candidate]
+        if self.results and time.perf_counter() > self._end:
+            self.skipped += 1
+            return None
+        kernel = np.sum([self._kernels[n] * weight**2 for n, weight in zip(*candidate, strict=True)], axis=0)
+        kernel[np.diag_indices_from(kernel)] += _ROUNDING * max(1.0, float(kernel.max()))
+        x = np.linalg.cholesky(kernel)  # rows with these inner products
+        data = TuningData(Features(x[:, None], self._samples), "clean", **self._options)
+        solve: Solve | None = None
+        if data.multilabel:
+            selection = data.select(data.logistic_path(Cs=data.c_path[1::3]))
+        elif like and like.solve:
+            selection, solve = data.select_closed_form(like.solve, start=like.strength), like.solve
+        else:
+            selections = {solve: data.select_closed_form(solve) for solve in (ridge, lda)}
+            solve, selection = min(selections.items(), key=lambda item: item[1].log_loss[0])
+        accuracy = min(selection.trials, key=lambda trial: trial.log_loss).accuracy
+        losses = _losses(selection, data.held_out)
+        self.results[candidate] = _Result(losses, accuracy, solve, float(selection.values[0]))
+        return self.results[candidate]
+
+    def _log_loss(self, candidate: LayerWeights) -> float:
+        return self.results[candidate].log_loss
+
+
+def _multiply(candidate: LayerWeights, layer: int, factor: float) -> LayerWeights:
+    """The candidate with another weight of a layer, or without the layer if the factor is 0."""
+    weights = {n: weight * (factor if n == layer else 1) for n, weight in zip(*candidate, strict=True)}
+    weights = {n: weight for n, weight in weights.items() if weight}
+    return LayerWeights(tuple(weights), tuple(weights.values()))
+
+
+def _is_alike(best: _Result, other: _Result) -> bool:
+    """Whether the log-loss of the other is higher by no more than one standard error of the difference."""
+    difference = other.losses - best.losses
+    return bool(difference.mean() <= difference.std() / np.sqrt(len(difference)))
 
 
 def _candidates(names: Sequence[str], keep_all: bool) -> list[LayerWeights]:
@@ -228,43 +350,14 @@ def _kernels(features: Features, layers: Sequence[int]) -> dict[int, NDArray[np.
     return kernels
 
 
-def _cross_validate(
-    kernels: dict[int, NDArray[np.float64]],
-    candidate: LayerWeights,
-    samples: Samples,
-    folds: int | None,
-    seed: int,
-) -> tuple[CVSelection, HeldOut]:
-    """The best closed-form head on the layers of a candidate."""
-    kernel = np.sum([kernels[n] * weight**2 for n, weight in zip(*candidate, strict=True)], axis=0)
-    kernel[np.diag_indices_from(kernel)] += _ROUNDING * max(1.0, float(kernel.max()))
-    x = np.linalg.cholesky(kernel)  # rows with these inner products
-    data = TuningData(Features(x[:, None], samples), "clean", folds=folds, seed=seed)
-    if data.multilabel:
-        return data.select(data.logistic_path(Cs=data.c_path[1::3])), data.held_out
-    selections = [data.select_closed_form(solve) for solve in (ridge, lda)]
-    return min(selections, key=lambda selection: selection.log_loss[0]), data.held_out
-
-
 def _losses(selection: CVSelection, held_out: HeldOut) -> NDArray[np.float64]:
-    """The log-loss of each held-out image in nats, (m,); with several labels the mean over the labels."""
+    """See `_Result`; with several labels the mean over the labels."""
     rows = held_out.rows
-    labels = held_out.labels[rows]
+    labels, weight = held_out.labels[rows], held_out.weight[rows]
     probabilities = selection.probabilities(labels.ndim == 2)
-    if labels.ndim == 2:
+    if labels.ndim == 1:
+        right = probabilities[np.arange(len(rows)), labels]
+    else:
         right = np.where(labels, probabilities, 1 - probabilities)
-        return np.asarray(-np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean(axis=1))
-    right = probabilities[np.arange(len(rows)), labels]
-    return -np.log(np.maximum(right, np.finfo(np.float64).tiny))
-
-
-def _simplest(candidates: Sequence[LayerWeights], losses: Sequence[NDArray[np.float64]]) -> int:
-    """Of the best weights of each set of layers, the fewest layers that are as good as the best but for noise."""
-    means = [float(loss.mean()) for loss in losses]
-    best = int(np.argmin(means))
-    for layers in dict.fromkeys(candidate.layers for candidate in candidates):
-        number = min((n for n, item in enumerate(candidates) if item.layers == layers), key=lambda n: means[n])
-        difference = losses[number] - losses[best]
-        if difference.mean() <= difference.std() / np.sqrt(len(difference)):
-            return number
-    return best
+    losses = -weight * np.log(np.maximum(right, np.finfo(np.float64).tiny)) * (len(rows) / weight.sum())
+    return losses if losses.ndim == 1 else losses.sum(axis=1)

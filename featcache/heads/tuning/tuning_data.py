@@ -227,14 +227,19 @@ class TuningData:
         layer = self._regularized(stop).refit(solve, float(selection.values[0]))
         return self.tuned_head(selection, layer, "strength={}")
 
-    def select_closed_form(self, solve: Solve, stop: Stop = never, steps: StepProgress | None = None) -> CVSelection:
-        """The best of `PENALTIES`: of every third one, then of the neighbors of the best. Raises OutOfTimeError."""
+    def select_closed_form(
+        self, solve: Solve, stop: Stop = never, steps: StepProgress | None = None, start: float | None = None
+    ) -> CVSelection:
+        """The best of `PENALTIES`: of every third one, then of the neighbors of the best. Raises OutOfTimeError.
+
+        start : the first strength to try, instead of every third one.
+        """
 
         def select(numbers: Sequence[int]) -> CVSelection:
             path = self._regularized(stop).path(solve, [PENALTIES[number] for number in numbers], stop)
             return select_on_path(steps.over(path) if steps else path, self.held_out, stop)
 
-        best = select(_COARSE)
+        best = select(_COARSE if start is None else (PENALTIES.index(start),))
         tried = {PENALTIES.index(trial.value) for trial in best.trials}
         while not best.interrupted:
             number = PENALTIES.index(float(best.values[0]))

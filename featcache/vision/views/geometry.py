@@ -59,17 +59,20 @@ def random_flip(pixels: Pixels, rng: Generator) -> Pixels:
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
-def random_resized_crop(pixels: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
-    """A random crop of 8-100 % of the area, aspect ratio 3/4 to 4/3, resized (Szegedy et al. 2015)."""
-    top, left, height, width = crop_box(pixels.shape[0], pixels.shape[1], rng)
+def random_resized_crop(pixels: Pixels, spec: ViewSpec, rng: Generator, smallest_area: float = 0.08) -> Pixels:
+    """A random crop, aspect ratio 3/4 to 4/3, resized (Szegedy et al. 2015).
+
+    smallest_area : of the crop, as a fraction of the image; by default as torchvision's.
+    """
+    top, left, height, width = crop_box(pixels.shape[0], pixels.shape[1], rng, smallest_area)
     crop = pixels[top : top + height, left : left + width]
     return scale(crop, spec.image_size, spec.image_size, spec.interpolation)
 
 
-def crop_box(height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
+def crop_box(height: int, width: int, rng: Generator, smallest_area: float = 0.08) -> tuple[int, int, int, int]:
     """Top, left, height, width of a random crop, drawn as torchvision's RandomResizedCrop draws it."""
     for _ in range(10):
-        area = height * width * rng.uniform(0.08, 1.0)
+        area = height * width * rng.uniform(smallest_area, 1.0)
         ratio = exp(rng.uniform(log(3 / 4), log(4 / 3)))
         h, w = round(sqrt(area / ratio)), round(sqrt(area * ratio))
         if 0 < h <= height and 0 < w <= width:
