@@ -107,20 +107,20 @@ def compare(pair: dict[str, Any]) -> dict[str, Any]:
 def page(figures: dict[str, Any]) -> str:
     """The table of all pairs as Markdown."""
     pairs = sorted(figures["pairs"], key=lambda pair: -pair["gain"])
-    paying, rule = figures["may pay"], figures["former rule"]
+    n, better, paying = len(pairs), figures["head at least as accurate"], figures["may pay"]
+    rule, needed = figures["former rule"], "enough" if paying >= NEEDED else "not enough"
     lines = [
         "# Does fine-tuning pay against the default head?",
         "",
         "The default head (`extract --views 0`, `fit-head`) is at least as accurate as fine-tuning on "
-        f"{figures['head at least as accurate']} of {len(pairs)} pairs of a data set and a network. Fine-tuning may pay "
-        f"on {paying}: it gains a point or more, and McNemar's p is, or can be, below {SIGNIFICANT:g}. That is "
-        f'{"enough" if paying >= NEEDED else "not enough"} for a prediction that beats always answering "no" with '
-        f"p < 0.1, which needs {NEEDED}.",
+        f"{better} of {n} pairs of a data set and a network. Fine-tuning may pay on {paying}: it gains a point or "
+        f"more, and McNemar's p is, or can be, below {SIGNIFICANT:g}. That is {needed} for a prediction that beats "
+        f'always answering "no" with p < 0.1, which needs {NEEDED}.',
         "",
-        "Test accuracy at 96 pixels, one seed. Fine-tuning: the better of two recipes of 8 epochs on val. The labels of "
-        "coins are random. The former rule of `featcache forecast` was right for "
-        f"{rule['right']} of {len(pairs)} pairs against the former default head (linear, penultimate layer), and always "
-        f'answering "no" for {rule["always no"]}. Written by benchmarks/fine_tuning.py; heads of commit '
+        "Test accuracy at 96 pixels, one seed. Fine-tuning: the better of two recipes of 8 epochs on val. The labels "
+        f"of coins are random. The former rule of `featcache forecast` was right for {rule['right']} of {n} pairs "
+        "against the former default head (linear, penultimate layer), and always answering "
+        f'"no" for {rule["always no"]}. Written by benchmarks/fine_tuning.py; heads of commit '
         f"{figures['versions']['commit']}, fine-tuning of commit {figures['fine_tuning_versions']['commit']}; where p "
         "is exact, the better recipe was repeated later.",
         "",
