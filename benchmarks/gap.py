@@ -53,7 +53,7 @@ class Cached:
 
     layers: str
     views: int
-    layer: str = "penultimate"
+    layer: str | None = "penultimate"  # None: the layers that the head takes by default
     head: str = "linear"
 
 
@@ -73,6 +73,7 @@ ONLY = {gap_report.OWN: "ants-bees"}
 
 ROUTES: dict[str, Cached | Live] = {
     **{f"penultimate, K={views}": Cached("last", views) for views in (0, 1, 2, 4, 8, 16)},
+    gap_report.DEFAULT: Cached("stages", 4, None, "auto"),
     "all stages": Cached("all", 0, "stages"),
     "all stages, LDA": Cached("all", 0, "stages", "lda"),
     "all stages, all pools": Cached("all", 0, "all"),

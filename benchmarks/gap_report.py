@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from featcache.metrics.significance import paired_difference, wilson_interval
-from featcache.reports.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from featcache.reports.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 
 FULL = ("fine-tune",)
 TUNED = (*FULL, "LP-FT")
 TRAINED = (*TUNED, "from scratch")
 """Prefixes of the names of routes that train the network."""
+
+DEFAULT = "default head"
+"""What extract and fit-head give without options."""
 
 OWN = "ImageNet's own rows"
 """Nothing is trained. The route only exists for ImageNet classes, so it does not count for any goal."""
@@ -188,6 +191,7 @@ def draw(summary: Sequence[dict[str, Any]]) -> Figure:
     kinds = {
         "penultimate layer, K augmented views": (BLUE, "o"),
         "all stages": (GREEN, "s"),
+        DEFAULT: (SKY, "P"),
         OWN: (ORANGE, "*"),
         "LP-FT": (PURPLE, "D"),
         "fine-tuning": (VERMILION, "^"),
@@ -226,7 +230,7 @@ def _kind(route: str) -> str:
         return "LP-FT"
     if route.startswith("fine-tune"):
         return "fine-tuning"
-    return route if route in ("from scratch", OWN) else "all stages"
+    return route if route in ("from scratch", OWN, DEFAULT) else "all stages"
 
 
 def _label(route: str) -> str | None:

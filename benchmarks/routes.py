@@ -1,7 +1,7 @@
-"""Run the six routes on real photos. Writes NAME.md, NAME.json and NAME.png to benchmarks/results/.
+"""Run the five routes on real photos. Writes NAME.md, NAME.json and NAME.png to benchmarks/results/.
 
     python benchmarks/routes.py [DATA] [--name ants-bees] [--repeats 3] [--budget 600]
-        [--routes cached,stages,frozen,lpft,finetune,scratch]
+        [--routes cached,frozen,lpft,finetune,scratch]
 
 DATA defaults to FEATCACHE_ANTS_BEES. The clock of each route runs from the start to the end of its process. Finished
 routes are stored in --work; the same call continues after an interruption. Run the script on an idle machine.
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("data", nargs="?", default=os.environ.get("FEATCACHE_ANTS_BEES"))
     parser.add_argument("--name", default="ants-bees")
     parser.add_argument("--work", help="folder for caches and runs [default: demo/benchmark-COMMIT]")
-    parser.add_argument("--routes", default="cached,stages,frozen,lpft,finetune,scratch")
+    parser.add_argument("--routes", default="cached,frozen,lpft,finetune,scratch")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="pretrained")
     parser.add_argument("--views", type=int, default=4)
@@ -40,7 +40,7 @@ def main() -> None:
     comparison = featcache.benchmark(
         options.data,
         options.work or f"demo/benchmark-{commit}",
-        routes=options.routes.split(","),
+        routes=options.routes,
         backbone=options.backbone,
         weights=options.weights,
         views=options.views,

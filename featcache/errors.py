@@ -96,7 +96,14 @@ class CacheIncompleteError(CacheError, ValueError):
 
 
 class CacheMismatchError(CacheError, ValueError):
-    """The cache was made with another spec or from other images than requested."""
+    """The cache was made with another spec or from other images than requested.
+
+    fields : the fields of the spec that differ; empty if something else differs.
+    """
+
+    def __init__(self, message: str, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 class CacheBusyError(CacheError, BlockingIOError):

@@ -24,13 +24,13 @@ from featcache_cli.wrapping import wrap
 @outputs.overwrite_option
 @click.option(
     "--routes",
-    help="Which routes to run, separated by commas: cached, stages (a head on all stages), "
-    "frozen (run live every epoch), lpft (fine-tuning from the cached head), finetune, scratch. [default: all]",
+    help="Which routes to run, separated by commas: cached, frozen (run live every epoch), lpft (fine-tuning from a "
+    "fitted head), finetune, scratch. [default: all]",
 )
 @options.backbone_option
 @options.weights_option
 @options.views_option
-@click.option("--head", default="linear", show_default=True, help="The head of the cached route.")
+@click.option("--head", default="auto", show_default=True, help="The head of the cached route; see `fit-head`.")
 @options.view_options
 @options.shared("epochs", TrainOptions, type=click.IntRange(1), help="How many epochs live routes train.")
 @options.shared(
@@ -58,8 +58,8 @@ from featcache_cli.wrapping import wrap
 @options.skip_missing_option
 @options.value_range_option
 @options.as_json
-def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
-    """Compare cached heads, the frozen network run live, LP-FT, fine-tuning and training from scratch on DATA."""
+def command(epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
+    """Compare a cached head, the frozen network run live, LP-FT, fine-tuning and training from scratch on DATA."""
     import featcache
     from featcache.reports.benchmark_report import comparison_values, write_report
     from featcache.reports.pages.benchmark import write_benchmark_page
@@ -67,10 +67,9 @@ def command(routes: str | None, epochs: int, lr: float, batch_size: int, as_json
     options.import_from_here()  # --backbone may name a factory of the working folder
     config = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     with options.progress_bar(grace_s=options.TRAINING_GRACE_S) as progress:
-        chosen = routes.split(",") if routes else None
         settings["overwrite"] = outputs.overwrites(click.get_current_context())
         settings["on_note"] = None if as_json else options.note
-        result = featcache.benchmark(routes=chosen, config=config, progress=progress, **settings)
+        result = featcache.benchmark(config=config, progress=progress, **settings)
     text = write_report(result, settings["out"])
     page = write_benchmark_page(Path(settings["out"]) / "report.html", result, settings["out"], settings["data"])
     text = f"{text}\nReport with figures: {page}\n\n{featcache.reach_verdict(result)}"

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from featcache_cli import options, outputs
+from featcache_cli.progress import VERBOSE, verbosity
 from featcache_cli.wrapping import safe
 
 
@@ -41,8 +42,9 @@ def command(
     """Check CACHE for problems: uninformative features, unsuitable views, duplicates across splits, label errors.
 
     With DATA, the images that CACHE was made from, some images run through the network again, and -o draws the
-    affected images. Exit status: 0 = no warnings (there may be notes), 3 = warnings, 4 = errors; 1 and 2 = the check
-    could not run, because of the cache or of an option.
+    affected images. With --verbose or --json, the figures of all checks are printed. Exit status: 0 = no warnings
+    (there may be notes), 3 = warnings, 4 = errors; 1 and 2 = the check could not run, because of the cache or of an
+    option.
     """
     import featcache
 
@@ -50,7 +52,7 @@ def command(
         raise click.UsageError("-o needs DATA: it draws images of DATA")
     with options.progress_bar(resumes=False) as progress:
         report = featcache.doctor(cache, data, progress=progress, **settings)
-    options.show(report, as_json)
+    options.show(report if as_json or verbosity() < VERBOSE else report.to_text(verbose=True), as_json)
     if listed:
         report.write_list(listed)
     if out and data:

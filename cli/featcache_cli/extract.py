@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from featcache.core.layer_names import split_layers
 from featcache_cli import options, outputs
 
 
@@ -31,7 +30,7 @@ from featcache_cli import options, outputs
 @options.cluster_options
 @click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and estimate time and size.")
 @options.as_json
-def command(out: str, layers: str, dry_run: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
+def command(out: str, dry_run: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Run the frozen network once on every image and view of DATA, and store the features in a cache.
 
     DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV, JSON lines or Parquet manifest
@@ -41,8 +40,8 @@ def command(out: str, layers: str, dry_run: bool, listed: str | None, as_json: b
     """
     import featcache
 
-    cluster, names = options.take_cluster(settings), split_layers(layers)
-    options.take_backbone(settings, names)
+    cluster = options.take_cluster(settings)
+    options.take_backbone(settings, settings["layers"])
     if dry_run and (cluster or listed):
         raise click.UsageError("--dry-run measures a few images on this machine: drop --cluster and --list")
     settings["on_note"] = None if as_json else options.note
@@ -52,7 +51,7 @@ def command(out: str, layers: str, dry_run: bool, listed: str | None, as_json: b
         else:
             settings["cluster"] = cluster
         run: Any = featcache.estimate if dry_run else featcache.extract
-        result = run(out=out, layers=names, progress=progress, **settings)
+        result = run(out=out, progress=progress, **settings)
     options.show(result, as_json)
     if listed:
         result.write_list(listed)

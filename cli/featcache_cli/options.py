@@ -67,7 +67,6 @@ def shared(
     flag, default, text = flag or f"--{name.replace('_', '-')}", field.option.default, field.option.description
     if default is False:
         return click.option(flag, name, is_flag=True, help=text, **attributes)
-    default = ",".join(default) if isinstance(default, tuple) else default
     attributes = {"default": default, "help": text, **attributes}
     if attributes["default"] is None:
         shown = f"{default:g}" if isinstance(default, float) else default
@@ -217,7 +216,7 @@ factory_option = click.option(
 
 
 def take_backbone(
-    settings: dict[str, Any], layers: Sequence[str] = ("penultimate",), weights: str | None = None
+    settings: dict[str, Any], layers: str | Sequence[str] = "penultimate", weights: str | None = None
 ) -> None:
     """Replace the name of a factory in the settings by its network.
 

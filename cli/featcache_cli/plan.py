@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.core.layer_names import split_layers
 from featcache_cli import options, outputs
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -103,7 +102,7 @@ def _rate(name: str, unit: str, text: str, former: str = "") -> Callable[[_F], _
 )
 @outputs.overwrite_option
 @options.as_json
-def command(data: str, layers: str, page: str | None, as_json: bool, **settings: Any) -> None:
+def command(data: str, page: str | None, as_json: bool, **settings: Any) -> None:
     """Estimate time, storage and cost of extracting millions of images on many machines, and find the bottleneck.
 
     DATA is a sample of the images. The command measures each step with a few images on this machine, and computes
@@ -112,11 +111,11 @@ def command(data: str, layers: str, page: str | None, as_json: bool, **settings:
     import featcache
 
     rates, prices = _provided_rates(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
-    backbone, names = settings["backbone"], split_layers(layers)
-    options.take_backbone(settings, names)
+    backbone = settings["backbone"]
+    options.take_backbone(settings, settings["layers"])
     settings["on_note"] = None if as_json else options.note
     with options.progress_bar(resumes=False, then=options.LOADING) as progress:
-        result = featcache.plan(data, layers=names, provided=rates, prices=prices, progress=progress, **settings)
+        result = featcache.plan(data, provided=rates, prices=prices, progress=progress, **settings)
     options.show(result, as_json)
     if page:
         from featcache.reports.pages.capacity import write_capacity_page

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from featcache.core.options import ExtractOptions, fields_of
 from featcache_cli import options
 
 
@@ -33,7 +34,7 @@ def command(as_json: bool, **settings: Any) -> None:
     """
     import featcache
 
-    options.take_backbone(settings)
+    options.take_backbone(settings, fields_of(ExtractOptions)["layers"].option.default)
     with options.progress_bar() as progress:
         result = featcache.try_out(progress=progress, on_note=None if as_json else options.note, **settings)
     options.show(result, as_json)

@@ -23,6 +23,13 @@ def join_words(names: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
+def split_names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """The names of a text that joins them by commas, each once; other names as they are."""
+    if not isinstance(names, str):
+        return tuple(names)
+    return tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+
+
 def brief(names: Sequence[str], most: int = 8) -> str:
     """The first names, and how many more there are: "a, b and 7 more"."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

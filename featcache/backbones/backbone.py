@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.environment import cache_folder
+from featcache._utils.formatting import split_names
 from featcache.backbones.engines.base import Engine, EngineName, PendingFeatures
 from featcache.backbones.engines.pytorch import PyTorchEngine
 from featcache.backbones.engines.select import CONVERSION_PAYS, EngineRequest, select_engine
@@ -61,7 +62,7 @@ class Backbone:
         Mean per channel of pixels scaled to 0..1; by default ImageNet's.
     std : sequence of 3 floats
         Standard deviation per channel of pixels scaled to 0..1; by default ImageNet's.
-    layers : sequence of str, default ("penultimate",)
+    layers : str or sequence of str, default ("penultimate",)
         Layers that `embed_layers` returns, or the sets "last", "stages" and "all"; see `featcache.core.layer_names`.
     device : str, default "cpu"
         Device of the network, such as "cpu" or "cuda:1".
@@ -117,7 +118,7 @@ class Backbone:
         interpolation: Interpolation = "bilinear",
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
-        layers: Sequence[str] = (PENULTIMATE,),
+        layers: str | Sequence[str] = (PENULTIMATE,),
         device: str = "cpu",
         precision: Precision = "fp32",
         metadata: BackboneMetadata | None = None,
@@ -133,7 +134,7 @@ class Backbone:
         self.engine: EngineName = "pytorch"
         self.weights_note, self.engine_note = weights_note, ""
         self._module, self._cache_conversion = module, cache_conversion
-        self.layers = tuple(metadata.dims) if metadata else self._expand_layers(tuple(layers))
+        self.layers = tuple(metadata.dims) if metadata else self._expand_layers(split_names(layers))
         self._computed = self.layers  # by the engines; `keep_layers` returns some of them
         self._selected: tuple[int, Engine] | None = None  # and the image size that it is for
         self.weights_sha256 = metadata.weights_sha256 if metadata else ""
@@ -229,15 +230,15 @@ class Backbone:
 
         return select
 
-    def keep_layers(self, layers: Sequence[str]) -> None:
+    def keep_layers(self, layers: str | Sequence[str]) -> None:
         """Return the features of these layers alone from now on. The network and its conversion stay the same.
 
         Parameters
         ----------
-        layers : sequence of str
+        layers : str or sequence of str
             Some of `layers`.
         """
-        self.layers = tuple(layers)
+        self.layers = split_names(layers)
         self.dims = {layer: self.dims[layer] for layer in self.layers}
 
     @property

@@ -52,7 +52,7 @@ def call_factory(name: str) -> Backbone | nn.Module:
 
 
 def from_factory(
-    name: str, *, layers: Sequence[str] = (PENULTIMATE,), device: str = "auto", precision: str = "auto"
+    name: str, *, layers: str | Sequence[str] = (PENULTIMATE,), device: str = "auto", precision: str = "auto"
 ) -> Backbone:
     """A Backbone of a factory's network, see `load_backbone`. A plain module gets ImageNet's mean and std, 224 pixels.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache._utils.formatting import split_names
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.factory import is_factory
@@ -32,7 +33,7 @@ def load_backbone(
     name: str = EMBEDDED,
     *,
     weights: str = "pretrained",
-    layers: Sequence[str] = (PENULTIMATE,),
+    layers: str | Sequence[str] = (PENULTIMATE,),
     device: str = "auto",
     precision: str = "auto",
     seed: int = 0,
@@ -53,7 +54,7 @@ def load_backbone(
     weights : str, default "pretrained"
         "pretrained", "none" (random weights drawn with `seed`), the path of a weights file, or the path of a folder
         that `finetune` wrote. "PATH#KEY" selects one of several state dicts in a file.
-    layers : sequence of str, default ("penultimate",)
+    layers : str or sequence of str, default ("penultimate",)
         "penultimate" (the input of the last linear layer), inner modules such as "layer3" or "layer3:max", or the sets
         "last", "stages" and "all"; see `featcache.core.layer_names`.
     device : str, default "auto"
@@ -98,7 +99,7 @@ def load_backbone(
             f"{name} is not a network: {no_network(name)}. Give the head features of the same kind: "
             "`fit_head(...).estimator.predict(features)`."
         )
-    device, weights = resolve_device(device), absolute(weights)
+    device, weights, layers = resolve_device(device), absolute(weights), split_names(layers)
     settings: dict[str, Any] = {
         "name": name,
         "weights": weights,
@@ -123,7 +124,7 @@ def load_backbone(
     note = f"{Path(weights).name}: {built.note}" if built.note else ""
     backbone = Backbone(built.module, weights_note=note, **settings, **{**built.preprocessing, **overrides})
     metadata = BackboneMetadata(backbone.weights_sha256, backbone.dims, built.preprocessing, note, built.fixed_size)
-    for names in dict.fromkeys([tuple(layers), backbone.layers]):  # the second is what a cache stores
+    for names in dict.fromkeys([layers, backbone.layers]):  # the second is what a cache stores
         path = metadata_path(name, weights, names, seed, image_size if built.fixed_size else None)
         store_metadata(path, metadata)
     return backbone

@@ -26,7 +26,8 @@ def check_spec(path: Path, existing: ExtractSpec, requested: ExtractSpec, data: 
         cure = f"Extract the missing views with {command}."
         if requested.views < existing.views:
             cure = f"The cache has these views and more: use it as it is, or drop the others with {command}."
-    raise CacheMismatchError(f"{path} was made with {format_differences(differences)}. {cure}")
+    fields = tuple(name for name, *_ in differences)
+    raise CacheMismatchError(f"{path} was made with {format_differences(differences)}. {cure}", fields)
 
 
 def check_samples(path: Path, existing: Samples, requested: Samples, data: str = "DATA") -> None:

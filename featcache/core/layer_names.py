@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from featcache._utils.formatting import split_names
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import SpecError
 
@@ -25,13 +26,8 @@ _MAX_GRID = 64  # places along a side; larger values are rejected as invalid
 _SIDES = {"grid": 2, **{f"grid{side}": side for side in range(1, _MAX_GRID + 1)}}
 
 
-def split_layers(text: str) -> tuple[str, ...]:
-    """The layers of a text, each once."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
 def join_layers(layers: Iterable[str]) -> str:
-    """The reverse of `split_layers`."""
+    """The reverse of `split_names`."""
     return ",".join(layers)
 
 
@@ -57,7 +53,7 @@ def choose_layers(requested: str, existing: Sequence[str]) -> tuple[str, ...]:
     layers without finer grids), joined by commas. Raises SpecError for others.
     """
     chosen: list[str] = []
-    for name in split_layers(requested):
+    for name in split_names(requested):
         if name in existing:
             chosen.append(name)
         elif name == LAST and PENULTIMATE in existing:

@@ -113,11 +113,11 @@ class ExtractOptions(FeatureOptions, total=False):
         int, Option(0, "Number of augmented views of each val or test image, for test-time augmentation.")
     ]
     layers: Annotated[
-        Sequence[str],
+        str | Sequence[str],
         Option(
-            ("stages",),
+            "stages",
             "Layers to keep: stages (the penultimate one and the mean of each stage), last (the penultimate one "
-            "alone), all (also maxima, deviations and grids), or names such as layer3:max.",
+            "alone), all (also maxima, deviations and grids), or names such as layer3:max,layer2.",
         ),
     ]
     dtype: Annotated[StorageDtype, Option("float16", "Type in which features are stored.")]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from featcache._utils.formatting import split_names
 from featcache.errors import SpecError
 
 Augment: TypeAlias = str
@@ -189,6 +190,7 @@ class ExtractSpec:
     val_views: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", split_names(self.layers))
         if not 0 <= self.views < 65535:
             raise SpecError(f"views is {self.views}; it must be between 0 and 65534")
         if not 0 <= self.val_views <= self.views:

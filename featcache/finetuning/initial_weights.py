@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featcache._utils.formatting import brief, split_names
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.stages import find_stages, stage_of
 from featcache.core.model_card import ModelCard
@@ -141,8 +142,8 @@ def read_layer(
         )
     if card.layer != PENULTIMATE:
         raise RunError(
-            f"{folder} was fitted on the layer {card.layer}; the head of a network uses the layer {PENULTIMATE}. Fit "
-            "it with `--head linear --layer penultimate`."
+            f"{folder} was fitted on {brief(split_names(card.layer), 3)}; the head of a network uses the layer "
+            f"{PENULTIMATE} alone. Fit it with `--head linear --layer {PENULTIMATE}`."
         )
     _check_same_features(folder, card, spec, classes)
     estimator = load_head(locate(folder, card.file))

@@ -12,13 +12,13 @@ from featcache.cache.features import Features
 from featcache.core.samples import Samples
 from featcache.errors import HeadError
 from featcache.heads.binary_relevance import BinaryRelevance
+from featcache.heads.class_weights import weights_by_index
 from featcache.heads.estimators import fit_estimator, is_multilabel, make_estimator, with_scaling
 from featcache.heads.io import reject_unsavable
 from featcache.heads.registry import HeadSpec
 from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 from featcache.heads.tuning.cross_validation import calibrate_platt, cross_validate
 from featcache.heads.tuning.selection import Candidate, Selection
-from featcache.heads.tuning.tuning_data import weights_by_index
 from featcache.metrics.multilabel import judge
 
 

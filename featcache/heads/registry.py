@@ -66,6 +66,8 @@ class HeadSpec:
         Whether it is a linear layer once it is fitted with default parameters to images with one label.
     epochs : bool
         Whether `fit` trains on one view an epoch. Others train on all views at once.
+    selects_on_val : bool
+        Whether `fit` keeps the epoch with the best val accuracy, so that this accuracy is optimistic.
     feature_maps : bool
         Whether `fit` needs features of a grid, such as those of the layer blocks.6:grid7.
     clean_views : bool
@@ -95,6 +97,7 @@ class HeadSpec:
     device: bool = False
     linear: bool = False
     epochs: bool = False
+    selects_on_val: bool = False
     feature_maps: bool = False
     clean_views: bool = False
     layer: str = "penultimate"

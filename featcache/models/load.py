@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featcache._utils.formatting import split_names
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.load import load_backbone_of
-from featcache.core.layer_names import split_layers
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate, reading
 from featcache.core.specs import PENULTIMATE, ExtractSpec
@@ -106,7 +106,7 @@ def _open(
         lazy=lazy and not is_network,
     )
     if not is_network:
-        network.keep_layers(split_layers(card.layer))
+        network.keep_layers(split_names(card.layer))
     if is_network:
         return SavedModel(card, network, _load_network(folder, card, network))
     if network.weights_sha256 != spec.weights_sha256:
@@ -123,7 +123,7 @@ def _open(
 
 def layers_of(spec: ExtractSpec, layer: str) -> tuple[str, ...]:
     """All layers of the cache, whose network may be converted already; those of a head if the cache lacks them."""
-    names = split_layers(layer)
+    names = split_names(layer)
     return spec.layers if set(names) <= set(spec.layers) else names
 
 

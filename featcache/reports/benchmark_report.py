@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 from featcache._utils.files import write_file
 from featcache._utils.formatting import brief, human_bytes, human_duration, plural
 from featcache._utils.locks import lock_folder
-from featcache.analysis.benchmark.outcomes import COLD, STAGES_WARM, WARM, Comparison, Outcome
+from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison, Outcome
+from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.analysis.curves import Curve
 from featcache.core.model_card import write_json
+from featcache.core.specs import PENULTIMATE
+from featcache.heads.registry import find_head
 from featcache.reports.html import Table
 
 
@@ -116,8 +120,9 @@ def remarks(comparison: Comparison) -> list[str]:
         "Seconds run from the start of each route's process to its end, including imports, reading, decoding, training "
         "and saving. The cold cached head has two processes, extraction and fit; the warm one is the fit alone."
     ]
-    is_sgd = comparison.settings["head"] == "sgd"
-    if selected := [outcome.route for outcome in comparison.outcomes if outcome.epoch_s or is_sgd]:
+    lines += _fitted_heads(comparison)
+    head_selects = find_head(comparison.settings["head"]).selects_on_val
+    if selected := [outcome.route for outcome in comparison.outcomes if outcome.epoch_s or head_selects]:
         fair = "compare the test column" if comparison.outcomes[0].test_n else "the verdict uses their last epoch"
         routes = "; ".join(selected)
         lines.append(f"The val accuracy of {routes} is that of the best epoch on val and optimistic: {fair}.")
@@ -133,6 +138,30 @@ def remarks(comparison: Comparison) -> list[str]:
     return lines + _losses(comparison)
 
 
+def _fitted_heads(comparison: Comparison) -> list[str]:
+    """Which heads were fitted to which layers, and how they differ from the layer that is trained live."""
+    cached, frozen, lpft = (comparison.outcome(route) for route in (COLD, ROUTES["frozen"], ROUTES["lpft"]))
+    lines = []
+    if cached and cached.heads:
+        lines.append(f"The cached head is {_describe_heads(cached)}.")
+        if frozen and not any(find_head(head.name).epochs for head in cached.heads):
+            lines.append(
+                f"{frozen.route}, trains another head, a linear layer on {PENULTIMATE} by gradient descent: the two "
+                "routes differ by more than the cache."
+            )
+    if lpft and lpft.heads and not (cached and cached.heads == lpft.heads):
+        start = _describe_heads(lpft)
+        lines.append(f"LP-FT starts from {start}, as a network continues from a linear layer on {PENULTIMATE} alone.")
+    return lines
+
+
+def _describe_heads(outcome: Outcome) -> str:
+    """The fitted heads of all repeats: "lda on penultimate, blocks.0 and 3 more (2 repeats); ridge on ..."."""
+    counts = Counter(outcome.heads)
+    repeats = {head: f" ({plural(count, 'repeat')})" if len(counts) > 1 else "" for head, count in counts.items()}
+    return "; ".join(f"{head}{repeats[head]}" for head in counts)
+
+
 def _losses(comparison: Comparison) -> list[str]:
     """In what other routes are better than the cached head."""
     cold = comparison.outcome(COLD)
@@ -140,7 +169,7 @@ def _losses(comparison: Comparison) -> list[str]:
         return []
     lines = []
     for other in comparison.outcomes:
-        if other.route in (COLD, WARM, STAGES_WARM):
+        if other.route in (COLD, WARM):
             continue
         if other.median_s < cold.median_s:
             lines.append(f"The cached head loses: {other.route} is {cold.median_s - other.median_s:.1f} s faster.")

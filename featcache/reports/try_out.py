@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.formatting import plural, printable
+from featcache._utils.formatting import brief, plural, printable
 from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.remote import display_name
 from featcache._utils.results import NotebookResult, Result
@@ -298,14 +298,14 @@ def try_out(
     )  # fmt: skip
     try:
         extraction = run()
-    except CacheMismatchError:
-        _update(folder / CACHE, data, manifest, backbone, device, progress, on_note)
+    except CacheMismatchError as error:
+        only_layers = error.fields == ("layers",)
+        _update(folder / CACHE, data, manifest, backbone, device, progress, on_note, only_layers)
         extraction = run()
     cache = extraction.cache
     diagnosis = doctor(cache, seed=seed, progress=progress)
-    head = "linear" if cache.samples.multilabel else "auto"
-    budget = None if head == "linear" else budget_s
-    fit = fit_head(cache, folder / HEAD, head=head, budget_s=budget, seed=seed, progress=progress)
+    budget = None if cache.samples.multilabel else budget_s  # with several labels there is one head to try
+    fit = fit_head(cache, folder / HEAD, budget_s=budget, seed=seed, progress=progress)
     is_own = not isinstance(backbone, str)
     settings = {
         "weights": None if is_own or weights == "pretrained" else weights,
@@ -344,8 +344,12 @@ def _update(
     device: str,
     progress: Progress | None,
     on_note: Callable[[str], None] | None,
+    other_layers: bool,
 ) -> None:
-    """Update the cache of an earlier trial. Raises HeadError if it was made from mainly other images."""
+    """Update the cache of an earlier trial, or remove it if it differs in its layers, as those of older versions do.
+
+    Raises HeadError if it was made from mainly other images.
+    """
     if not path.exists():
         return
     cache = FeatureCache.open(path)
@@ -355,7 +359,11 @@ def _update(
             f"{path.parent} holds a trial of other images: {loss}, are not in {os.fspath(data)}. Give another folder "
             "with -o, or delete that one."
         )
-    if changes := cache.samples.differences(manifest.samples):
+    if other_layers:
+        if on_note:
+            on_note(f"extracts {path} again: it has the layers of an older version ({brief(cache.spec.layers)})")
+        path.unlink()
+    elif changes := cache.samples.differences(manifest.samples):
         if on_note:
             on_note(f"updates {path}: {'; '.join(changes)}")
         network = None if isinstance(backbone, str) else backbone

@@ -172,7 +172,7 @@ def test_trainings_of_all_layers_are_expected_to_take_what_one_took() -> None:
     assert [budget.expect(route) for route in ("frozen", "lpft", "scratch", "cached")] == [
         (30.0, False), (30.0, True), (30.0, True), None]  # fmt: skip
     budget.expected["lpft"] = TimeEstimate(40.0)
-    assert [budget.expect(route) for route in ("finetune", "scratch", "lpft", "stages")] == [
+    assert [budget.expect(route) for route in ("finetune", "scratch", "lpft", "cached")] == [
         (40.0, False), (40.0, False), (40.0, False), None]  # fmt: skip
     budget.expected["finetune"] = TimeEstimate(45.0)
     assert budget.expect("finetune") == (45.0, False)
@@ -202,10 +202,8 @@ def test_what_was_left_out_in_words_and_as_json() -> None:
     assert str(SkippedRun("scratch", 0, 90.0, 60.0, least=True)) == (
         "from scratch (takes at least 90 seconds, 60 seconds left)"
     )
-    assert str(SkippedRun("stages", 0, 90.0, 1.0)) == (
-        "cached head of all stages (takes about 90 seconds, 1 second left)"
-    )
-    assert str(SkippedRun("stages", 0, 90.0, 0.0)) == "cached head of all stages (no time was left)"
+    assert str(SkippedRun("cached", 0, 90.0, 1.0)) == "cached head (takes about 90 seconds, 1 second left)"
+    assert str(SkippedRun("cached", 0, 90.0, 0.0)) == "cached head (no time was left)"
     assert str(SkippedRun("lpft", 0, None, 0.0)) == "LP-FT (needs the cached head)"
     usage = BudgetUsage(600.0, 10.5, (SkippedRun("lpft", 1, None, 0.0),))
     assert usage.to_dict() == {

@@ -15,7 +15,7 @@ from featcache._utils.locks import exclusive_folder
 from featcache.analysis.benchmark import compare as module
 from featcache.analysis.benchmark import runner
 from featcache.analysis.benchmark.compare import benchmark
-from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison, FittedHead
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.analysis.curves import label_curve, view_curve
@@ -104,11 +104,12 @@ def test_the_cached_route_is_extract_and_fit_head(
     real: tuple[Comparison, Path, list[str]], data: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache.h5"
-    extract(data, cache, views=2, precision="fp32", layers=("last",), **SIZE)
-    direct, (extracted, fitted) = fit_head(cache, head="linear").to_dict(), _results(real[1], "cached")
+    extract(data, cache, views=2, precision="fp32", **SIZE)
+    direct, (extracted, fitted) = fit_head(cache).to_dict(), _results(real[1], "cached")
     assert extracted["spec_digest"] == fitted["spec_digest"] == direct["spec_digest"]
-    for name in ("accuracy", "confusion", "n"):
+    for name in ("accuracy", "confusion", "n", "head", "layers"):
         assert json.loads(json.dumps(direct[name])) == fitted[name]
+    assert real[0].outcomes[0].heads == [FittedHead(direct["head"], tuple(direct["layers"]))]
     rounded = {"log_loss": pytest.approx(fitted["test"]["log_loss"], rel=1e-5),
                "calibration_error": pytest.approx(fitted["test"]["calibration_error"], rel=1e-5)}  # fmt: skip
     assert json.loads(json.dumps(direct["test"])) == {**fitted["test"], **rounded}
@@ -157,7 +158,7 @@ def test_other_settings_are_refused_by_name(real: tuple[Comparison, Path, list[s
     with pytest.raises(RunError) as caught:
         _compare(data, real[1], views=3, head="knn")
     assert str(caught.value) == (
-        f"{real[1]} contains a benchmark with views=2, you asked for 3; head=linear, you asked for knn. "
+        f"{real[1]} contains a benchmark with views=2, you asked for 3; head=auto, you asked for knn. "
         "Give another folder, or replace it with --overwrite."
     )
 
@@ -180,7 +181,10 @@ def test_the_report_is_written(real: tuple[Comparison, Path, list[str]]) -> None
 def test_the_curves_are_those_of_the_first_cache(real: tuple[Comparison, Path, list[str]]) -> None:
     result, out, _ = real
     cache = out / "work/cached-0/cache.h5"
-    expected = [view_curve(cache), label_curve(cache, repeats=1)]
+    (cached,) = result.outcomes[0].heads
+    fit: dict[str, Any] = {"head": cached.name, "layer": ",".join(cached.layers)}
+    expected = [view_curve(cache, **fit), label_curve(cache, repeats=1, **fit)]
+    assert [curve.head for curve in result.curves] == [cached.name, cached.name]
     assert [curve.over for curve in result.curves] == ["views", "labels"]
     for drawn, curve in zip(result.curves, expected, strict=True):
         assert [point._replace(seconds=0) for point in drawn.points] == [
@@ -195,7 +199,7 @@ def test_curves_take_a_head_that_has_some_and_are_left_out_where_there_is_too_li
 ) -> None:
     fake_processes(monkeypatch)
     answer = runner.run_in_process
-    heads = {"knn": "knn", "svm": "linear", "auto": "linear"}
+    heads = {"knn": "knn", "svm": "linear", "auto": "lda"}
     for head, drawn in heads.items():
         result = _compare(data, tmp_path / head, routes=["cached"], head=head).curves
         assert [curve.head for curve in result] == [drawn, drawn]
@@ -286,26 +290,32 @@ def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
 ) -> None:
     orders = fake_processes(monkeypatch)
     _compare(data, tmp_path / "out", weights="pretrained", train_precision="bf16", augment="crop", device="cpu")
-    extraction, fitting, of_stages, on_stages, frozen, lpft, *others = orders
+    extraction, fitting, frozen, start, lpft, *others = orders
     live = [frozen, lpft, *others]
-    assert [order["task"] for order in orders] == ["extract", "fit-head"] * 2 + ["finetune"] * 4
+    assert [order["task"] for order in orders] == [
+        *("extract", "fit-head", "finetune"), *("fit-head", "finetune"), *("finetune", "finetune")]  # fmt: skip
     assert [(order["mode"], order["weights"]) for order in live] == [
         ("head", "pretrained"), ("all", "pretrained"), ("all", "pretrained"), ("all", "none")]  # fmt: skip
     work = tmp_path / "out/work"
-    folder = {"out": str(work / "stages-0/cache.h5")}
-    assert of_stages == {**extraction, **folder, "layers": ["stages"]}
-    cache, out = str(work / "stages-0/cache.h5"), str(work / "stages-0/head")
-    assert on_stages == {**fitting, "cache": cache, "out": out, "layer": "all"}
-    started = {"out": str(work / "lpft-0/run"), "init_head": str(work / "cached-0/head")}
+    cache = str(work / "cached-0/cache.h5")
+    assert (extraction["out"], extraction["layers"]) == (cache, "stages")
+    assert fitting == {
+        "task": "fit-head",
+        "cache": cache,
+        "out": str(work / "cached-0/head"),
+        "head": "auto",
+        "seed": 0,
+    }
+    assert start == {**fitting, "out": str(work / "lpft-0/head"), "head": "linear", "layer": "penultimate"}
+    started = {"out": str(work / "lpft-0/run"), "init_head": str(work / "lpft-0/head")}
     assert lpft == {**others[0], **started, "recipe": {**others[0]["recipe"], **LP_FT_DEFAULTS}}
     shared = {"data": str(data), "backbone": "efficientnet_lite0", "augment": "crop", "image_size": 32, "workers": 2,
               "device": "cpu", "val_fraction": 0.2, "seed": 0}  # fmt: skip
-    for order in (extraction, of_stages, *live):
+    for order in (extraction, *live):
         assert order.items() >= shared.items()
     assert (extraction["precision"], extraction["views"], extraction["weights"]) == ("fp32", 2, "pretrained")
     assert {order["precision"] for order in live} == {"bf16"}
     assert all(order["recipe"] == {"epochs": 1, "batch_size": 5, "lr": 0.01} for order in (frozen, *others))
-    assert fitting["cache"] == extraction["out"]
 
 
 def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
@@ -325,7 +335,7 @@ def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(
         _compare(data, tmp_path / "out")
     orders.clear()
     monkeypatch.setattr(runner, "run_in_process", answer)
-    assert len(_compare(data, tmp_path / "out").outcomes) == 8
+    assert len(_compare(data, tmp_path / "out").outcomes) == 6
     assert [Path(order["out"]).parent.name for order in orders] == ["finetune-0", "scratch-0"]
 
 
@@ -357,13 +367,37 @@ def test_errors_of_a_child_arrive_as_themselves(data: Path, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("routes", "named"), [(["cached", "warm"], "warm"), (["a", "b"], "a, b"), ([], "(none given)")]
+    ("routes", "named"), [(["cached", "warm"], "warm"), ("a,b", "a, b"), ([], "(none given)"), ("", "(none given)")]
 )
-def test_an_unknown_route_is_refused_before_anything(data: Path, tmp_path: Path, routes: list[str], named: str) -> None:
+def test_an_unknown_route_is_refused_before_anything(
+    data: Path, tmp_path: Path, routes: str | list[str], named: str
+) -> None:
     with pytest.raises(RunError) as caught:
         _compare(data, tmp_path / "out", routes=routes)
-    assert str(caught.value) == f"there is no route {named}; use cached, stages, frozen, lpft, finetune, scratch"
+    assert str(caught.value) == f"there is no route {named}; use cached, frozen, lpft, finetune, scratch"
     assert not (tmp_path / "out").exists()
+
+
+def test_the_former_route_of_stages_is_refused_with_the_route_that_includes_it(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        _compare(data, tmp_path / "out", routes=["cached", "stages"])
+    assert str(caught.value) == (
+        "there is no route stages; use cached, frozen, lpft, finetune, scratch. The head of the route cached chooses "
+        "among the penultimate layer and the stages."
+    )
+
+
+def test_a_folder_of_an_older_version_is_not_resumed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cached head had the penultimate layer alone."""
+    fake_processes(monkeypatch)
+    _compare(data, tmp_path / "out", routes="cached", head="linear")
+    settings = json.loads((tmp_path / "out/settings.json").read_text())
+    del settings["layers"]
+    (tmp_path / "out/settings.json").write_text(json.dumps(settings))
+    with pytest.raises(RunError, match=r"contains a benchmark with layers=None, you asked for stages"):
+        _compare(data, tmp_path / "out", routes="cached", head="linear")
 
 
 def test_a_folder_with_other_things_is_refused(data: Path, tmp_path: Path) -> None:
@@ -470,18 +504,18 @@ def test_the_images_that_were_right_are_those_of_the_models(real: tuple[Comparis
     assert verdict.decision == "none"  # the live routes trained for too few epochs to tell
 
 
-def test_a_head_of_all_stages_is_extract_and_fit_head(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("head", "layer"), [("sgd", None), ("ridge", None), ("head2toe", "all")])
+def test_a_named_head_takes_the_layers_that_fit_head_gives_it(
+    head: str, layer: str | None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_this_process(monkeypatch)
-    cold, warm = _compare(data, tmp_path / "out", routes=["stages"]).outcomes
-    assert (cold.route, warm.route) == (STAGES_COLD, STAGES_WARM)
-    extracted, fitted = _results(tmp_path / "out", "stages")
-    direct = fit_head(tmp_path / "out/work/stages-0/cache.h5", layer="all").to_dict()
+    cold, warm = _compare(data, tmp_path / "out", routes=["cached"], head=head).outcomes
+    extracted, fitted = _results(tmp_path / "out", "cached")
+    direct = fit_head(tmp_path / "out/work/cached-0/cache.h5", head=head, layer=layer).to_dict()
     assert fitted["spec_digest"] == extracted["spec_digest"] == direct["spec_digest"]
     assert fitted["confusion"] == json.loads(json.dumps(direct["confusion"]))
-    layers = FeatureCache.open(tmp_path / "out/work/stages-0/cache.h5").spec.layers
-    assert len(layers) > 3
+    assert cold.heads == warm.heads == [FittedHead(head, tuple(direct["layers"]))]
+    assert len(FeatureCache.open(tmp_path / "out/work/cached-0/cache.h5").spec.layers) > 3
     assert len(cold.right[0]) == len(warm.right[0]) == 5
 
 

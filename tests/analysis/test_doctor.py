@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from caches import SPEC, cache_of, clouds
 from diagnoses import find, kinds
 from featcache.analysis.doctor import doctor as doctor_module
+from featcache.analysis.doctor import label_errors, neighbors
 from featcache.analysis.doctor.doctor import doctor
 from featcache.analysis.doctor.findings import DoctorReport, IssueExample
 from featcache.analysis.doctor.label_errors import _doubted
@@ -29,6 +30,7 @@ from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
 from featcache.errors import CacheIncompleteError
 from featcache.extraction.extract import extract
+from featcache.heads.tuning import selection
 from featcache.vision.demo_datasets import write_digits
 
 N, M, D, CLASSES = 200, 80, 30, 4
@@ -66,9 +68,14 @@ def test_sound_features_have_no_finding(tmp_path: Path) -> None:
     assert [check.name for check in report.checks if check.ran] == [
         "images", "values", "views", "duplicates", "outliers", "classes", "labels", "overlap"
     ]  # fmt: skip
-    text = str(report)
-    assert "280 images" in text.splitlines()[0]
-    assert "ok       classes    a linear head is right on 100.0% of 200 images that it was not fitted to (the " in text
+    first, *lines = str(report).splitlines()
+    assert "280 images" in first
+    assert lines == [
+        "no problem found: images, values, views, duplicates, outliers, classes, labels, overlap",
+        "not checked: input (the preprocessing of toy is not known)",
+    ]
+    text = report.to_text(verbose=True)
+    assert "ok       classes    a head is right on 100.0% of 200 images that it was not fitted to (the " in text
 
 
 def test_wrong_labels_are_doubted_and_no_others(tmp_path: Path) -> None:
@@ -138,7 +145,7 @@ def test_no_label_is_both_doubted_and_ranked_and_a_ranking_is_short(tmp_path: Pa
     [([0.9] * 2, 20, "note"), ([0.9] * 3, 20, "warning"), ([0.9] * 3, 1000, "note"), ([0.7] * 9, 20, "note")],
 )
 def test_doubts_are_a_warning_where_heads_are_sure_of_many(scores: list[float], checked: int, severity: str) -> None:
-    check = _doubted([IssueExample("a.png", "train", "a", "b", score=score) for score in scores], checked)
+    check = _doubted([IssueExample("a.png", "train", "a", "b", score=score) for score in scores], checked, checked)
     assert [finding.severity for finding in check.findings] == [severity]
 
 
@@ -217,7 +224,7 @@ def test_a_class_without_train_images_is_said_to_be_and_its_labels_are_not_doubt
     assert finding is not None
     assert (finding.what, finding.severity) == ("train has no readable images of e", "warning")
     assert "imbalance" not in kinds(report)
-    assert f"of {N + M - 10} labels" in str(report)
+    assert f"limited: labels ({N + M - 10} of {N + M} labels were checked)" in str(report).splitlines()
 
 
 def layered(folder: Path, sound: Sound) -> FeatureCache:
@@ -336,8 +343,43 @@ def test_of_many_images_some_are_compared_by_lot(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(doctor_module, "MAX_IMAGES", 120)
     report = Sound().examine(tmp_path)
     assert kinds(report) == []
-    assert "0 pairs of near duplicates among 120 images, drawn from 280" in str(report)
-    assert "of 120 images that it was not fitted to" in str(report)
+    assert str(report).splitlines()[-2:] == [
+        "limited: duplicates, outliers (120 of 280 images were compared)",
+        "limited: labels (200 of 280 labels were checked)",
+    ]
+    text = report.to_text(verbose=True)
+    assert "0 pairs of near duplicates among 120 images, drawn from 280 (120 of 280 images were compared)" in text
+    assert "of 120 images that it was not fitted to" in text
+    assert [check["limits"] for check in report.to_dict()["checks"][4:5]] == ["120 of 280 images were compared"]
+
+
+def test_of_very_many_images_each_is_compared_with_similar_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbors, "_MOST_EXACT", 100)
+    monkeypatch.setattr(neighbors, "_GROUP_ROWS", 100)
+    sound = Sound()
+    sound.val[8] = sound.x[16, 0] + 0.02 * np.random.default_rng(0).normal(size=D)
+    report = sound.examine(tmp_path)
+    assert images_of(report, "near duplicates across splits") == {name(N + 8, 0)}
+    reason = "each image was compared with 276 similar ones, so that a few may be missed"
+    assert f"limited: duplicates, outliers ({reason})" in str(report).splitlines()
+
+
+@pytest.mark.parametrize(("most", "heads"), [(800, ["linear"]), (799, ["lda"])])
+def test_one_head_is_fitted_whose_time_is_bounded(
+    most: int, heads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[str] = []
+
+    def select(tuning: Any, specs: Any, classes: Any) -> Any:
+        fitted.extend(spec.name for spec in specs)
+        return selection.select(tuning, specs, classes)
+
+    monkeypatch.setattr(label_errors, "select", select)
+    monkeypatch.setattr(label_errors, "_MAX_LINEAR", most)  # 200 train images of 4 classes
+    assert kinds(Sound().examine(tmp_path)) == []
+    assert fitted == heads
 
 
 def test_skipped_images_are_left_out_and_named(tmp_path: Path) -> None:
@@ -406,7 +448,16 @@ def test_a_layer_that_is_not_there_and_progress(tmp_path: Path) -> None:
         doctor(cache, layer="layer3")
     steps: list[Any] = []
     doctor(cache, progress=lambda *step: steps.append(step))
-    assert steps == [("doctor", done, 6) for done in range(7)]
+    check_progress(steps)
+
+
+def check_progress(steps: list[Any]) -> None:
+    """One bar, whose fraction rises from 0 to 1."""
+    assert {(what, total) for what, _, total in steps} == {("doctor", 1000)}
+    done = [done for _, done, _ in steps]
+    assert (done[0], done[-1]) == (0, 1000)
+    assert done == sorted(done)
+    assert done.count(1000) == 1
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +478,7 @@ def test_digits_are_sound(digits: tuple[Path, Path]) -> None:
     report = doctor(path, data, progress=lambda *step: steps.append(step))
     assert kinds(report, "warning", "error") == []
     assert [check.name for check in report.checks if not check.ran] == []
-    assert steps == [("doctor", done, 11) for done in range(12)]
+    check_progress(steps)
     flipped = _flipped(path, 0.05)
     doubted = images_of(flipped[0], "wrong labels")
     hits = len(doubted & flipped[1])

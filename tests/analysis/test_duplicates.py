@@ -6,33 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from featcache.analysis.doctor import duplicates
-from featcache.analysis.doctor.duplicates import find_near, find_outliers, near_duplicates, robust_z
+from featcache.analysis.doctor.duplicates import find_outliers, near_duplicates, robust_z
+from featcache.analysis.doctor.neighbors import find_near
 
 
 def noise(n: int = 200, d: int = 30, seed: int = 0) -> NDArray[np.float32]:
     return (3 + np.random.default_rng(seed).normal(size=(n, d))).astype(np.float32)
-
-
-def test_neighbours_are_those_of_all_pairs_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = noise(40, 5)
-    centered = x - x.mean(axis=0)
-    directions = centered / np.linalg.norm(centered, axis=1, keepdims=True)
-    chords = np.linalg.norm(directions[:, None] - directions, axis=2)
-    apart = np.linalg.norm(x[:, None] - x, axis=2)
-    np.fill_diagonal(chords, np.inf)
-    np.fill_diagonal(apart, np.inf)
-    for size in (2**25, 1, 4 * 40 * 7):
-        monkeypatch.setattr(duplicates, "_BLOCK_BYTES", size)
-        near = find_near(x, 3)
-        assert_array_equal(near.row, np.argsort(chords, axis=1)[:, :3])
-        assert_allclose(near.chord, np.sort(chords, axis=1)[:, :3], atol=1e-3)
-        assert_allclose(near.distance, np.sort(apart, axis=1)[:, :3].mean(axis=1), rtol=1e-3)
-        assert_allclose(near.far_chord, np.sort(chords, axis=1)[:, 38], atol=1e-3)  # of forty there are 39 others
-        assert_allclose(near.norm, np.linalg.norm(x, axis=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("d", [3, 10, 40, 300])

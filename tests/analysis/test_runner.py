@@ -13,7 +13,7 @@ from commands import COUNTS, write_folder
 from featcache.analysis.benchmark import runner
 from featcache.analysis.benchmark.budget import Budget
 from featcache.analysis.benchmark.compare import benchmark
-from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison, FittedHead
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.errors import RunError
@@ -35,10 +35,12 @@ def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
 def test_the_cost_of_lpft_is_that_of_its_cache_and_head_too(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a cached head that a network can continue from; LP-FT takes it."""
     tasks = fake_processes(monkeypatch)
-    cold, _, shared = _compare(data, tmp_path / "shared", routes=["cached", "lpft"]).outcomes
+    cold, _, shared = _compare(data, tmp_path / "shared", routes=["cached", "lpft"], head="sgd").outcomes
     assert [task["task"] for task in tasks] == ["extract", "fit-head", "finetune"]
-    (alone,) = _compare(data, tmp_path / "alone", routes=["lpft"]).outcomes
+    (alone,) = _compare(data, tmp_path / "alone", routes=["lpft"], head="sgd").outcomes
+    assert shared.heads == alone.heads == [FittedHead("sgd", ("penultimate",))]
     assert [(task["task"], Path(task["out"]).relative_to(tmp_path).as_posix()) for task in tasks[3:]] == [
         ("extract", "alone/work/lpft-0/cache.h5"),
         ("fit-head", "alone/work/lpft-0/head"),
@@ -53,15 +55,20 @@ def test_the_cost_of_lpft_is_that_of_its_cache_and_head_too(
     assert cold.wall_s == [20.0]
 
 
-def test_lpft_starts_from_a_linear_head_where_the_cached_one_is_none(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("head", "start"), [("knn", "linear"), ("auto", "linear"), ("lda", "lda"), ("sklearn.svm.SVC", "linear")]
+)
+def test_lpft_fits_a_linear_layer_where_the_cached_head_is_none(
+    head: str, start: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is none, or it has several layers."""
     tasks = fake_processes(monkeypatch)
-    *_, lpft = _compare(data, tmp_path / "out", routes=["cached", "lpft"], head="knn").outcomes
+    *_, lpft = _compare(data, tmp_path / "out", routes=["cached", "lpft"], head=head).outcomes
     folder = tmp_path / "out/work"
-    assert [(task["task"], task.get("head")) for task in tasks] == [
-        ("extract", None), ("fit-head", "knn"), ("fit-head", "linear"), ("finetune", None)
+    assert [(task["task"], task.get("head"), task.get("layer")) for task in tasks] == [
+        ("extract", None, None), ("fit-head", head, None), ("fit-head", start, "penultimate"), ("finetune", None, None)
     ]  # fmt: skip
+    assert lpft.heads == [FittedHead(start, ("penultimate",))]
     assert tasks[2]["cache"] == str(folder / "cached-0/cache.h5")
     assert tasks[3]["init_head"] == tasks[2]["out"] == str(folder / "lpft-0/head")
     assert lpft.wall_s == [30.0]  # the cache's, its own head's, and the training's
@@ -106,16 +113,16 @@ def _timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> tuple[
 def test_what_does_not_fit_the_budget_is_left_out_with_its_time(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    took = {"cached": 40.0, "stages": 50.0, "frozen": 200.0, "lpft": 900.0, "finetune": 900.0, "scratch": 900.0}
+    took = {"cached": 40.0, "frozen": 200.0, "lpft": 900.0, "finetune": 900.0, "scratch": 900.0}
     begun, _ = _timed(monkeypatch, took)
     result = _compare(data, tmp_path / "out", budget_s=600.0)
-    assert begun == ["cached-0", "stages-0", "frozen-0", "lpft-0"]  # the others take what LP-FT takes
-    assert [outcome.route for outcome in result.outcomes] == [COLD, WARM, STAGES_COLD, STAGES_WARM, ROUTES["frozen"]]
+    assert begun == ["cached-0", "frozen-0", "lpft-0"]  # the others take what LP-FT takes
+    assert [outcome.route for outcome in result.outcomes] == [COLD, WARM, ROUTES["frozen"]]
     assert result.spending is not None
     skipped = result.spending.skipped
     assert [(run.route, run.seed) for run in skipped] == [("lpft", 0), ("finetune", 0), ("scratch", 0)]
     assert [run.predicted_s for run in skipped] == pytest.approx([900.0] * 3, rel=0.05)
-    assert skipped[0].left_s == pytest.approx(600 - 292)
+    assert skipped[0].left_s == pytest.approx(600 - 241)
     assert result.spending.spent_s < 600
     assert result.settings["budget_s"] == 600.0
     assert not (tmp_path / "out/work/lpft-0/run").exists()
@@ -205,25 +212,35 @@ def test_curves_are_drawn_where_the_budget_has_room(
     assert len(_compare(data, tmp_path / "more", routes=["cached"], budget_s=600.0).curves) == 2
 
 
-@pytest.mark.parametrize("head", ["ridge", "centroid"])
+@pytest.mark.parametrize("head", ["auto", "ridge", "centroid"])
 def test_lpft_starts_from_any_cached_head_that_is_a_linear_layer(
     head: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With "auto" the fit decides that, not the name: here it chooses the penultimate layer alone."""
     tasks = fake_processes(monkeypatch)
-    _compare(data, tmp_path / "out", routes=["cached", "lpft"], head=head)
+    answer = runner.run_in_process
+
+    def on_penultimate(task: dict[str, Any], progress: Any) -> dict[str, Any]:
+        return {**answer(task, progress), **({"layers": ["penultimate"]} if task["task"] == "fit-head" else {})}
+
+    monkeypatch.setattr(runner, "run_in_process", on_penultimate)
+    *_, lpft = _compare(data, tmp_path / "out", routes=["cached", "lpft"], head=head).outcomes
     assert [(task["task"], task.get("head")) for task in tasks] == [
         ("extract", None), ("fit-head", head), ("finetune", None)
     ]  # fmt: skip
     assert tasks[-1]["init_head"] == str(tmp_path / "out/work/cached-0/head")
+    assert lpft.heads == [FittedHead("lda" if head == "auto" else head, ("penultimate",))]
 
 
 def test_lpft_with_other_company_is_run_anew_rather_than_counted_wrong(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once it took the cached route's head, once it made its own: the costs are whole each time."""
+    """Once it took the cached route's cache, once it made its own: the costs are whole each time."""
     fake_processes(monkeypatch)
-    for routes in (["cached", "lpft"], ["lpft"], ["cached", "lpft"]):
-        assert _compare(data, tmp_path / "out", routes=routes).outcomes[-1].wall_s == [30.0]
+    for head in ("auto", "sgd"):
+        for routes in (["cached", "lpft"], ["lpft"], ["cached", "lpft"]):
+            lpft = _compare(data, tmp_path / head, routes=routes, head=head).outcomes[-1]
+            assert lpft.wall_s == [30.0]  # an extraction, a fit and a training
 
 
 def test_random_weights_leave_lpft_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,12 +252,6 @@ def test_random_weights_leave_lpft_out(data: Path, tmp_path: Path, monkeypatch: 
         RunError, match=r"^LP-FT needs a pretrained network, and weights are none: drop the route lpft.$"
     ):
         _compare(data, tmp_path / "other", weights="none", routes=["cached", "lpft"])
-
-
-def test_head2toe_is_a_head_of_the_cached_routes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = fake_processes(monkeypatch)
-    _compare(data, tmp_path / "out", routes=["stages"], head="head2toe")
-    assert [task.get("head") for task in tasks] == [None, "head2toe"]
 
 
 @pytest.mark.parametrize(

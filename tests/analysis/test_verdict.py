@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.analysis.benchmark.budget import BudgetUsage, SkippedRun
-from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison
+from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.finetuning.convergence import TrainingRun
@@ -326,21 +326,6 @@ def test_a_route_without_predictions_is_named() -> None:
         == "Not judged, because the predictions are missing from the model folder: training from scratch."
     )
     assert [rival.route for rival in verdict.challengers] == [LPFT]
-
-
-def test_a_head_of_all_stages_is_a_rival_or_stands_in() -> None:
-    ours, theirs = _against(0, 20)
-    stages = [outcome(STAGES_COLD, right=theirs, wall_s=[20.0]), outcome(STAGES_WARM, right=theirs, wall_s=[5.0])]
-    verdict = reach_verdict(comparison(outcome(COLD, right=ours, wall_s=[13.0]), *stages))
-    assert verdict.text.startswith(
-        "In one run of each route, the cached head of all stages is more accurate than the cached head by 20 points ("
-    )
-    assert [rival.route for rival in verdict.challengers] == [STAGES_COLD]
-    alone = reach_verdict(comparison(*stages, outcome(FINETUNE, right=theirs, wall_s=[200.0])))
-    assert alone.text.startswith(
-        "The cached head of all stages (1.000 ± 0.018) does not differ significantly from fine-tuning"
-    )
-    assert alone.challengers[0].warm_ratio == 40.0
 
 
 def test_it_is_json() -> None:

@@ -94,7 +94,7 @@ def test_heads_comparisons_curves_and_the_doctor(tmp_path: Path) -> None:
     assert compare_heads(tmp_path / "lda", tmp_path / "knn").test.n == fits["lda"].accuracy.n
     assert len(label_curve(cache, head="lda", shares=(0.5, 1.0), repeats=1).points) == 2
     found = doctor(cache)
-    assert "not checked: these features (CLIP ViT-B/32) were given as arrays" in str(found)
+    assert "not checked: input (these features (CLIP ViT-B/32) were given as arrays" in str(found)
     assert as_json("doctor", tmp_path / "own.h5")["images"] == 120
     page = write_head_page(tmp_path / "page.html", fits["lda"], tmp_path / "own.h5", {"head": "lda"})
     assert "FeatureCache.from_arrays(x, y" in page.read_text()

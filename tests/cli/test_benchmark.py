@@ -82,7 +82,7 @@ def test_the_command_on_the_page_repeats_the_benchmark(
 
 def test_an_unknown_route_is_refused(data: Path, tmp_path: Path) -> None:
     assert refused("benchmark", data, "-o", tmp_path / "r", "--routes", "cached,warm") == (
-        "there is no route warm; use cached, stages, frozen, lpft, finetune, scratch"
+        "there is no route warm; use cached, frozen, lpft, finetune, scratch"
     )
 
 
@@ -126,7 +126,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     assert callable(got.pop("progress"))
     assert callable(got.pop("on_note"))
     assert got == {
-        "data": "photos", "out": "r", "routes": ["cached", "scratch"], "backbone": "vgg11", "weights": "w.pth",
+        "data": "photos", "out": "r", "routes": "cached,scratch", "backbone": "vgg11", "weights": "w.pth",
         "views": 7, "head": "knn", "augment": "crop", "image_size": 96, "repeats": 2, "workers": 3, "device": "cpu",
         "config": {"epochs": 3, "lr": 0.5, "batch_size": 8}, "precision": "bf16", "train_precision": "auto",
         "seed": 4, "val_fraction": 0.3, "allow_leak": True, "budget_s": 600.0,

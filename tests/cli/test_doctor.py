@@ -38,13 +38,32 @@ def test_the_exit_status_is_that_of_the_worst_finding(
 
 def test_the_worst_comes_first() -> None:
     assert kinds(diagnosis("note", "error", "warning")) == ["kind error", "kind warning", "kind note"]
-    assert str(diagnosis("note", "note", "error")).splitlines()[:2] == [
-        "c.h5, penultimate: 3 images, 0.5 s: 1 error, 2 notes",
-        "ERROR    images     summary",
+    report = diagnosis("note", "note", "error")
+    first = "c.h5, penultimate: 3 images, 0.5 s: 1 error, 2 notes"
+    assert str(report).splitlines()[:3] == [first, "", "ERROR kind error: what"]
+    assert report.to_text(verbose=True).splitlines()[:2] == [first, "ERROR    images     summary"]
+
+
+def test_checks_without_a_problem_are_one_line_and_have_figures_with_verbose(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = (
+        Check("images", "summary"),
+        Check("views", "not checked: there are none", ran=False),
+        Check("duplicates", "2 pairs", limits="9 of 99 images were compared"),
+        Check("labels", "not checked: there are none", ran=False),
+    )
+    report = DoctorReport(Path("c.h5"), "penultimate", 99, checks, 0.5)
+    monkeypatch.setitem(vars(featcache), "doctor", lambda *_, **__: report)
+    assert done("doctor", "c.h5").splitlines() == [
+        "c.h5, penultimate: 99 images, 0.5 s: no issues",
+        "no problem found: images, duplicates",
+        "not checked: views, labels (there are none)",
+        "limited: duplicates (9 of 99 images were compared)",
     ]
-    assert str(diagnosis()).splitlines() == [
-        "c.h5, penultimate: 3 images, 0.5 s: no issues",
-        "ok       images     summary",
+    assert [" ".join(line.split()) for line in done("doctor", "c.h5", "--verbose").splitlines()[1:]] == [
+        "ok images summary",
+        "- views not checked: there are none",
+        "ok duplicates 2 pairs (9 of 99 images were compared)",
+        "- labels not checked: there are none",
     ]
 
 

@@ -251,7 +251,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "data": "photos", "out": "c.h5", "backbone": "resnet50", "weights": "w.pth", "views": 7, "augment": "crop",
         "val_views": 3,
         "image_size": 96, "batch_size": 8, "workers": 3, "device": "cpu", "precision": "bf16", "dtype": "float32",
-        "seed": 4, "layers": ("layer3", "penultimate"), "val_fraction": 0.3, "split_seed": 9,
+        "seed": 4, "layers": "layer3, penultimate,layer3", "val_fraction": 0.3, "split_seed": 9,
         "engine": "compiled", "strict": True, "allow_leak": True, "max_pixels": 9,
         "label_column": None, "skip_missing": False, "interpolation": "bilinear",
         "value_range": (-10.0, 300.0), "cluster": featcache.Cluster("10.0.0.1:6379", 0.5, 2)}  # fmt: skip

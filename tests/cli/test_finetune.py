@@ -305,7 +305,8 @@ def test_a_run_begins_with_the_head_of_a_cache(data: Path, tmp_path: Path) -> No
     done("extract", data, "-o", tmp_path / "c.h5", *network, "--precision", "fp32")
     as_json("fit-head", tmp_path / "c.h5", "-o", tmp_path / "stages", "--head", "linear", "--layer", "stages")
     told = refused("finetune", data, "-o", tmp_path / "run", *network, "--init-head", tmp_path / "stages")
-    assert "the head of a network uses the layer penultimate" in told
+    assert "stages was fitted on penultimate, features.0, features.1 and" in " ".join(told.split())
+    assert "the head of a network uses the layer penultimate alone. Fit it with `--head linear --layer" in told
     head = as_json("fit-head", tmp_path / "c.h5", "-o", tmp_path / "head", "--head", "linear", "--layer", "penultimate")
     options = (*network, "--init-head", tmp_path / "head", "--epochs", 1, "--wise-ft", 0.5, "--unfreeze", 2)
     found = as_json("finetune", data, "-o", tmp_path / "run", *options)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from featcache.core.layer_names import choose_layers, grid_side, join_layers, parse_layer, split_layers
+from featcache._utils.formatting import split_names
+from featcache.core.layer_names import choose_layers, grid_side, join_layers, parse_layer
 from featcache.errors import SpecError
 
 THERE = (
@@ -12,8 +13,9 @@ THERE = (
 
 
 def test_layers_are_joined_by_commas_and_each_is_named_once() -> None:
-    assert split_layers("layer1, penultimate,,layer1") == ("layer1", "penultimate")
-    assert split_layers(join_layers(THERE)) == THERE
+    assert split_names("layer1, penultimate,,layer1") == ("layer1", "penultimate")
+    assert split_names(join_layers(THERE)) == THERE
+    assert split_names(["layer1", "penultimate"]) == ("layer1", "penultimate")
 
 
 @pytest.mark.parametrize(

@@ -430,7 +430,7 @@ def test_a_head_on_another_layer_is_refused(site: Path, tmp_path: Path) -> None:
     layers = other_net(layers=("penultimate", "blocks.1"))
     extract(site / "photos", tmp_path / "c.h5", backbone=layers, views=0)
     fit_head(tmp_path / "c.h5", tmp_path / "head", layer="blocks.1")
-    assert "was fitted on the layer blocks.1; the head of a network uses the layer penultimate." in refused(
+    assert "was fitted on blocks.1; the head of a network uses the layer penultimate alone." in refused(
         site, tmp_path / "run", init_head=tmp_path / "head"
     )
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
 
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core.samples import Samples
-from featcache.heads.solvers.path import Layer
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, solve_path
-from featcache.heads.tuning.feature_selection import select_features
-from featcache.heads.tuning.path_selection import CVSelection
+from featcache.heads.tuning import feature_selection, tuning_data
+from featcache.heads.tuning.feature_selection import DualRidge, Kernel, rank_features, select_features
+from featcache.heads.tuning.selected_features import fit_selected
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
-from tuned import tune
+from tuned import tune, unprojected
 
 NAMES = ("ants", "bees", "cats")
 
@@ -74,30 +75,56 @@ def test_noise_is_not_made_to_look_like_knowledge() -> None:
 
 def test_the_width_of_a_feature_is_no_reason_to_keep_it() -> None:
     """Scores are as of standardised features: a head with equal coefficients prefers the wider ones."""
-    x = np.random.default_rng(0).normal(size=(50, 4)) * [1, 10, 3, 0.1]
-    coef, intercept = np.tile([1.0, 0.05, 1.0, 1.0], (1, 3, 1)), np.zeros((1, 3))
-    masks: list[NDArray[np.bool_] | None] = []
-    refitted: list[NDArray[np.bool_] | None] = []
+    coef, deviation = np.tile([1.0, 0.05, 1.0, 1.0], (3, 1)), np.array([1, 10, 3, 0.1])
+    assert rank_features([coef, 2 * coef], deviation).tolist() == [[2, 0, 1, 3]] * 2
 
-    def fit(mask: NDArray[np.bool_] | None, Cs: object) -> CVSelection:
-        masks.append(mask)
-        log_loss = np.array([1.0 + len(masks)])  # ever worse
-        return CVSelection(np.ones(1), np.ones(1), log_loss, np.zeros((1, 3)), coef, intercept, ())
 
-    def refit(selection: CVSelection, mask: NDArray[np.bool_] | None) -> Layer:
-        refitted.append(mask)
-        return Layer(coef[0], intercept[0])
+@pytest.mark.parametrize("strength", [0.01, 1.0])
+def test_the_ridge_of_the_screening_is_that_of_scikit_learn(strength: float) -> None:
+    """Each problem has its own rows, mean, weights and penalty."""
+    features = needles(n=60)
+    data = TuningData(features, class_weight={0: 1.0, 1: 2.0, 2: 0.5})
+    x, held_out = data.sample(1000)
+    np.testing.assert_array_equal(x, features.x[:, 0])
+    shifted = x - x.mean(axis=0)
+    weight = np.array([1.0, 2.0, 0.5])[features.y]
+    coefs = DualRidge(held_out, data.folds).coefs(Kernel.of(shifted), strength, shifted)
+    for number, coef in enumerate(coefs):
+        train = held_out.fold != number
+        share = weight[train] / weight[train].sum()
+        rows = x[train].astype(np.float64)
+        variance = share @ (rows - share @ rows) ** 2
+        ridge = Ridge(strength * variance.mean()).fit(rows, np.eye(3)[features.y[train]], share)
+        np.testing.assert_allclose(coef, ridge.coef_, atol=2e-4 * np.abs(ridge.coef_).max())
 
-    squares = CenteredMatrix(x, np.ones(50)).squares(np.ones(50))
-    selection, layer, fraction = select_features(squares, fit, refit, [1.0], lambda: False)
-    assert (fraction, *selection.log_loss) == (1.0, 2.0)
-    assert refitted == [None]
-    np.testing.assert_array_equal(layer.coef, coef[0])
-    assert masks[0] is None
-    assert [mask.tolist() for mask in masks[1:]] == [
-        [[True, False, True, False]] * 2,
-        [[False, False, True, False]] * 2,
-    ]
+
+def test_the_screening_takes_a_part_of_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image of the part keeps its fold, so that no fold sees the images that it holds out."""
+    monkeypatch.setattr(feature_selection, "_IMAGES", 120)
+    features = standard(needles(n=300))
+    data = TuningData(features)
+    x, held_out = data.sample(120)
+    assert len(x) == 120
+    place = [int(np.flatnonzero((features.x[:, 0] == row).all(axis=1))[0]) for row in x]
+    np.testing.assert_array_equal(held_out.fold, data.held_out.fold[place])
+    np.testing.assert_array_equal(held_out.labels, features.y[place])
+    mask = select_features(data, lambda: False).mask
+    assert mask is not None
+    assert mask[-1, NEEDLES].all()
+
+
+@pytest.mark.parametrize("n", [90, 300])
+def test_features_that_all_help_are_all_kept(n: int) -> None:
+    """The head is then linear on all features."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3
+    x = (rng.normal(size=(n, 1, 128)) + rng.normal(size=(3, 128))[labels][:, None] / 2).astype(np.float32)
+    samples = Samples(tuple(map(str, range(n))), labels, np.zeros(n, np.uint8),
+                      rng.integers(0, 256, (n, 32), dtype=np.uint8), NAMES)  # fmt: skip
+    data = TuningData(Features(x, samples))
+    toe, linear = tune("head2toe", data), tune("linear", data)
+    assert toe.setting.startswith("128 of 128 features, C=")
+    np.testing.assert_array_equal(toe.estimator.coef_, linear.estimator.coef_)
 
 
 def test_a_head_of_some_features_is_that_of_these_alone() -> None:
@@ -128,13 +155,23 @@ def test_a_head_of_some_features_is_that_of_these_alone() -> None:
             np.testing.assert_allclose(result[problem][:, mask[problem]], expected[problem], atol=1e-4)
 
 
-def test_the_head_uses_no_feature_outside_its_mask() -> None:
-    """It starts from the mean over the folds, each of which has a mask of its own."""
-    data = TuningData(needles()).with_all_features()
-    mask = np.random.default_rng(0).random((6, 256)) < 0.1
-    selection = data.select(data.logistic_path(Cs=data.c_path[4:8], feature_mask=mask))
-    for number in range(5):
-        assert not selection.coef[number][:, ~mask[number]].any()
-    layer = data.refit(selection, feature_mask=mask)
+@pytest.mark.parametrize("n", [90, 250])
+def test_the_head_uses_no_feature_outside_its_mask(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer rows than features are projected, each fold on a space of its own; the solution is the same."""
+    monkeypatch.setattr(tuning_data, "CV_TOL", 1e-9)
+    monkeypatch.setattr(tuning_data, "TOL", 1e-9)
+    features = standard(needles(n=n))
+    mask = np.random.default_rng(0).random((6, 256)) < 0.4
+    mask[:, NEEDLES] = True
+    data = TuningData(features)
+    assert data.is_projected == (n == 90)
+    selection, layer = fit_selected(data, mask, lambda: False)
+    whole, expected = fit_selected(unprojected(features), mask, lambda: False)
     assert layer.coef[:, mask[-1]].any(axis=0).all()
     assert not layer.coef[:, ~mask[-1]].any()
+    for number in range(5):
+        assert not whole.coef[number][:, ~mask[number]].any()
+    np.testing.assert_allclose(selection.values, whole.values, rtol=1e-6)
+    np.testing.assert_allclose(layer.coef, expected.coef, atol=1e-4 * np.abs(expected.coef).max())
+    np.testing.assert_allclose(layer.intercept, expected.intercept, atol=1e-4)
+    np.testing.assert_allclose(selection.probabilities(False), whole.probabilities(False), atol=1e-4)

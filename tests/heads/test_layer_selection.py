@@ -19,7 +19,7 @@ from featcache.errors import HeadError
 from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.heads.layer_scaling import weigh_layers
-from featcache.heads.tuning import layer_selection
+from featcache.heads.tuning.image_sample import sample_images
 from featcache.heads.tuning.layer_selection import WEIGHTS, LayerWeights, select_layers
 from featcache.metrics.classification import Accuracy
 
@@ -372,7 +372,7 @@ def test_the_images_of_the_choice_come_from_all_groups() -> None:
     samples = Samples(
         tuple(map(str, range(len(group)))), labels, np.zeros(len(group), np.uint8), sha256, ("a", "b"), names
     )
-    rows = layer_selection._sample(samples, 0)
+    rows = sample_images(samples, 500, 0)
     assert len(rows) == 500
     assert np.ptp(np.bincount(group[rows])) <= 1
 

@@ -16,7 +16,7 @@ from featcache.heads.solvers.path import Layer
 from featcache.heads.solvers.row_space import RowSpace
 from featcache.heads.tuning import tuning_data
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
-from tuned import tune
+from tuned import tune, unprojected
 
 
 def wide(n: int, d: int, views: int = 1, seed: int = 0, classes: int = 3, dtype: str = "float64") -> Features:
@@ -44,7 +44,7 @@ def both(
     projected = TuningData(train, use, **options)
     assert projected._row_space is not None
     assert projected.problem.x.shape[1] < train.x.shape[2]
-    whole = projected.with_all_features()
+    whole = unprojected(train, use, **options)
     assert whole.problem.x.shape[1] == train.x.shape[2]
     return [tune(name, data) for data in (projected, whole)]
 
@@ -133,8 +133,7 @@ def test_many_rows_are_not_projected(n: int, is_small: bool) -> None:
     rows = np.random.default_rng(0).normal(size=(n, 100))
     assert (RowSpace.from_rows(rows) is not None) == is_small
     data = TuningData(wide(max(n, 10), 100))
-    assert (data.with_all_features() is data) != is_small
-    assert (data._row_space is not None) == is_small
+    assert data.is_projected == is_small
 
 
 def test_rows_that_do_not_fit_in_memory_are_not_projected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +156,7 @@ def test_equal_rows_and_constant_features_are_no_error() -> None:
 def test_penalties_are_in_units_of_the_features_variance() -> None:
     """The path of C and of strengths is that of all features, not of the smaller space."""
     data = TuningData(wide(40, 90))
-    whole = data.with_all_features()
+    whole = unprojected(wide(40, 90))
     np.testing.assert_allclose(data.c_path, whole.c_path, rtol=1e-9)
     np.testing.assert_allclose(
         data._regularized(lambda: False).scale, whole._regularized(lambda: False).scale, rtol=1e-9

@@ -13,6 +13,7 @@ from featcache._utils.progress_bar import Progress
 from featcache.analysis.benchmark import routes, runner
 from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.routes import ROUTES, RouteTask
+from featcache.heads.registry import find_head
 
 
 def outcome(route: str, **changes: Any) -> Outcome:
@@ -98,7 +99,10 @@ def four_routes() -> Comparison:
 
 
 def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Processes that answer at once, with values that depend on the seed; returns the tasks but those of curves."""
+    """Processes that answer at once, with values that depend on the seed; returns the tasks but those of curves.
+
+    "auto" takes lda, and heads that choose layers take two, unless the layer is named.
+    """
     tasks: list[dict[str, Any]] = []
 
     def answer(task: dict[str, Any], progress: Any) -> dict[str, Any]:
@@ -126,6 +130,10 @@ def fake_processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             "size_bytes": 1000 + seed,
             "path": task["out"],
         }
+        if task["task"] == "fit-head":
+            layers = ["penultimate", "blocks.0"] if find_head(task["head"]).layer != "penultimate" else ["penultimate"]
+            result |= {"head": "lda" if task["head"] == "auto" else task["head"]}
+            result |= {"layers": [task["layer"]] if "layer" in task else layers}
         if task["task"] == "finetune":
             Path(task["out"]).mkdir(parents=True)
             (Path(task["out"]) / "w").write_bytes(b"x" * (7 + seed))

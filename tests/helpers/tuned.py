@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
@@ -14,6 +15,7 @@ from featcache.heads.estimators import make_estimator
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.registry import HEADS, auto_heads, find_head, heads_with
 from featcache.heads.solvers.path import Stop, never
+from featcache.heads.solvers.row_space import RowSpace
 from featcache.heads.tuning.selection import Selection, select, without_temperature
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 
@@ -41,6 +43,13 @@ def tune(name: str, data: TuningData) -> TunedHead:
     tuned = try_to_tune(name, data)
     assert tuned is not None
     return tuned
+
+
+def unprojected(train: Features, *arguments: Any, **options: Any) -> TuningData:
+    """Training data whose rows are not projected on the space that they span."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowSpace, "from_rows", lambda _rows: None)
+        return TuningData(train, *arguments, **options)
 
 
 class TunedLabels(NamedTuple):

@@ -65,6 +65,7 @@ def test_a_benchmark_runs_a_network_of_ones_own_in_its_processes(data: Path, her
     assert told["settings"]["backbone"] == "ownnet4:build"
     spec = FeatureCache.open(here / "out/work/cached-0/cache.h5").spec
     card = ModelCard.read(here / "out/work/frozen-0/run")
+    assert spec.layers == ("penultimate", "layer")
     assert (spec.backbone, card.spec.backbone) == ("ownnet4:build", "ownnet4:build")
     assert spec.weights_sha256 == card.spec.weights_sha256
     assert "ownnet4:build" in (here / "out/report.html").read_text()
@@ -82,7 +83,7 @@ def test_a_network_of_ones_own_is_not_trained_from_scratch(
     monkeypatch.syspath_prepend(here)
     orders = fake_processes(monkeypatch)
     result = benchmark(data, here / "out", backbone="ownnet4:build", image_size=16, device="cpu", views=1)
-    assert result.settings["routes"] == ["cached", "stages", "frozen", "lpft", "finetune"]
+    assert result.settings["routes"] == ["cached", "frozen", "lpft", "finetune"]
     assert {order["backbone"] for order in orders if "backbone" in order} == {"ownnet4:build"}
     with pytest.raises(RunError, match="ownnet4:build returns a network with its own weights: drop the route scratch"):
         benchmark(data, here / "other", backbone="ownnet4:build", routes=["scratch"])
@@ -98,7 +99,7 @@ def test_a_benchmark_takes_a_value_range_for_all_its_routes(
     orders = fake_processes(monkeypatch)
     benchmark(data, tmp_path / "out", value_range=(0, 4095), views=1)
     of_images = [order for order in orders if order["task"] != "fit-head"]
-    assert len(of_images) == 6
+    assert len(of_images) == 5
     assert {tuple(order["value_range"]) for order in of_images} == {(0, 4095)}
     assert benchmark(data, tmp_path / "out", value_range=(0, 4095), views=1)  # goes on
     with pytest.raises(RunError, match=r"value_range=\[0, 4095\], you asked for None"):
@@ -136,6 +137,7 @@ def test_the_command_that_repeats_an_extraction_has_its_range(tmp_path: Path) ->
 
 def test_try_takes_a_network_of_ones_own_and_says_that_it_is_wanted_again(data: Path, here: Path) -> None:
     text = done("try", data, "-o", "out", "--views", 0, "--backbone", "ownnet4:build", *SMALL)
+    assert FeatureCache.open(here / "out/cache.h5").spec.layers == ("penultimate", "layer")
     assert FeatureCache.open(here / "out/cache.h5").spec.backbone == "ownnet4:build"
     lines = [line for line in text.splitlines() if line.startswith("  featcache")]
     assert [" --backbone ownnet4:build" in line for line in lines] == [True] * 5

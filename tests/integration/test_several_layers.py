@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from click.testing import CliRunner
 
 from commands import write_folder
 from featcache.analysis.curves import label_curve
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import load_backbone
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.errors import CacheIncompleteError, ExportError
+from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.metrics.predictions import FILE
@@ -106,3 +110,22 @@ def test_the_command_line_extracts_stages_and_fits_all_of_them(data: Path, tmp_p
     fit = CliRunner().invoke(main, ["fit-head", str(tmp_path / "c.h5"), "--layer", "all", "--head", "head2toe"])
     assert fit.exit_code == 0, fit.output
     assert "features, C=" in fit.output
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("stages", ["stages"]), ("penultimate", ["penultimate"]), ("layer1:max, last", ["layer1:max", "last"])],
+)
+def test_a_text_names_layers_as_a_sequence_does(text: str, names: list[str], data: Path, tmp_path: Path) -> None:
+    network: dict[str, Any] = {**BACKBONE, "views": 0}
+    cache = extract(data, tmp_path / "text.h5", layers=text, **network).cache
+    assert cache.spec == extract(data, tmp_path / "names.h5", layers=names, **network).cache.spec
+    assert estimate(data, tmp_path / "text.h5", layers=text, **network).views == 0
+    load: dict[str, Any] = {"name": "timm/test_resnet", "weights": "none", "device": "cpu"}
+    backbone = load_backbone(layers=text, **load)
+    assert backbone.layers == load_backbone(layers=names, **load).layers == cache.spec.layers
+    assert Backbone(backbone.module, name="own", layers=text).layers == cache.spec.layers
+    backbone.keep_layers(backbone.layers[0])
+    assert backbone.layers == cache.spec.layers[:1]
+    one = dataclasses.replace(cache.spec, layers=cache.spec.layers[:1])
+    assert dataclasses.replace(cache.spec, layers=cache.spec.layers[0]) == one

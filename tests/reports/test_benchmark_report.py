@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from featcache.analysis.benchmark.budget import BudgetUsage, SkippedRun
-from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, WARM
+from featcache.analysis.benchmark.outcomes import COLD, WARM, FittedHead
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.analysis.curves import Curve, Point
@@ -68,6 +68,25 @@ def test_the_remarks_name_choices_by_val_and_leave_accuracy_to_the_verdict() -> 
         "The val accuracy of frozen, live every epoch; fine-tune is that of the best epoch on val and optimistic: the "
         "verdict uses their last epoch.",
     ]
+
+
+def test_the_remarks_name_the_fitted_heads_and_their_layers() -> None:
+    stages = ("penultimate", "blocks.0", "blocks.1", "blocks.2")
+    heads = [FittedHead("lda", stages), FittedHead("ridge", ("penultimate",)), FittedHead("lda", stages)]
+    frozen, start = outcome(ROUTES["frozen"]), [FittedHead("linear", ("penultimate",))]
+    lpft = outcome(ROUTES["lpft"], heads=start)
+    assert remarks(comparison(outcome(COLD, heads=heads), frozen, lpft))[1:4] == [
+        "The cached head is lda on penultimate, blocks.0, blocks.1 and 1 more (2 repeats); ridge on penultimate (1 "
+        "repeat).",
+        "frozen, live every epoch, trains another head, a linear layer on penultimate by gradient descent: the two "
+        "routes differ by more than the cache.",
+        "LP-FT starts from linear on penultimate, as a network continues from a linear layer on penultimate alone.",
+    ]
+    assert remarks(comparison(outcome(COLD, heads=start), lpft))[1] == "The cached head is linear on penultimate."
+    both = "\n".join(remarks(comparison(outcome(COLD, heads=start), lpft)))
+    assert "LP-FT starts" not in both
+    trained = outcome(COLD, heads=[FittedHead("sgd", ("penultimate",))])
+    assert "another head" not in "\n".join(remarks(comparison(trained, frozen, head="sgd")))
 
 
 def test_every_loss_is_told() -> None:
@@ -175,9 +194,9 @@ def test_the_table_of_a_terminal_is_narrow() -> None:
         "fine-tune                 0.9600  0.902 to 0.984    300.0",
     ]
     fields = {"accuracy": [0.9, 1.0, 0.8], "wall_s": [1.0, 12345.6, 3.0], "test_accuracy": [0.5], "test_n": 9}
-    text = str(comparison(outcome(STAGES_COLD, **fields), outcome(COLD), repeats=3))
-    assert text.splitlines()[0] == "route                               val   95 % interval    test  seconds"
-    assert text.splitlines()[1] == f"{STAGES_COLD}  0.9000  0.826 to 0.945  0.5000      3.0"
+    text = str(comparison(outcome(ROUTES["frozen"], **fields), outcome(COLD), repeats=3))
+    assert text.splitlines()[0] == "route                        val   95 % interval    test  seconds"
+    assert text.splitlines()[1] == "frozen, live every epoch  0.9000  0.826 to 0.945  0.5000      3.0"
     assert text.splitlines()[3] == "Medians of 3 repeats."
     assert max(map(len, text.splitlines())) <= 80
 

@@ -239,7 +239,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
     assert callable(got.pop("progress"))
     assert callable(got.pop("on_note"))
     assert got == {
-        "data": "hymenoptera", "out": "report", "routes": ["cached", "frozen", "finetune"], "backbone": "resnet18",
+        "data": "hymenoptera", "out": "report", "routes": "cached,frozen,finetune", "backbone": "resnet18",
         "weights": "pretrained", "views": 4, "head": "linear", "augment": "tutorial", "image_size": None, "repeats": 1,
         "config": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
         "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False,
@@ -249,9 +249,9 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
     other.settings.update(weights="own.pth", views=7, head="knn", augment="crop", image_size=96, repeats=2, seed=4,
                           workers=3, device="cpu", precision="bf16", train_precision="auto", val_fraction=0.3,
                           allow_leak=True, data="my photos", recipe={"epochs": 3, "lr": 0.5}, budget_s=90.0,
-                          routes=["stages", "lpft"])  # fmt: skip
+                          routes=["cached", "lpft"])  # fmt: skip
     featcache_cli(*shlex.split(benchmark_page(tmp_path, other).sections["Commands"].code)[1:])
-    expected = {**other.settings, "out": "report"}
+    expected = {**other.settings, "out": "report", "routes": "cached,lpft"}
     expected["config"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
     del expected["images"], expected["recipe"]
     assert {name: got[name] for name in expected} == expected

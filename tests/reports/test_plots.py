@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM
+from featcache.analysis.benchmark.outcomes import COLD, WARM
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.curves import Curve, Point
 from featcache.metrics.significance import wilson_interval
@@ -68,14 +68,14 @@ def test_a_route_is_a_point_with_its_interval() -> None:
 
 
 def test_the_names_of_many_routes_stand_beside_their_points() -> None:
-    """Cold and warm, with and without stages, and four live routes."""
-    names = (COLD, WARM, STAGES_COLD, STAGES_WARM, *list(ROUTES.values())[2:])
+    """Cold and warm, and four live routes."""
+    names = (COLD, WARM, *list(ROUTES.values())[1:])
     figure = plot_comparison(comparison(*(outcome(name, wall_s=[10.0 + number]) for number, name in enumerate(names))))
     figure.draw_without_rendering()
     (axes,), (legend,) = figure.axes, figure.legends
     assert axes.get_legend() is None
-    assert len(names) == len(legend.get_texts()) == len(axes.containers) == 8
-    assert len({bars.lines[0].get_color() for bars in axes.containers}) == 8
+    assert len(names) == len(legend.get_texts()) == len(axes.containers) == 6
+    assert len({bars.lines[0].get_color() for bars in axes.containers}) == 6
     assert legend.get_window_extent().x0 > axes.get_window_extent().x1
 
 

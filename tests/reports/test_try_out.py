@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from commands import as_json, done, toy_cache, write_folder
 from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, IssueExample
 from featcache.errors import CacheMismatchError, HeadError
+from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 from featcache.reports.pages.trial import write_trial_page
@@ -179,6 +181,25 @@ def test_what_was_typed_is_repeated_with_a_weights_file_by_its_name(tmp_path: Pa
 
 
 # Again, and in other folders
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_trial_of_an_older_version_is_extracted_again_with_a_word(mended: bool, tmp_path: Path) -> None:
+    """Its cache has the penultimate layer alone."""
+    data, out = write_folder(tmp_path / "photos"), tmp_path / "out"
+    network: dict[str, Any] = {"backbone": "timm/test_resnet", "weights": "none", "image_size": 32, "views": 1}
+    out.mkdir()
+    (out / ".featcache-try").touch()
+    extract(data, out / "cache.h5", layers="last", **network)
+    if mended:
+        (data / "train/ants/000.png").rename(data / "train/bees/mended.png")
+    notes: list[str] = []
+    trial = try_out(data, out, on_note=notes.append, **network)
+    assert f"extracts {out / 'cache.h5'} again: it has the layers of an older version (penultimate)" in notes
+    assert trial.extraction.extracted == 18
+    assert len(trial.extraction.cache.spec.layers) > 1
+    with pytest.raises(CacheMismatchError, match="views=1, you asked for 2"):  # settings are not replaced
+        try_out(data, out, **{**network, "views": 2})
 
 
 def test_a_trial_is_repeated_when_a_label_was_mended(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any, Unpack
 
 from featcache._utils.deprecation import warn_renamed
 from featcache._utils.environment import check_writable, package_versions
-from featcache._utils.formatting import format_differences, human_duration
+from featcache._utils.formatting import format_differences, human_duration, split_names
 from featcache._utils.locks import RUN_LOCK, exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import read_json
 from featcache._utils.remote import display_name
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
-from featcache.analysis.benchmark.routes import ROUTES, BenchmarkOptions, changing_weights
+from featcache.analysis.benchmark.routes import LAYERS, ROUTES, BenchmarkOptions, changing_weights
 from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones.factory import from_factory, is_factory
 from featcache.backbones.sources.registry import check_name
@@ -38,9 +38,9 @@ def benchmark(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    routes: Sequence[str] | None = None,
+    routes: str | Sequence[str] | None = None,
     backbone: str = EMBEDDED,
-    head: str = "linear",
+    head: str = "auto",
     config: Mapping[str, Any] | None = None,
     repeats: int | None = None,
     train_precision: str = "fp32",
@@ -61,15 +61,17 @@ def benchmark(
         Labelled images; see `read_manifest`.
     out : path
         The folder for all runs: a new one, or that of the same benchmark.
-    routes : sequence of str, optional
-        Any of "cached" (extract once, fit a head), "stages" (the same with a head on all stages of the network),
-        "frozen" (the frozen network run live in every epoch), "lpft" (fine-tuning that starts from the cached head,
-        Kumar et al. 2022), "finetune" and "scratch". None: all that are possible.
+    routes : str or sequence of str, optional
+        Any of "cached" (extract once, fit a head), "frozen" (the frozen network run live in every epoch), "lpft"
+        (fine-tuning that starts from a fitted head, Kumar et al. 2022), "finetune" and "scratch". None: all that are
+        possible.
     backbone : str, default "efficientnet_lite0"
         A name, see `load_backbone`, or "package.module:function", a function that returns the network with the same
         weights in each call; each process calls it. Such a network has no route "scratch".
-    head : str, default "linear"
-        The head of the cached routes; see `fit_head`.
+    head : str, default "auto"
+        The head of the route "cached", on the layers that it takes by default; see `fit_head`. LP-FT starts from it if
+        it is a linear layer on the penultimate features. Otherwise LP-FT fits one: of this kind if that is linear, else
+        "linear".
     config : mapping, optional
         Fields of `TrainConfig` for the live routes, such as {"epochs": 10}. LP-FT has its own optimizer, learning rate
         and schedule (`featcache.finetuning.strategy.LP_FT_DEFAULTS`).
@@ -116,16 +118,19 @@ def benchmark(
     is_own = is_factory(backbone)
     if is_own and weights != "pretrained":
         raise RunError(f"{backbone} returns a network with its own weights: drop --weights")
+    routes = None if routes is None else split_names(routes)
     if is_own and "scratch" in (routes or ()):
         raise RunError(f"{backbone} returns a network with its own weights: drop the route scratch")
     if routes is None:
         impossible = "scratch" if is_own else "lpft" if weights == "none" else ""
-        routes = [route for route in ROUTES if route != impossible]
+        routes = tuple(route for route in ROUTES if route != impossible)
     elif weights == "none" and "lpft" in routes:
         raise RunError("LP-FT needs a pretrained network, and weights are none: drop the route lpft.")
     unknown = [route for route in routes if route not in ROUTES]
     if unknown or not routes:
-        raise RunError(f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}")
+        text = f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}"
+        former = ". The head of the route cached chooses among the penultimate layer and the stages."
+        raise RunError(f"{text}{former if 'stages' in unknown else ''}")
     config = {**_CONFIG, **(config or {})}
     make_train_config(config)  # an invalid field is refused before hours of extraction
     chosen = [route for route in ROUTES if route in routes]
@@ -147,6 +152,7 @@ def benchmark(
         "weights": weights,
         "views": options["views"],
         "head": head,
+        "layers": LAYERS,
         "recipe": config,
         "precision": options["precision"],
         "train_precision": train_precision,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.environment import machine_info, package_versions
-from featcache._utils.formatting import text_table
+from featcache._utils.formatting import brief, text_table
 from featcache._utils.results import NotebookResult, Result
 from featcache.analysis.benchmark.budget import BudgetUsage
-from featcache.analysis.benchmark.routes import CACHED, ROUTES
+from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.curves import Curve
 from featcache.errors import HeadError
 from featcache.finetuning.convergence import TrainingRun
@@ -22,13 +22,29 @@ from featcache.metrics.predictions import FILE, LAST, TEST, read_predictions
 from featcache.metrics.significance import wilson_interval
 
 COLD, WARM = "cached head, cold", "cached head, warm"
-STAGES_COLD, STAGES_WARM = (f"{ROUTES['stages']}, {state}" for state in ("cold", "warm"))
 
 Run = list[dict[str, Any]]
 """The results of the processes of one run, in order."""
 
-_NAMES = {"cached": (COLD, WARM), "stages": (STAGES_COLD, STAGES_WARM)}
 _NOT_IN_JSON = ("right", "test_right")
+
+
+@dataclass(frozen=True)
+class FittedHead(Result):
+    """The head that a run fitted to cached features.
+
+    Attributes
+    ----------
+    name : str
+        With "auto" that of the best head.
+    layers : tuple of str
+    """
+
+    name: str
+    layers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} on {brief(self.layers, 3)}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,8 @@ class Outcome(Result):
         those of a training are of its last epoch, which was not selected by these images.
     trainings : list of TrainingRun
         How long each repeat of a live route trained.
+    heads : list of FittedHead
+        The cached head, or the head that LP-FT starts from, of each repeat.
     """
 
     route: str
@@ -85,6 +103,7 @@ class Outcome(Result):
     right: list[dict[str, bool]] = field(default_factory=list)
     test_right: list[dict[str, bool]] = field(default_factory=list)
     trainings: list[TrainingRun] = field(default_factory=list)
+    heads: list[FittedHead] = field(default_factory=list)
 
     @property
     def unfinished(self) -> TrainingRun | None:
@@ -126,7 +145,7 @@ class Comparison(Result, NotebookResult):
     Attributes
     ----------
     outcomes : list of Outcome
-        One per route; two, cold and warm, per cached route.
+        One per route; two, cold and warm, of the route "cached".
     settings : dict
         The arguments of the benchmark, and the images that it ran on.
     machine, versions : dict
@@ -196,14 +215,15 @@ class Comparison(Result, NotebookResult):
 
 
 def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, config: Mapping[str, Any]) -> list[Outcome]:
-    """The outcome of a route over its repeats; two outcomes, cold and warm, for a cached route.
+    """The outcome of a route over its repeats; two outcomes, cold and warm, for the route "cached".
 
     runs : seed -> results of all processes that the run needed; those of LP-FT start with its cache and head.
     out : holds the folders ROUTE-SEED. config : fields of `TrainConfig` for all live routes but LP-FT, which has its
     own.
     """
-    folders = [out / f"{route}-{seed}" / ("head" if route in CACHED else "run") for seed in runs]
-    file = FILE if route in CACHED else LAST
+    is_cached = route == "cached"
+    folders = [out / f"{route}-{seed}" / ("head" if is_cached else "run") for seed in runs]
+    file = FILE if is_cached else LAST
     right: dict[str, Any] = {
         "right": [answers for folder in folders if (answers := _right_images(folder, file))],
         "test_right": [answers for folder in folders if (answers := _right_images(folder, TEST))],
@@ -212,10 +232,9 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, config: Mapp
     before, last = repeats[0][:-1], repeats[0][-1]
     shown = before[0]["shown"] if before else 0
     size = max(run[0]["size_bytes"] for run in repeats) if before else 0
-    if route in CACHED:
-        cold, warm = _NAMES[route]
+    if is_cached:
         fits = [run[1:] for run in repeats]
-        return [_outcome(cold, repeats, shown, size, right), _outcome(warm, fits, 0, size, right)]
+        return [_outcome(COLD, repeats, shown, size, right), _outcome(WARM, fits, 0, size, right)]
     evaluations = len(last["history"]) + bool(last.get("start"))  # a fitted head is evaluated before the first epoch
     shown += last["images"] + last["n"] * evaluations + (last["test"]["n"] if last["test"] else 0)
     size += max(_folder_bytes(folder) for folder in folders)
@@ -241,6 +260,7 @@ def _right_images(folder: Path, file: str) -> dict[str, bool]:
 def _outcome(name: str, runs: list[Run], shown: int, size: int, right: Mapping[str, Any]) -> Outcome:
     """Combine the processes of each run, then the runs."""
     last = [run[-1] for run in runs]
+    fits = [process for run in runs for process in run if "layers" in process]
     wall = [sum(process["wall_s"] for process in run) for run in runs]
     median_run = runs[wall.index(statistics.median_low(wall))]
     seconds: dict[str, float] = {}
@@ -268,6 +288,7 @@ def _outcome(name: str, runs: list[Run], shown: int, size: int, right: Mapping[s
         peak_memory_bytes=_highest(runs, "peak_memory_bytes"),
         peak_gpu_memory_bytes=_highest(runs, "peak_gpu_memory_bytes"),
         size_bytes=size,
+        heads=[FittedHead(fit["head"], tuple(fit["layers"])) for fit in fits],
         **right,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featcache.analysis.benchmark.outcomes import COLD, STAGES_WARM, WARM, Comparison, Outcome
+from featcache.analysis.benchmark.outcomes import WARM, Comparison, Outcome
 from featcache.metrics.significance import PairedDifference, holm, paired_difference
 
 ALPHA = 0.05
@@ -73,7 +73,7 @@ class RouteTests:
 
     def _test_rivals(self, others: Sequence[Outcome]) -> None:
         """Test each other route against the cached head, and set aside those that were not trained long enough."""
-        warm = self.comparison.outcome(WARM if self.cached.route == COLD else STAGES_WARM)
+        warm = self.comparison.outcome(WARM)
         pairs = [self._pair(self.cached.route, other.route) for other in others]
         for other, pair, p in zip(others, pairs, holm([pair.p for pair in pairs]), strict=True):
             cold_ratio = other.median_s / self.cached.median_s

@@ -21,9 +21,9 @@ from featcache import errors
 from featcache._utils.environment import keep_freed_memory
 from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import Progress
-from featcache.core.layer_names import ALL, LAST, STAGES
 from featcache.core.options import (
     DeviceOptions,
+    ExtractOptions,
     FeatureOptions,
     LiveOptions,
     LoaderOptions,
@@ -39,7 +39,6 @@ RouteTask = dict[str, Any]
 # Ordered by expected cost.
 ROUTES = {
     "cached": "cached head",
-    "stages": "cached head of all stages",
     "frozen": "frozen, live every epoch",
     "lpft": "LP-FT",
     "finetune": "fine-tune",
@@ -54,48 +53,54 @@ class BenchmarkOptions(FeatureOptions, SplitOptions, DeviceOptions, LoaderOption
 SHARED = ("data", "backbone", "weights", "network_sha256", *fields_of(LiveOptions))
 """Settings that every route gets, where they are set."""
 
-CACHED = ("cached", "stages")  # routes that extract, and fit a head on the cache
+LAYERS: str = fields_of(ExtractOptions)["layers"].option.default
+"""The layers that the route "cached" extracts."""
 
 
 def tasks_for_route(
-    route: str, root: Path, seed: int, settings: Mapping[str, Any], shares_cache: bool = True
+    route: str, root: Path, seed: int, settings: Mapping[str, Any], cached_fit: Mapping[str, Any] | None = None
 ) -> list[RouteTask]:
     """The tasks of a route for one seed, in its folder `root`/ROUTE-SEED; each task is a process.
 
-    settings : of `benchmark`. shares_cache : whether LP-FT starts from the cache and the head of the route "cached"
-    with this seed. Otherwise, or if that head is not a linear layer, it makes its own.
+    A network continues from a linear layer on the penultimate features. LP-FT starts from the head of the route
+    "cached" if it is such a layer; otherwise it fits one.
+
+    settings : of `benchmark`. cached_fit : the result of the fit of "cached" with this seed, whose cache LP-FT uses.
+    Without it, LP-FT extracts its own.
     """
     folder, head = root / f"{route}-{seed}", settings["head"]
     shared = {name: settings[name] for name in SHARED if name in settings} | {"seed": seed}
-    if route in CACHED:
-        return [_extraction(folder, route, shared, settings), _fitting(folder, folder, head, route, seed)]
+    if route == "cached":
+        return [_extraction(folder, shared, settings), _fitting(folder, folder, head, seed)]
     live = {"task": "finetune", "out": str(folder / "run"), **shared, "mode": "head" if route == "frozen" else "all"}
     live |= {"precision": settings["train_precision"], "recipe": settings["recipe"]}
     if route == "scratch":
         live["weights"] = "none"
     if route != "lpft":
         return [live]
-    cached = root / f"cached-{seed}" if shares_cache else folder
-    starts = cached if find_head(head).linear else folder
-    live |= {"init_head": str(starts / "head")}
     live |= {"recipe": {**settings["recipe"], **LP_FT_DEFAULTS}}
-    extraction = [] if shares_cache else [_extraction(folder, "cached", shared, settings)]
-    fitted = starts == cached and shares_cache
-    fitting = [] if fitted else [_fitting(folder, cached, head if find_head(head).linear else "linear", "cached", seed)]
-    return [*extraction, *fitting, live]
+    cached = folder if cached_fit is None else root / f"cached-{seed}"
+    if cached_fit is not None and _starts_network(cached_fit):
+        return [live | {"init_head": str(cached / "head")}]
+    extraction = [_extraction(folder, shared, settings)] if cached_fit is None else []
+    fitting = _fitting(folder, cached, head if find_head(head).linear else "linear", seed) | {"layer": PENULTIMATE}
+    return [*extraction, fitting, live | {"init_head": fitting["out"]}]
 
 
-def _extraction(folder: Path, route: str, shared: RouteTask, settings: Mapping[str, Any]) -> RouteTask:
+def _starts_network(fit: Mapping[str, Any]) -> bool:
+    """Whether a fitted head can be the last layer of the network: it is linear, on the penultimate layer alone."""
+    return find_head(fit["head"]).linear and fit["layers"] == [PENULTIMATE]
+
+
+def _extraction(folder: Path, shared: RouteTask, settings: Mapping[str, Any]) -> RouteTask:
     only_cached = fields_of(FeatureOptions).keys() - SHARED
     cached = {name: settings[name] for name in sorted(only_cached) if name in settings}
-    layers = [STAGES if route == "stages" else LAST]
-    return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **cached, "layers": layers}
+    return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **cached, "layers": LAYERS}
 
 
-def _fitting(folder: Path, cached: Path, head: str, route: str, seed: int) -> RouteTask:
-    layer = ALL if route == "stages" else PENULTIMATE
-    task = {"task": "fit-head", "cache": str(cached / "cache.h5"), "out": str(folder / "head")}
-    return {**task, "head": head, "seed": seed, "layer": layer}
+def _fitting(folder: Path, cached: Path, head: str, seed: int) -> RouteTask:
+    cache, out = str(cached / "cache.h5"), str(folder / "head")
+    return {"task": "fit-head", "cache": cache, "out": out, "head": head, "seed": seed}
 
 
 def run_in_process(task: RouteTask, progress: Progress | None = None) -> dict[str, Any]:

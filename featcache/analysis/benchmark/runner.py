@@ -14,6 +14,7 @@ from featcache.analysis.benchmark.budget import Budget, OverBudgetError, Skipped
 from featcache.analysis.benchmark.outcomes import Run
 from featcache.analysis.benchmark.routes import RouteTask, run_in_process, tasks_for_route
 from featcache.analysis.curves import Curve
+from featcache.core.layer_names import join_layers
 from featcache.core.model_card import write_json
 from featcache.errors import FeatcacheError, RunError
 from featcache.heads.registry import find_head
@@ -58,29 +59,36 @@ class BenchmarkRunner:
             for route in self._routes:
                 if route in [run.route for run in self.skipped]:
                     continue
-                tasks = tasks_for_route(route, self.folder, seed, self._settings, "cached" in self._routes)
-                base: Run | None = []
-                if route == "lpft" and "cached" in self._routes:  # needs the cache and the head, or the cache alone
-                    base = runs["cached"][seed][: 3 - len(tasks)] if seed in runs["cached"] else None
-                if base is None:
+                cached: Run | None = []
+                if route == "lpft" and "cached" in self._routes:
+                    cached = runs["cached"].get(seed)
+                if cached is None:
                     self.skipped.append(SkippedRun(route, seed, None, 0.0))
-                elif (run := self._within_budget(route, seed, tasks)) is not None:
-                    runs[route][seed] = [*base, *run]
+                    continue
+                cached_fit = cached[-1] if cached else None
+                tasks = tasks_for_route(route, self.folder, seed, self._settings, cached_fit)
+                if (run := self._within_budget(route, seed, tasks)) is not None:
+                    needed = cached[: 3 - len(tasks)]  # by LP-FT: the cache, and the head unless it fits its own
+                    runs[route][seed] = [*needed, *run]
         return {route: by_seed for route, by_seed in runs.items() if by_seed}
 
     def curves(self) -> tuple[list[Curve], str]:
-        """The curves by views and by labels of the first seed's cache, or the reason why there are none."""
-        seed, head = self._seeds[0], self._settings["head"]
+        """The curves by views and by labels of the first seed's cached head, or the reason why there are none.
+
+        A head that does not choose its settings is replaced by "linear".
+        """
+        seed = self._seeds[0]
         cached, folder = self.folder / f"cached-{seed}", self.folder / "curves"
+        fit = _read_run(cached)[1]
         task = {
             "task": "curve",
             "cache": str(cached / "cache.h5"),
-            "head": head if find_head(head).tune else "linear",
+            "head": fit["head"] if find_head(fit["head"]).tune else "linear",
+            "layer": join_layers(fit["layers"]),
             "seed": seed,
         }
         tasks = [{**task, "over": "views"}, {**task, "over": "labels", "repeats": _CURVE_REPEATS}]
         if self.budget and not (folder / _RESULT_FILE).exists():
-            fit = _read_run(cached)[1]
             fit_s = fit["seconds"]["wall"]  # most points of a curve take less
             expected_s = 2 * (fit["wall_s"] - fit_s) + (self._settings["views"] + 1 + _MAX_CURVE_POINTS) * fit_s
             if expected_s > self.budget.left_s:

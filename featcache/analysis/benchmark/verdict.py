@@ -23,9 +23,10 @@ from featcache._utils.formatting import (
     round_up,
 )
 from featcache._utils.results import NotebookResult, Result
-from featcache.analysis.benchmark.outcomes import COLD, STAGES_COLD, STAGES_WARM, WARM, Comparison, Outcome
+from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.route_tests import ALPHA, Challenger, RouteTests, is_better
 from featcache.analysis.benchmark.routes import ROUTES
+from featcache.heads.registry import find_head
 from featcache.metrics.significance import wilson_interval
 
 _SIMILAR_TIME = 0.05  # relative difference of two times that counts as none: clocks vary by as much
@@ -33,7 +34,6 @@ RELEVANT_GAIN = 0.02  # two points: a smaller gain may not be worth its time, a 
 
 _NAMES = {
     COLD: "the cached head",
-    STAGES_COLD: "the cached head of all stages",
     ROUTES["frozen"]: "the frozen network run live",
     ROUTES["lpft"]: "LP-FT",
     ROUTES["finetune"]: "fine-tuning",
@@ -108,8 +108,8 @@ def reach_verdict(comparison: Comparison) -> Verdict:
     >>> comparison = featcache.benchmark("photos", "report")  # doctest: +SKIP
     >>> print(featcache.reach_verdict(comparison).text)  # doctest: +SKIP
     """
-    routes = [outcome for outcome in comparison.outcomes if outcome.route not in (WARM, STAGES_WARM)]
-    cached = next((outcome for name in (COLD, STAGES_COLD) for outcome in routes if outcome.route == name), None)
+    routes = [outcome for outcome in comparison.outcomes if outcome.route != WARM]
+    cached = comparison.outcome(COLD)
     if cached is None:
         return _no_verdict("the benchmark did not run the cached head", comparison)
     if len(routes) < 2:
@@ -289,8 +289,10 @@ class _VerdictBuilder(RouteTests):
                 "Trained networks are scored at their last epoch: picking the best epoch on the same val images would "
                 "bias the score upward."
             )
-        if self.comparison.settings["head"] == "sgd":
-            notes.append("The cached head (sgd) kept its best epoch on these val images: its accuracy is optimistic.")
+        if find_head(head := self.comparison.settings["head"]).selects_on_val:
+            notes.append(
+                f"The cached head ({head}) kept its best epoch on these val images: its accuracy is optimistic."
+            )
         if any(outcome.test_n for outcome in self.comparison.outcomes):
             notes.append("There is a test split, but the test predictions of some routes are missing.")
         return notes

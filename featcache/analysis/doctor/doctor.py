@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import brief, plural
-from featcache._utils.progress_bar import ProgressOption, as_callback
+from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
-from featcache.analysis.doctor.duplicates import K, check_alike, find_copies, find_shared_groups
+from featcache.analysis.doctor.costs import expected_seconds
+from featcache.analysis.doctor.duplicates import check_alike, find_copies, find_shared_groups
 from featcache.analysis.doctor.feature_checks import (
     check_values,
     check_views,
@@ -23,24 +25,23 @@ from featcache.analysis.doctor.feature_checks import (
 )
 from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, Severity, name_row
 from featcache.analysis.doctor.label_errors import check_labels
+from featcache.analysis.doctor.neighbors import K
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import preprocessing_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
-from featcache.core.progress import StepProgress
 from featcache.core.rng import content_order
 from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples, count_images, strata
 from featcache.core.specs import PENULTIMATE, is_arrays, no_network
+from featcache.core.weighted_progress import WeightedProgress
 from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
 from featcache.heads.layer_scaling import standardize_layers
 
 if TYPE_CHECKING:
     from torch import nn
 
-MAX_IMAGES = 50_000  # that are compared with each other; comparing 8,000 takes 2 s on a core
+MAX_IMAGES = 50_000  # that are compared with each other, and whose labels are checked
 _MAX_BYTES = 2**29
-_STEPS = 6  # images, input, values, views, duplicates, labels
-_IMAGE_STEPS = 5  # images read, pixels, network loaded, network run, other scales
 _RANK_IMAGES, _VIEW_IMAGES, _NETWORK_IMAGES, _PIXEL_IMAGES = 2000, 400, 12, 400  # images of a check
 
 
@@ -69,6 +70,9 @@ def doctor(
     (also across splits), outliers, label errors (confident learning, Northcutt, Jiang and Chuang 2021) and classes
     that overlap.
 
+    The time is about that of one pass over the features and of fitting one head. More than 6,000 images are compared
+    with similar ones only, and of more than 50,000 some are drawn. `Check.limits` and the report tell so.
+
     Parameters
     ----------
     cache : path or FeatureCache
@@ -87,7 +91,7 @@ def doctor(
     seed : int, default 0
         Seed of the folds, and of the choice of images if there are more than 50,000.
     progress : callable, bool or None
-        Called as progress("doctor", done, total) after each step: six, and five more with `data`. True shows a bar.
+        Called as progress("doctor", done, 1000): the part of the expected time that is over. True shows a bar.
 
     Returns
     -------
@@ -120,53 +124,74 @@ def doctor(
     parts = {split: features for split, features in parts.items() if len(features.samples)}
     if "train" not in parts:
         raise CacheIncompleteError(f"{cache.path} has no readable train images")
-    with StepProgress(as_callback(progress), "doctor", _STEPS + (_IMAGE_STEPS if data is not None else 0)) as steps:
-        images, checks = _check_all(cache, parts, data, layer, backbone, weights, device, seed, steps)
+    imports = not is_arrays(cache.spec.backbone) and backbone is None and "timm" not in sys.modules
+    steps = _expect(parts, imports, data is not None, as_callback(progress))
+    images, checks = _check_all(cache, parts, data, layer, backbone, weights, device, seed, steps)
+    steps.end()
     return DoctorReport(cache.path, layer, images, tuple(checks), timer.seconds()["wall"])
+
+
+def _expect(
+    parts: dict[str, Features], imports: bool, with_images: bool, progress: Progress | None
+) -> WeightedProgress:
+    """The progress of all steps, by the time that they are expected to take."""
+    shapes = [features.x.shape for features in parts.values()]
+    images, train, d = sum(shape[0] for shape in shapes), shapes[0][0], shapes[0][2]
+    values = sum(n * views * d for n, views, d in shapes)
+    sample, checked = min(images, _most_images(d)), min(train, MAX_IMAGES)
+    classes = len(parts["train"].samples.classes)
+    seconds = expected_seconds(values, sample, checked, images - train, d, classes, imports, with_images)
+    return WeightedProgress(progress, "doctor", seconds)
 
 
 def _check_all(
     cache: FeatureCache, parts: dict[str, Features], data: Any, layer: str, backbone: Any, weights: str | None,
-    device: str, seed: int, steps: StepProgress,
+    device: str, seed: int, steps: WeightedProgress,
 ) -> tuple[int, list[Check]]:  # fmt: skip
     """The number of images with features, and all checks."""
     train, checks = parts["train"], list[Check]()
-
-    def add(*finished: Check) -> None:
-        checks.extend(finished)
-        steps.advance()
-
-    add(_check_images(cache))
-    add(_check_preprocessing(cache, backbone if isinstance(backbone, Backbone) else None, weights))
+    with steps.step("images"):
+        checks.append(_check_images(cache))
+    with steps.step("input"):
+        checks.append(_check_preprocessing(cache, backbone if isinstance(backbone, Backbone) else None, weights))
     rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
-    non_finite = find_non_finite(features.x for features in parts.values())
-    if len(non_finite):
-        add(non_finite_check(tuple(name_row(cache.samples, int(rows[index])) for index in non_finite)))
-        return len(rows), checks
-    widths = train.concatenated.widths if train.concatenated else ()
-    spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
-    if widths:
-        scale = standardize_layers(train)
-        parts = {split: features.scaled(scale) for split, features in parts.items()}
-        train = parts["train"]
-    sample = _draw_sample(cache, parts, rows, seed)
-    ranked = sample.samples.rows("train")[:: max(1, len(sample.rows) // _RANK_IMAGES)]
-    rank = effective_rank(sample.x[ranked], strata(sample.samples.labels[ranked]))
-    values = check_values(spread, rank)
-    add(values)
+    with steps.step("values"):
+        non_finite = find_non_finite(features.x for features in parts.values())
+        if len(non_finite):
+            images = tuple(name_row(cache.samples, int(rows[index])) for index in non_finite)
+            return len(rows), [*checks, non_finite_check(images)]
+        widths = train.concatenated.widths if train.concatenated else ()
+        spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
+        if widths:
+            scale = standardize_layers(train)
+            parts = {split: features.scaled(scale) for split, features in parts.items()}
+            train = parts["train"]
+        sample = _draw_sample(cache, parts, rows, seed)
+        ranked = sample.samples.rows("train")[:: max(1, len(sample.rows) // _RANK_IMAGES)]
+        rank = effective_rank(sample.x[ranked], strata(sample.samples.labels[ranked]))
+        values = check_values(spread, rank)
+    checks.append(values)
     collapsed = any(issue.kind == "collapse" for issue in values.findings)
-    add(_check_views(cache, train, collapsed, seed))
-    add(*check_alike(sample.x, sample.samples, len(rows), collapsed))
-    add(*check_labels(train, [parts[split] for split in parts if split != "train"], MAX_IMAGES, seed))
+    with steps.step("views"):
+        checks.append(_check_views(cache, train, collapsed, seed))
+    with steps.step("duplicates") as progress:
+        checks += check_alike(sample.x, sample.samples, len(rows), collapsed, progress)
+    with steps.step("labels") as progress:
+        held_out = [parts[split] for split in parts if split != "train"]
+        checks += check_labels(train, held_out, MAX_IMAGES, seed, progress)
     if data is not None:
         checks += _check_with_images(cache, data, layer, train, backbone, weights, device, seed, steps)
     return len(rows), checks
 
 
+def _most_images(width: int) -> int:
+    """The number of images that can be compared with each other."""
+    return max(2 * K, min(MAX_IMAGES, _MAX_BYTES // (4 * width)))
+
+
 def _draw_sample(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[np.int64], seed: int) -> _Sample:
     """All images, or as many as can be compared with each other."""
-    width = next(iter(parts.values())).x.shape[2]
-    most = max(2 * K, min(MAX_IMAGES, _MAX_BYTES // (4 * width)))
+    most = _most_images(parts["train"].x.shape[2])
     drawn = np.sort(content_order(cache.samples.sha256[rows], seed, "examine")[:most])
     blocks, start = [], 0
     for features in parts.values():
@@ -261,7 +286,7 @@ def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: in
 
 def _check_with_images(
     cache: FeatureCache, data: Any, layer: str, train: Features, backbone: Any, weights: str | None, device: str,
-    seed: int, steps: StepProgress,
+    seed: int, steps: WeightedProgress,
 ) -> list[Check]:  # fmt: skip
     """The checks of `featcache.analysis.doctor.image_checks`."""
     from featcache.analysis.doctor.image_checks import check_network, check_pixels, read_clean, try_scales
@@ -271,9 +296,9 @@ def _check_with_images(
     train_rows = train_rows[cache.done[train_rows] > 0]
     index_of = {int(row): index for index, row in enumerate(train_rows)}
     order = train_rows[content_order(cache.samples.sha256[train_rows], seed, "examine")]
-    rows, pixels, missing = read_clean(cache, data, order[:_PIXEL_IMAGES])
+    with steps.step("read images"):
+        rows, pixels, missing = read_clean(cache, data, order[:_PIXEL_IMAGES])
     indices = np.array([index_of[int(row)] for row in rows], np.int64)
-    steps.advance()
     checks = []
     if missing:
         examples = tuple(name_row(cache.samples, row) for row in missing)
@@ -286,22 +311,23 @@ def _check_with_images(
             Check("files", what, (Issue("other images", "warning", what, "See `featcache diff`.", examples),))
         )
     one_label = not cache.samples.multilabel
-    checks += [check_pixels(train, indices, pixels, seed)] if one_label else []
-    steps.advance()
+    with steps.step("pixels"):
+        checks += [check_pixels(train, indices, pixels, seed)] if one_label else []
     try:
-        if not isinstance(backbone, Backbone):
-            backbone = load_cache_backbone(cache, weights, device, backbone)
+        with steps.step("load network"):
+            if not isinstance(backbone, Backbone):
+                backbone = load_cache_backbone(cache, weights, device, backbone)
     except BackboneError as error:
         return [*checks, Check("network", f"not run again: {error}", ran=False)]
     except CacheMismatchError as error:
         remedy = "Give the right file with --weights, or extract again."
         return [*checks, Check("network", str(error), (Issue("other weights", "error", str(error), remedy),))]
-    steps.advance()
     names = cache.layers(layer)
     compared = PENULTIMATE if PENULTIMATE in names else names[0]
-    checks.append(check_network(cache, compared, backbone, rows[:_NETWORK_IMAGES], pixels[:_NETWORK_IMAGES]))
-    steps.advance()
+    with steps.step("network"):
+        checks.append(check_network(cache, compared, backbone, rows[:_NETWORK_IMAGES], pixels[:_NETWORK_IMAGES]))
     if one_label:
         features = train if len(names) == 1 else cache.features("train", compared)
-        checks.append(try_scales(cache, compared, backbone, features, indices, pixels))
+        with steps.step("scales"):
+            checks.append(try_scales(cache, compared, backbone, features, indices, pixels))
     return checks

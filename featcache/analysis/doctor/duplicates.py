@@ -3,54 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.blockwise import iter_similarities
 from featcache._utils.formatting import plural, printable
+from featcache._utils.progress_bar import Progress
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
+from featcache.analysis.doctor.neighbors import K, Neighbors, find_near
 from featcache.core.samples import Samples
 
-K = 10  # nearest neighbours of an image
-_FAR_NEIGHBOR = 50  # dense groups are compared with the distance to this neighbour; a kind of picture has more members
-_BLOCK_BYTES = 2**25  # of similarities
 _FALSE_ALARMS = 0.02  # expected per data set without duplicates; the most similar photos of ants and bees have 0.1
 _FAR_Z, _LOW_NORM_Z = 5.0, -4.0  # robust z; good photos and digits stay below 3.6 and above -3.2
 
 
-def check_alike(x: NDArray[np.float32], samples: Samples, images: int, collapsed: bool) -> list[Check]:
+def check_alike(
+    x: NDArray[np.float32], samples: Samples, images: int, collapsed: bool, progress: Progress | None = None
+) -> list[Check]:
     """Near duplicates and outliers.
 
     x : clean features (n, d) of the samples. images : number of images that the samples were drawn from. collapsed :
     whether all features are nearly equal.
     """
-    drawn = f", drawn from {images}" if len(samples) < images else ""
     _, first = np.unique(samples.sha256, axis=0, return_index=True)  # exact duplicates are found by their hash
-    first.sort()
-    samples, n = samples.take(first), len(first)
+    n = len(first)
     if collapsed or n <= 2 * K:
         are = "is" if n == 1 else "are"
         reason = "the features are nearly equal" if collapsed else f"{plural(n, 'image')} {are} too few"
         return [Check(name, f"not checked: {reason}", ran=False) for name in ("duplicates", "outliers")]
-    neighbors = find_near(x[first])
+    drawn = f", drawn from {images}" if len(samples) < images else ""
+    limits = [f"{n} of {images} images were compared"] if drawn else []
+    neighbors = find_near(x[first], progress=progress)  # in the order of the hashes
+    if neighbors.compared < n - 1:
+        limits.append(f"each image was compared with {neighbors.compared} similar ones, so that a few may be missed")
     pairs = near_duplicates(neighbors)
     issues = _pair_issues(
         samples,
-        pairs,
+        [(int(min(first[[a, b]])), int(max(first[[a, b]])), cosine) for a, b, cosine in pairs],
         ("near duplicates across splits", "warning", "near duplicates"),
         ("near duplicates with other labels", "warning", "near duplicates"),
         ("near duplicates", "note", "near duplicates"),
     )
-    summary = f"{plural(len(pairs), 'pair')} of near duplicates among {n} images{drawn}"
     z, far, low_norm = find_outliers(neighbors)
     return [
-        Check("duplicates", summary, tuple(issues)),
+        Check(
+            "duplicates",
+            f"{plural(len(pairs), 'pair')} of near duplicates among {n} images{drawn}",
+            tuple(issues),
+            limits="; ".join(limits),
+        ),
         Check(
             "outliers",
             f"{plural(int((far | low_norm).sum()), 'outlier')} among {n} images{drawn}",
-            tuple(_outlier_issues(samples, z, far, low_norm)),
+            tuple(_outlier_issues(samples.take(first), z, far, low_norm)),
+            limits="; ".join(limits),
         ),
     ]
 
@@ -122,58 +129,12 @@ def _pair_issues(
     ]
 
 
-class Neighbors(NamedTuple):
-    """The k nearest neighbours of each of n rows, by the direction from the mean of all rows.
-
-    row : (n, k), the nearest first. chord : (n, k), distance of the directions, 0 to 2. far_chord : (n,), that of the
-    50th neighbour, or the last if there are fewer. distance : (n,), mean Euclidean distance to the k rows nearest by
-    it. norm : (n,), of the rows.
-    """
-
-    row: NDArray[np.int64]
-    chord: NDArray[np.float64]
-    far_chord: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    norm: NDArray[np.float64]
-
-
 class Pair(NamedTuple):
     """Two rows that are more similar than chance explains; cosine : of their directions from the mean."""
 
     first: int
     second: int
     cosine: float
-
-
-def find_near(x: NDArray[np.float32], k: int = K) -> Neighbors:
-    """The neighbours of each row of x (n, d), n > k, computed in blocks of rows."""
-    norm = np.linalg.norm(x, axis=1).astype(np.float64)
-    centered = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    squares = np.einsum("nd,nd->n", centered, centered)
-    lengths = np.maximum(np.sqrt(squares), np.finfo(np.float32).tiny)
-    n = len(x)
-    far = min(max(k, _FAR_NEIGHBOR), n - 1)
-    row, chord, far_chord, distance = np.empty((n, k), np.int64), np.empty((n, k)), np.empty(n), np.empty(n)
-    for block, products in iter_similarities(centered, np.arange(n), _BLOCK_BYTES):
-        diagonal = np.arange(len(products)), np.arange(block.start, block.stop)
-        squared = squares[block, None] + squares - 2 * products
-        squared[diagonal] = np.inf
-        nearest = np.partition(squared, k - 1, axis=1)[:, :k]
-        distance[block] = np.sqrt(np.maximum(nearest, 0)).mean(axis=1)
-        products /= lengths[block, None] * lengths
-        products[diagonal] = -np.inf
-        similar = np.argpartition(-products, sorted({k - 1, far - 1}), axis=1)[:, :far]
-        far_chord[block] = _chord(np.take_along_axis(products, similar[:, -1:], axis=1)[:, 0])
-        similar = similar[:, :k]
-        cosine = np.take_along_axis(products, similar, axis=1)
-        order = np.lexsort((similar, -cosine), axis=1)
-        row[block] = np.take_along_axis(similar, order, axis=1)
-        chord[block] = _chord(np.take_along_axis(cosine, order, axis=1))
-    return Neighbors(row, chord, far_chord, distance, norm)
-
-
-def _chord(cosine: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    return np.asarray(np.sqrt(np.maximum(2 - 2 * cosine.astype(np.float64), 0)))
 
 
 def near_duplicates(neighbors: Neighbors) -> list[Pair]:

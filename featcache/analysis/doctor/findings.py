@@ -96,6 +96,8 @@ class Check(Result):
         Whether the check could run.
     rankings : tuple of Issue
         Images to check first. They are not problems: neither `DoctorReport.findings` nor the exit status contain them.
+    limits : str
+        Which images were checked, if not all, and what was approximate; "" for neither.
     """
 
     name: str
@@ -103,15 +105,16 @@ class Check(Result):
     findings: tuple[Issue, ...] = ()
     ran: bool = True
     rankings: tuple[Issue, ...] = ()
+    limits: str = ""
 
     def _json_fields(self) -> dict[str, Any]:
         kinds = [finding.kind for finding in self.findings]
-        return {"name": self.name, "looked": self.ran, "said": self.summary, "kinds": kinds}
+        return {"name": self.name, "looked": self.ran, "said": self.summary, "kinds": kinds, "limits": self.limits}
 
 
 @dataclass(frozen=True, repr=False)
 class DoctorReport(Result, NotebookResult):
-    """What `doctor` returns. `str()` is a line per check, then each issue with its remedy.
+    """What `doctor` returns. `str()` names the checks without a problem, then each issue with its remedy.
 
     Attributes
     ----------
@@ -148,16 +151,27 @@ class DoctorReport(Result, NotebookResult):
         return max((STATUS[finding.severity] for finding in self.findings), default=0)
 
     def __str__(self) -> str:
+        return self.to_text()
+
+    def to_text(self, verbose: bool = False) -> str:
+        """The report in words.
+
+        Parameters
+        ----------
+        verbose : bool, default False
+            Add a line for each check with what it measured.
+
+        Returns
+        -------
+        str
+        """
         severities = [finding.severity for finding in self.findings]
         counts = ", ".join(
             plural(severities.count(severity), severity) for severity in reversed(STATUS) if severity in severities
         )
         images = plural(self.images, "image")
         lines = [f"{self.path}, {self.layer}: {images}, {self.seconds:.1f} s: {counts or 'no issues'}"]
-        for check in self.checks:
-            worst = max((STATUS[finding.severity] for finding in check.findings), default=-1)
-            mark = {-1: "ok" if check.ran else "-", 0: "note", 3: "WARNING", 4: "ERROR"}[worst]
-            lines.append(f"{mark:8} {check.name:10} {check.summary}")
+        lines += self._check_lines() if verbose else self._short_lines()
         for finding in [*self.findings, *self.rankings]:
             title = "CHECK" if finding in self.rankings else finding.severity.upper()
             lines += ["", f"{title} {finding.kind}: {finding.what}", f"  -> {finding.remedy}"]
@@ -165,6 +179,34 @@ class DoctorReport(Result, NotebookResult):
             if len(finding.images) > _LISTED:
                 lines.append(f"     and {len(finding.images) - _LISTED} more: --list FILE.csv lists all images")
         return "\n".join(lines)
+
+    def _check_lines(self) -> list[str]:
+        """A line for each check with its figures."""
+        lines = []
+        for check in self.checks:
+            worst = max((STATUS[finding.severity] for finding in check.findings), default=-1)
+            mark = {-1: "ok" if check.ran else "-", 0: "note", 3: "WARNING", 4: "ERROR"}[worst]
+            limits = f" ({check.limits})" if check.limits else ""
+            lines.append(f"{mark:8} {check.name:10} {check.summary}{limits}")
+        return lines
+
+    def _short_lines(self) -> list[str]:
+        """The checks without a problem in one line, then those that did not run, and what is limited."""
+        lines = []
+        sound = [check.name for check in self.checks if check.ran and not check.findings]
+        if sound:
+            lines.append(f"no problem found: {', '.join(sound)}")
+        reasons: dict[str, list[str]] = {}
+        for check in self.checks:
+            if not check.ran:
+                reasons.setdefault(check.summary.removeprefix("not checked: "), []).append(check.name)
+            if check.limits:
+                reasons.setdefault(check.limits, []).append(check.name)
+        skipped = {check.name for check in self.checks if not check.ran}
+        for reason, names in reasons.items():
+            title = "not checked" if names[0] in skipped else "limited"
+            lines.append(f"{title}: {', '.join(names)} ({reason})")
+        return lines
 
     def _json_fields(self) -> dict[str, Any]:
         return {

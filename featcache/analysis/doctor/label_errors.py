@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from featcache._utils.formatting import plural
+from featcache._utils.progress_bar import Progress
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
 from featcache.cache.features import Features
 from featcache.core.rng import content_order
@@ -23,7 +24,8 @@ from featcache.heads.tuning.tuning_data import TuningData
 from featcache.metrics.classification import confusion_matrix
 from featcache.metrics.significance import wilson_interval
 
-_MAX_LOGITS = 5_000_000  # images times classes of five folds; with more, one part is held out once
+MAX_LOGITS = 5_000_000  # images times classes of five folds; with more, one part is held out once
+_MAX_LINEAR = 5_000  # images times classes; up to it a linear head takes hardly longer than LDA
 SIGNIFICANT_Z = 3.0  # standard errors
 ENOUGH, _FEW = 25, 10  # held-out images outside the most frequent class: they show whether a head learned anything
 _OVERLAP = 0.2  # fraction of two classes' images that is confused; 0.5 if nothing distinguishes them
@@ -32,21 +34,23 @@ _RANKED = 12  # least likely labels that are listed; of planted errors 1 in 50 h
 _CERTAIN_MARGIN, _MANY_CERTAIN = 0.8, 0.015  # fraction of images with such a margin; good photos 0, digits 0.7 %
 
 
-def check_labels(train: Features, held_out: Sequence[Features], most: int, seed: int = 0) -> list[Check]:
+def check_labels(
+    train: Features, held_out: Sequence[Features], most: int, seed: int = 0, progress: Progress | None = None
+) -> list[Check]:
     """Whether features separate the classes, which labels are probably wrong, and which classes overlap.
 
-    A linear head is fitted to the clean views of at most `most` train images, drawn by hash and seed, in folds without
-    leaks. It predicts the train images that it was not fitted to, and all val and test images of its classes.
+    A head, see `head_for`, is fitted to the clean views of at most `most` train images, drawn by hash and seed, in
+    folds without leaks. It predicts the train images that it was not fitted to, and at most `most` val and test images
+    of its classes.
     """
     names = ("classes", "labels", "overlap")
     if train.samples.multilabel:
         return [Check(name, "not checked: images have several labels", ran=False) for name in names]
-    drawn = content_order(train.samples.sha256, seed, "examine")[:most]
-    train = train if len(drawn) == len(train.samples) else train.take(np.sort(drawn))
-    classes = train.samples.classes
+    images = len(train.samples) + sum(len(others.samples) for others in held_out)
+    train, classes = _draw(train, most, seed), train.samples.classes
     try:
-        folds = 5 if len(train.samples) * len(classes) <= _MAX_LOGITS else None
-        rows, probabilities, y, estimator = leave_out(train, seed, folds)
+        folds = 5 if len(train.samples) * len(classes) <= MAX_LOGITS else None
+        rows, probabilities, y, estimator = leave_out(train, seed, folds, progress)
     except HeadError as error:
         return [Check(name, f"not checked: {error}", ran=False) for name in names]
     separable = _check_classes(probabilities, y)
@@ -57,6 +61,7 @@ def check_labels(train: Features, held_out: Sequence[Features], most: int, seed:
     doubted, unlikely = _label_examples(train.samples, rows, probabilities, y, certain)
     checked = len(y)
     for others in held_out:
+        others = _draw(others, most, seed)
         others = others.take(np.flatnonzero(np.isin(others.y, train.y)))  # the head has no class without train images
         if not len(others.y):
             continue
@@ -70,9 +75,15 @@ def check_labels(train: Features, held_out: Sequence[Features], most: int, seed:
     pairs = overlaps(probabilities.argmax(axis=1), y, len(classes))
     return [
         separable,
-        replace(_doubted(doubted, checked), rankings=_least_likely(unlikely)),
+        replace(_doubted(doubted, checked, images), rankings=_least_likely(unlikely)),
         Check("overlap", f"{plural(len(pairs), 'pair')} of classes overlap", tuple(_overlap_issues(pairs, classes))),
     ]
+
+
+def _draw(features: Features, most: int, seed: int) -> Features:
+    """At most so many images, drawn by hash and seed."""
+    drawn = content_order(features.samples.sha256, seed, "examine")[:most]
+    return features if len(drawn) == len(features.samples) else features.take(np.sort(drawn))
 
 
 def _check_classes(probabilities: NDArray[np.float64], y: NDArray[np.int64]) -> Check:
@@ -80,7 +91,7 @@ def _check_classes(probabilities: NDArray[np.float64], y: NDArray[np.int64]) -> 
     explained, z = gain(probabilities, y)
     accuracy, most_frequent = float((probabilities.argmax(axis=1) == y).mean()), int(np.bincount(y).max())
     summary = (
-        f"a linear head is right on {accuracy:.1%} of {len(y)} images that it was not fitted to (the most frequent "
+        f"a head is right on {accuracy:.1%} of {len(y)} images that it was not fitted to (the most frequent "
         f"class has {most_frequent / len(y):.0%}); its log-loss is {lower(explained)} than that of the class "
         "frequencies"
     )
@@ -126,18 +137,19 @@ def _least_likely(examples: list[IssueExample]) -> tuple[Issue, ...]:
     return (Issue(LEAST_LIKELY, "note", what, remedy, listed),)
 
 
-def _doubted(examples: list[IssueExample], checked: int) -> Check:
+def _doubted(examples: list[IssueExample], checked: int, images: int) -> Check:
     are = "is" if len(examples) == 1 else "are"
+    limits = f"{checked} of {images} labels were checked" if checked < images else ""
     summary = (
         f"{len(examples)} of {plural(checked, 'label')} {are} probably wrong, by heads that were not fitted to the "
         "image"
     )
     if not examples:
-        return Check("labels", summary)
+        return Check("labels", summary, limits=limits)
     certain = sum((example.score or 0.0) >= _CERTAIN_MARGIN for example in examples)  # poor heads are rarely certain
     severity: Severity = "warning" if certain > max(2, _MANY_CERTAIN * checked) else "note"
     remedy = "Check them in this order (-o FILE.png with DATA), correct the wrong ones, then run `featcache update`."
-    return Check("labels", summary, (Issue("wrong labels", severity, summary, remedy, tuple(examples)),))
+    return Check("labels", summary, (Issue("wrong labels", severity, summary, remedy, tuple(examples)),), limits=limits)
 
 
 def _overlap_issues(pairs: Sequence[Overlap], classes: tuple[str, ...]) -> list[Issue]:
@@ -163,10 +175,18 @@ class HeldOutProbabilities(NamedTuple):
     estimator: BaseEstimator
 
 
-def leave_out(features: Features, seed: int = 0, folds: int | None = 5) -> HeldOutProbabilities:
-    """Fit linear heads to the clean views, each without the fold that it predicts. Raises HeadError."""
-    tuning = TuningData(features, "clean", folds=folds, seed=seed)
-    tuned, _ = select(tuning, [find_head("linear")], features.samples.classes)
+def head_for(images: int, classes: int) -> str:
+    """The head that finds label errors: linear on few images, and LDA, whose time is bounded, on more."""
+    return "linear" if images * classes <= _MAX_LINEAR else "lda"
+
+
+def leave_out(
+    features: Features, seed: int = 0, folds: int | None = 5, progress: Progress | None = None
+) -> HeldOutProbabilities:
+    """Fit heads to the clean views, each without the fold that it predicts. Raises HeadError."""
+    samples = features.samples
+    tuning = TuningData(features, "clean", folds=folds, seed=seed, progress=progress)
+    tuned, _ = select(tuning, [find_head(head_for(len(samples), len(samples.classes)))], samples.classes)
     rows = tuning.held_out.rows
     probabilities = np.zeros((len(rows), len(features.samples.classes)))
     probabilities[:, tuning.classes] = tuned.probabilities

@@ -20,7 +20,7 @@ def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
 
     *folds, layer = (nearest_centroid(sums, data.problem.x.mean) for sums in data.statistics(stop))
     weights = PathWeights(0.0, np.stack([fold.coef for fold in folds]), np.stack([fold.intercept for fold in folds]))
-    return data.tuned_head(data.select([weights]), layer, "")
+    return data.tuned_head(data.select([weights]), data.expand(layer), "")
 
 
 register(

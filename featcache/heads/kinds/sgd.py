@@ -119,4 +119,4 @@ def _tensor(x: NDArray[np.generic]) -> torch.Tensor:
     return torch.from_numpy(np.array(x, dtype=np.float32))
 
 
-register(HeadSpec("sgd", fit=fit, multilabel=False, linear=True, epochs=True))
+register(HeadSpec("sgd", fit=fit, multilabel=False, linear=True, epochs=True, selects_on_val=True))

@@ -46,3 +46,8 @@ class RowSpace(NamedTuple):
         """The layer for features, from one for projected features."""
         coef = layer.coef @ self.basis.T.astype(np.float64)
         return Layer(coef, layer.intercept - coef @ self.mean.astype(np.float64))
+
+    def project_layer(self, layer: Layer) -> Layer:
+        """The layer for projected features that gives the rows the same logits as one for features."""
+        coef = layer.coef @ self.basis.astype(np.float64)
+        return Layer(coef, layer.intercept + layer.coef @ self.mean.astype(np.float64))

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.heads.solvers.lbfgs import minimize
+from featcache.heads.solvers.path import OutOfTimeError, Stop, never
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 
 _MIN_FRACTION = 1e-9  # of a class, and of the curvature of a logit
@@ -178,6 +179,19 @@ def make_loss_and_gradient(problem: BatchedProblem, device: str) -> LossAndGradi
     from featcache.heads.solvers.torch_pass import TorchLossAndGradient  # PyTorch takes seconds to import
 
     return TorchLossAndGradient(problem, device)
+
+
+def interruptible(loss_and_gradient: LossAndGradient, stop: Stop) -> LossAndGradient:
+    """The same pass over the rows, which raises OutOfTimeError if `stop` returns True."""
+    if stop is never:
+        return loss_and_gradient
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        if stop():
+            raise OutOfTimeError
+        return loss_and_gradient(*arguments, **options)
+
+    return run
 
 
 class _Objective:

@@ -17,10 +17,9 @@ from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import safe_mean_variance
 from featcache.core.layer_names import STAGE_POOLS, parse_layer
 from featcache.core.progress import StepProgress
-from featcache.core.rng import content_order, content_words
-from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE
 from featcache.heads.solvers.closed_form import Solve, lda, ridge
+from featcache.heads.tuning.image_sample import sample_images
 from featcache.heads.tuning.path_selection import CVSelection, HeldOut
 from featcache.heads.tuning.tuning_data import TuningData
 
@@ -30,7 +29,7 @@ WEIGHTS = (1 / 3, 1.0, 3.0)
 FACTORS = (0.0, 1 / 3, 3.0)
 """By which the weight of a single layer is then changed; 0 leaves it out."""
 
-_IMAGES, _LEAST = 500, 4  # that the choice is made on; images of each class, where there are so many classes
+_IMAGES = 500  # that the choice is made on
 _ROUNDING = 1e-7  # of the kernel matrix, as a fraction of its largest value
 
 
@@ -152,7 +151,7 @@ def select_layers(
     if len(candidates) == 1:
         return candidates[0], None
     comparison = _Comparison(
-        features.take(_sample(features.samples, seed)),
+        features.take(sample_images(features.samples, _IMAGES, seed)),
         sorted({layer for candidate in candidates for layer in candidate.layers}),
         {"class_weight": class_weight, "folds": folds, "seed": seed},
         math.inf if budget_s is None else started + budget_s,
@@ -304,34 +303,6 @@ def _candidates(names: Sequence[str], keep_all: bool) -> list[LayerWeights]:
         for layers in sets
         for weight in (WEIGHTS if len(layers) > 1 else (1.0,))
     ]
-
-
-def _sample(samples: Samples, seed: int) -> NDArray[np.int64]:
-    """At most 500 training images or so, of each class as many, in the order of the rows.
-
-    Each group gives one image, then each a second one, and so on; copies count as a group.
-    """
-    order = content_order(samples.split_keys, seed, "layers")
-    _, group = np.unique(content_words(samples.split_keys), return_inverse=True)
-    order = order[np.argsort(_ranks(group[order]), kind="stable")]
-    if samples.multilabel:
-        return np.sort(order[:_IMAGES])
-    labels = samples.labels[order]
-    classes = np.unique(labels)
-    most = max(_LEAST, _IMAGES // len(classes))
-    if len(classes) * _LEAST > _IMAGES:  # a part of the classes
-        classes = classes[np.argsort([np.flatnonzero(labels == label)[0] for label in classes])][: _IMAGES // _LEAST]
-    rows = [order[labels == label][:most] for label in classes]
-    return np.sort(np.concatenate(rows))
-
-
-def _ranks(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of the values before have the same group, shape (n,)."""
-    order = np.argsort(groups, kind="stable")
-    first = np.searchsorted(groups[order], groups[order])  # where the group begins
-    ranks = np.empty(len(groups), np.int64)
-    ranks[order] = np.arange(len(groups)) - first
-    return ranks
 
 
 def _kernels(features: Features, layers: Sequence[int]) -> dict[int, NDArray[np.float64]]:

@@ -57,16 +57,14 @@ class HeldOut:
 
 
 def _logits(x: CenteredMatrix, fold: NDArray[np.int64], weights: PathWeights) -> NDArray[np.float64]:
-    folds, outputs, d = weights.coef.shape
-    coef = weights.coef.reshape(-1, d)
-    intercept = weights.intercept.ravel() + coef @ x.mean.astype(np.float64)
-    coef = coef.astype(x.mean.dtype)
-    held_out = []
+    intercept = weights.intercept + weights.coef @ x.mean.astype(np.float64)
+    coef = weights.coef.astype(x.mean.dtype)
+    logits = np.empty((len(fold), coef.shape[1]))
     for rows, block in x:
-        index = np.flatnonzero(fold[rows] >= 0)
-        logits = (block[index] @ coef.T + intercept).reshape(len(index), folds, outputs)
-        held_out.append(logits[np.arange(len(index)), fold[rows][index]])
-    return np.concatenate(held_out).astype(np.float64)
+        for number in range(len(coef)):
+            index = np.flatnonzero(fold[rows] == number)
+            logits[rows][index] = block[index] @ coef[number].T + intercept[number]
+    return logits[fold >= 0]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -20,6 +20,7 @@ from featcache.cache.lazy_arrays import safe_mean_variance
 from featcache.core.progress import StepProgress
 from featcache.core.splitting import NEVER, plan_folds
 from featcache.errors import HeadError
+from featcache.heads.class_weights import weights_by_index
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.solvers.closed_form import RegularizedCovariances, Solve, SufficientStatistics
@@ -27,7 +28,8 @@ from featcache.heads.solvers.one_vs_rest import balance_labels
 from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights, Stop, never
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 from featcache.heads.solvers.row_space import RowSpace
-from featcache.heads.solvers.softmax import BatchedProblem, LossAndGradient, Solution, solve_path
+from featcache.heads.solvers.softmax import BatchedProblem, Solution, interruptible, solve_path
+from featcache.heads.tuning.image_sample import sample_images
 from featcache.heads.tuning.path_selection import (
     CVScore,
     CVSelection,
@@ -124,7 +126,7 @@ class TuningData:
         progress: Progress | None = None,
     ) -> None:
         samples, self.multilabel, self.progress = features.samples, features.samples.multilabel, progress
-        self._features = features
+        self._features, self._seed = features, seed
         labels = features.y if self.multilabel else self._index_classes(features)
         self.classes = np.arange(len(samples.classes)) if self.multilabel else np.unique(features.y)
         fold, self.folds = plan_folds(labels, len(self.classes), samples.split_keys, folds, seed)
@@ -166,16 +168,29 @@ class TuningData:
         outputs = 1 if len(self.classes) == 2 else len(self.classes)
         return Targets(labels, by_class, fold, self.folds + 1, outputs)
 
-    def with_all_features(self) -> TuningData:
-        """The same with rows that are not projected on the space that they span."""
-        if self._row_space is None:
-            return self
+    @property
+    def is_projected(self) -> bool:
+        """Whether the rows are projected on the space that they span, see `RowSpace`."""
+        return self._row_space is not None
+
+    def take_features(self, mask: NDArray[np.bool_]) -> TuningData:
+        """The same images and folds with some of the features; mask : shape (d,)."""
         data = copy(self)
-        data._row_space = data._statistics = data._covariances = None
-        data.rows = LocalRows(self._features, self._use, self._targets, self._device)
+        data._features = replace(self._features, x=np.asarray(self._features.x[:])[..., mask])
+        data._row_space = RowSpace.from_rows(data._features.flatten(self._use).x)
+        data.rows = LocalRows(data._features, self._use, self._targets, self._device, data._row_space)
+        data._statistics = data._covariances = None
         for name in ("preconditioner", "c_path"):
             data.__dict__.pop(name, None)
         return data
+
+    def expand(self, layer: Layer) -> Layer:
+        """The layer for features, from one for rows of `problem`."""
+        return layer if self._row_space is None else self._row_space.expand(layer)
+
+    def project(self, layer: Layer) -> Layer:
+        """The layer for rows of `problem`, from one for features."""
+        return layer if self._row_space is None else self._row_space.project_layer(layer)
 
     @property
     def problem(self) -> BatchedProblem:
@@ -193,6 +208,13 @@ class TuningData:
         if not isinstance(self.rows, LocalRows):
             raise ValueError("it compares all images with each other, on one machine: leave out the cluster")
         return np.asarray(self._features.lazy_view(0), dtype=np.float32)
+
+    def sample(self, images: int) -> tuple[NDArray[np.float32], HeldOut]:
+        """Clean views of so many images or a few more, (m, d), and what is known of them, see `sample_images`."""
+        rows = sample_images(self._features.samples, images, self._seed)
+        x = np.asarray(self._features.take(rows).lazy_view(0), np.float32)
+        whole = self.held_out
+        return x, replace(whole, labels=whole.labels[rows], fold=whole.fold[rows], weight=whole.weight[rows])
 
     @cached_property
     def preconditioner(self) -> LowRankPreconditioner:
@@ -224,7 +246,7 @@ class TuningData:
         """
         with StepProgress(self.progress, "fit strengths", len(PENALTIES)) as steps:
             selection = self.select_closed_form(solve, stop, steps)
-        layer = self._regularized(stop).refit(solve, float(selection.values[0]))
+        layer = self.expand(self._regularized(stop).refit(solve, float(selection.values[0])))
         return self.tuned_head(selection, layer, "strength={}")
 
     def select_closed_form(
@@ -268,7 +290,11 @@ class TuningData:
         return self._covariances
 
     def logistic_path(
-        self, stop: Stop = never, Cs: Sequence[float] | None = None, feature_mask: NDArray[np.bool_] | None = None
+        self,
+        stop: Stop = never,
+        Cs: Sequence[float] | None = None,
+        feature_mask: NDArray[np.bool_] | None = None,
+        fold: int | None = None,
     ) -> Iterator[PathWeights]:
         """Softmax regression, or with several labels a logistic regression for each, at one C after the other.
 
@@ -276,11 +302,13 @@ class TuningData:
         ----------
         Cs : from strong to weak penalties; None takes `self.c_path`.
         feature_mask : the features that each problem may use, shape (k, d); None: all.
+        fold : the only fold to hold out; None: each of them.
         """
-        problem_ids = np.arange(self.folds * self._problems)
+        folds = np.arange(self.folds) if fold is None else np.array([fold])
+        problem_ids = (folds[:, None] * self._problems + np.arange(self._problems)).ravel()
         for solution in self._solve(Cs or self.c_path, problem_ids, CV_TOL, stop, feature_mask):
-            coef = solution.coef.reshape(self.folds, -1, solution.coef.shape[-1])
-            yield PathWeights(float(solution.C), coef, solution.intercept.reshape(self.folds, -1))
+            coef = solution.coef.reshape(len(folds), -1, solution.coef.shape[-1])
+            yield PathWeights(float(solution.C), coef, solution.intercept.reshape(len(folds), -1))
 
     def estimate_logistic_path_s(self) -> float:
         """The time that a choice of C by `logistic_path` takes, in seconds: that of a pass over the rows, times 80."""
@@ -294,15 +322,20 @@ class TuningData:
         loss_and_gradient(theta, problem_ids, totals, None)
         return _PASSES * (time.perf_counter() - started)
 
-    def refit(self, selection: CVSelection, feature_mask: NDArray[np.bool_] | None = None) -> Layer:
-        """The same regression on all images, at the C that was chosen; it starts from the mean over the folds."""
+    def refit(
+        self, selection: CVSelection, feature_mask: NDArray[np.bool_] | None = None, start: Layer | None = None
+    ) -> Layer:
+        """The same regression on all images, at the C that was chosen, as a layer for features.
+
+        start : where the solver starts; None: at the mean over the folds.
+        """
         p = self._problems
         problem_ids = np.arange(self.folds * p, (self.folds + 1) * p)
-        coef, intercept = selection.coef.mean(axis=0), selection.intercept.mean(axis=0)
-        start = coef.reshape(p, -1, coef.shape[-1]), intercept.reshape(p, -1)
+        coef, intercept = start or (selection.coef.mean(axis=0), selection.intercept.mean(axis=0))
+        first = coef.reshape(p, -1, coef.shape[-1]), intercept.reshape(p, -1)
         Cs = [selection.values if p > 1 else float(selection.values[0])]
-        solution = next(self._solve(Cs, problem_ids, TOL, never, feature_mask, start))
-        return Layer(solution.coef.reshape(coef.shape), solution.intercept.ravel())
+        solution = next(self._solve(Cs, problem_ids, TOL, never, feature_mask, first))
+        return self.expand(Layer(solution.coef.reshape(coef.shape), solution.intercept.ravel()))
 
     @property
     def _problems(self) -> int:
@@ -325,7 +358,7 @@ class TuningData:
             tol,
             MAX_ITER,
             feature_mask=feature_mask,
-            loss_and_gradient=_interruptible(self.rows.loss_and_gradient, stop),
+            loss_and_gradient=interruptible(self.rows.loss_and_gradient, stop),
             problem_ids=problem_ids,
             start=start,
         )
@@ -336,8 +369,7 @@ class TuningData:
             return select_on_path(steps.over(path), self.held_out, stop)
 
     def tuned_head(self, selection: CVSelection, layer: Layer, setting: str) -> TunedHead:
-        """A head of a layer with the value that was chosen; `setting` has {} where the value stands, or is empty."""
-        layer = layer if self._row_space is None else self._row_space.expand(layer)
+        """A head of a layer for features; `setting` has {} where the value that was chosen stands, or is empty."""
         coef, intercept = layer.coef / selection.temperature[:, None], layer.intercept / selection.temperature
         probabilities = selection.probabilities(self.multilabel)
         if self.multilabel:
@@ -352,16 +384,6 @@ class TuningData:
         return TunedHead(head, text, selection.trials, probabilities, temperature, selection.interrupted)
 
 
-def weights_by_index(class_weight: Any, classes: tuple[str, ...]) -> Any:
-    """Weights by class name as weights by index; other values are returned unchanged. Raises ValueError."""
-    if not isinstance(class_weight, Mapping):
-        return class_weight
-    unknown = [name for name in class_weight if isinstance(name, str) and name not in classes]
-    if unknown:
-        raise ValueError(f"class_weight names {unknown[0]!r}; the classes are {', '.join(classes)}")
-    return {classes.index(name) if isinstance(name, str) else name: weight for name, weight in class_weight.items()}
-
-
 def c_grid(squares: NDArray[np.float64], weight: NDArray[np.float64], d: int, mean: NDArray[Any]) -> list[float]:
     """PENALTIES as C of `LinearHead`.
 
@@ -370,16 +392,3 @@ def c_grid(squares: NDArray[np.float64], weight: NDArray[np.float64], d: int, me
     total = float(weight.sum())
     scale = safe_mean_variance(float(squares.sum()) / total / d, mean) * total
     return [1 / (strength * scale) for strength in PENALTIES]
-
-
-def _interruptible(loss_and_gradient: LossAndGradient, stop: Stop) -> LossAndGradient:
-    """The same pass over the rows, which raises OutOfTimeError if `stop` returns True."""
-    if stop is never:
-        return loss_and_gradient
-
-    def run(*arguments: Any, **options: Any) -> Any:
-        if stop():
-            raise OutOfTimeError
-        return loss_and_gradient(*arguments, **options)
-
-    return run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featcache._utils.formatting import plural
 from featcache.analysis.benchmark.outcomes import Comparison
-from featcache.analysis.benchmark.routes import CACHED, ROUTES, BenchmarkOptions
+from featcache.analysis.benchmark.routes import ROUTES, BenchmarkOptions
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.options import fields_of
@@ -91,7 +91,7 @@ def _phases(comparison: Comparison) -> Section:
 def _histories(work: Path, seed: int) -> Section:
     """The learning curves of the live routes that still exist."""
     section = Section("Learning curves")
-    for route in (name for name in ROUTES if name not in CACHED):
+    for route in (name for name in ROUTES if name != "cached"):
         run = work / f"{route}-{seed}" / "run"
         if run.is_dir():
             add_figure(section, partial(model_figures.history_figure, run), ROUTES[route], [run])
