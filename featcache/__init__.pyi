@@ -8,6 +8,7 @@ from .analysis.doctor.doctor import doctor as doctor
 from .analysis.planning.capacity import Prices as Prices
 from .analysis.planning.capacity import Rates as Rates
 from .analysis.planning.plan import plan as plan
+from .analysis.views.extract import extract as extract
 from .backbones.backbone import Backbone as Backbone
 from .backbones.load import load_backbone as load_backbone
 from .cache.feature_cache import FeatureCache as FeatureCache
@@ -23,7 +24,6 @@ from .data.manifest import Manifest as Manifest
 from .data.manifest import read_manifest as read_manifest
 from .errors import FeatcacheError as FeatcacheError
 from .extraction.estimate import estimate as estimate
-from .extraction.extract import extract as extract
 from .extraction.update import repair as repair
 from .extraction.update import update as update
 from .finetuning.finetune import finetune as finetune

@@ -14,7 +14,7 @@ from featcache_cli import options, outputs
 @click.option("-o", "--out", type=options.PATH, required=True, help="The cache to write, for example cache.h5.")
 @options.backbone_option
 @options.weights_option
-@options.views_option
+@options.auto_views_option
 @options.val_views_option
 @options.view_options
 @options.batch_size_option
@@ -48,6 +48,9 @@ def command(out: str, dry_run: bool, listed: str | None, as_json: bool, **settin
     with options.progress_bar(then=options.LOADING) as progress:
         if dry_run:
             del settings["strict"]
+            if settings["views"] == "auto":
+                settings["views"] = 0
+                options.note("the estimate is for the clean views; a trial and the views that pay come after them")
         else:
             settings["cluster"] = cluster
         run: Any = featcache.estimate if dry_run else featcache.extract

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.core.options import ExtractArguments, LayerOptions, fields_of
+from featcache.core.options import AutoExtractArguments, ExtractArguments, LayerOptions, RouteViewCount, fields_of
 from featcache.core.specs import AUGMENTS, EMBEDDED
 from featcache.reports.file_types import FORMATS
 from featcache_cli import outputs
@@ -110,7 +110,24 @@ device_option = shared("device")
 machine_options = _all(shared("workers", type=click.IntRange(1)), device_option)
 batch_size_option = shared("batch_size", type=click.IntRange(1))
 engine_option = shared("engine")
+
+
+class ViewNumber(click.IntRange):
+    """A number of views, or auto."""
+
+    name = "integer|auto"
+
+    def __init__(self) -> None:
+        super().__init__(0, 65534)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 views_option = shared("views", type=click.IntRange(0, 65534))
+route_views_option = shared("views", RouteViewCount, type=click.IntRange(0, 65534))
+auto_views_option = shared("views", AutoExtractArguments, type=ViewNumber())
 val_views_option = shared("val_views", type=click.IntRange(0))
 layers_option = shared("layers")
 dtype_option = shared("dtype")

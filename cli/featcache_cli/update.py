@@ -17,6 +17,11 @@ from featcache_cli import options, outputs
     type=click.IntRange(0, 65534),
     help="How many augmented views (K) each training image gets. [default: as before]",
 )
+@click.option(
+    "--augment",
+    type=options.RecipeName(),
+    help="Recipe of the augmented views. With another one the clean features are kept. [default: as before]",
+)
 @click.option("--weights", type=options.PATH, help="The file of the network's weights, if it was moved.")
 @options.factory_option
 @click.option("--retry", is_flag=True, help="Try again to read the images that were skipped.")

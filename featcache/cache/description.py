@@ -72,9 +72,10 @@ def describe_cache(cache: FeatureCache) -> str:
         lines.insert(3, f"groups      {samples.n_groups}, each kept in one split and one fold")
     hidden = {"views", "layers"} | ({*spec} - {"backbone", "dtype"} if is_arrays(cache.spec.backbone) else set())
     lines += [f"  {name:15} {printable(short_value(value))}" for name, value in spec.items() if name not in hidden]
-    lines += [
-        f"made by     {printable(name)}: {printable(short_value(value))}" for name, value in cache.provenance.items()
-    ]
+    for name, value in cache.provenance.items():
+        text = value.get("text") if isinstance(value, dict) else None  # of a trial, whose figures are in the JSON
+        shown = "; ".join(map(str.strip, text.splitlines())) if isinstance(text, str) else short_value(value)
+        lines.append(f"made by     {printable(name)}: {printable(shown)}")
     lines += [f"skipped     {printable(name)}: {printable(reason)}" for name, reason in cache.skipped[:SHOWN]]
     if len(cache.skipped) > SHOWN:
         lines.append(f"            and {len(cache.skipped) - SHOWN} more: --list FILE.csv names them all")

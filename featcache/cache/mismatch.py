@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,18 @@ def check_spec(path: Path, existing: ExtractSpec, requested: ExtractSpec, data: 
     differences = [(name, short_value(a), short_value(b)) for name, a, b in existing.differences(requested)]
     if not differences:
         return
+    fields = tuple(name for name, *_ in differences)
     cure = "Extract again to another file, or ask for what the cache has."
     if path.suffix == ".partial":
         cure = f"It is unfinished: continue with its settings, give another file, or remove {path.name}."
-    if path.suffix != ".partial" and replace(existing, views=requested.views) == requested:
-        command = f"`featcache update {shlex.quote(str(path))} {shlex.quote(data)} --views {requested.views}`"
-        cure = f"Extract the missing views with {command}."
-        if requested.views < existing.views:
+    if path.suffix != ".partial" and set(fields) <= {"views", "augment"}:
+        recipe = f" --augment {requested.view.augment.partition('@')[0]}" if "augment" in fields else ""
+        command = f"`featcache update {shlex.quote(str(path))} {shlex.quote(data)} --views {requested.views}{recipe}`"
+        cure = f"Extract these views with {command}; the clean ones are kept."
+        if not recipe:
+            cure = f"Extract the missing views with {command}."
+        if not recipe and requested.views < existing.views:
             cure = f"The cache has these views and more: use it as it is, or drop the others with {command}."
-    fields = tuple(name for name, *_ in differences)
     raise CacheMismatchError(f"{path} was made with {format_differences(differences)}. {cure}", fields)
 
 

@@ -19,8 +19,9 @@ import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
+from featcache.core.option_docs import UNIONS, insert_paragraphs, type_name
 from featcache.core.specs import (
     MAX_PIXELS,
     PENULTIMATE,
@@ -37,10 +38,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 
 _DOC_WIDTH = 108
-_UNIONS = (types.UnionType, Union)  # of classes, and of a Literal
-
-PLACEHOLDER = "{options}"
-"""The line of a docstring that `takes_options` replaces by one paragraph a field."""
 
 
 class Option(NamedTuple):
@@ -103,11 +100,26 @@ class FeatureOptions(ViewOptions, total=False):
     precision: Annotated[
         str, Option("auto", "Precision in which the network computes: auto, fp32, bf16 or fp16; auto suits the device.")
     ]
-    views: Annotated[int, Option(4, "Number of augmented views (K) of each training image.")]
+
+
+class ViewCount(TypedDict, total=False):
+    """How many views are extracted."""
+
+    views: Annotated[int, Option(0, "Number of augmented views (K) of each training image.")]
+
+
+class RouteViewCount(TypedDict, total=False):
+    """How many views the cached routes of a benchmark extract."""
+
+    views: Annotated[
+        int,
+        Option(4, "Number of augmented views (K) of each training image for the cached routes. Live routes see a new "
+                  "view in each epoch."),
+    ]  # fmt: skip
 
 
 class ExtractOptions(FeatureOptions, total=False):
-    """What decides which features a cache holds."""
+    """What decides which features a cache holds, besides the number of views."""
 
     val_views: Annotated[
         int, Option(0, "Number of augmented views of each val or test image, for test-time augmentation.")
@@ -174,8 +186,21 @@ class RuntimeOptions(DeviceOptions, EngineOptions, LoaderOptions, total=False):
     ]
 
 
-class ExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=False):
+class ExtractArguments(ExtractOptions, ViewCount, SplitOptions, RuntimeOptions, total=False):
     """All options of an extraction."""
+
+
+class AutoExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=False):
+    """All options of an extraction whose views may be chosen by a trial."""
+
+    views: Annotated[
+        int | Literal["auto"],
+        Option(
+            0,
+            "Number of augmented views (K) of each training image. auto: extract the clean views, compare recipes and "
+            "numbers of views on a part of train, and add the views that pay.",
+        ),
+    ]
 
 
 class HeadFitOptions(TypedDict, total=False):
@@ -277,7 +302,7 @@ class Field(NamedTuple):
     @property
     def choices(self) -> tuple[str, ...]:
         """The values of a Literal, or of a Literal or None; empty for other types."""
-        kinds = get_args(self.type) if get_origin(self.type) in _UNIONS else (self.type,)
+        kinds = get_args(self.type) if get_origin(self.type) in UNIONS else (self.type,)
         return tuple(value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
 
     @property
@@ -290,7 +315,7 @@ class Field(NamedTuple):
         """The parameter in a NumPy docstring, without indentation."""
         none = f" None: {self.option.none}." if self.option.none else ""
         lines = textwrap.wrap(self.option.description + none, _DOC_WIDTH)
-        return "\n    ".join([f"{self.name} : {_type_name(self.type)}, default {self.option.default!r}", *lines])
+        return "\n    ".join([f"{self.name} : {type_name(self.type)}, default {self.option.default!r}", *lines])
 
 
 _fields: dict[type[Any], Mapping[str, Field]] = {}
@@ -354,7 +379,7 @@ def takes_options(kind: type[Any]) -> Callable[[_F], _F]:
 
         parameters = [*explicit, *(field.parameter for field in fields_of(kind).values())]
         call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        call.__doc__ = _documented(function.__doc__, kind)
+        call.__doc__ = insert_paragraphs(function.__doc__, _paragraphs(kind))
         return call  # type: ignore[return-value]
 
     return decorate
@@ -364,37 +389,12 @@ def describe_options(kind: type[Any]) -> Callable[[type[_T]], type[_T]]:
     """A decorator of a class with a parameter for each field: replaces `{options}` of its docstring."""
 
     def decorate(cls: type[_T]) -> type[_T]:
-        cls.__doc__ = _documented(cls.__doc__, kind)
+        cls.__doc__ = insert_paragraphs(cls.__doc__, _paragraphs(kind))
         return cls
 
     return decorate
 
 
-def _documented(text: str | None, kind: type[Any]) -> str | None:
-    """The docstring with a paragraph for each field in the place of the placeholder."""
-    if text is None:  # python -OO
-        return None
-    lines = []
-    for line in text.splitlines():
-        if line.strip() != PLACEHOLDER:
-            lines.append(line)
-            continue
-        indent = line[: len(line) - len(line.lstrip())]
-        paragraphs = (field.paragraph().splitlines() for field in fields_of(kind).values())
-        lines += [indent + each for paragraph in paragraphs for each in paragraph]
-    return "\n".join(lines)
-
-
-def _type_name(kind: Any) -> str:
-    """A type as NumPy docstrings write it."""
-    if get_origin(kind) is Literal:
-        return "{" + ", ".join(repr(value) for value in get_args(kind)) + "}"
-    if get_origin(kind) in _UNIONS:
-        return " or ".join(_type_name(part) for part in get_args(kind))
-    if kind is type(None):
-        return "None"
-    if get_origin(kind) in (tuple, Sequence):
-        return f"{get_origin(kind).__name__.lower()} of {_type_name(get_args(kind)[0])}"
-    if get_origin(kind) is Mapping:
-        return "mapping of " + " to ".join(map(_type_name, get_args(kind)))
-    return str(getattr(kind, "__name__", kind))
+def _paragraphs(kind: type[Any]) -> list[str]:
+    """That of each field."""
+    return [field.paragraph() for field in fields_of(kind).values()]

@@ -51,6 +51,8 @@ class Extraction(Result, NotebookResult):
         Image and what is unusual about it, for images that this call extracted.
     data_name : str
         Name of the data, for messages.
+    view_trial : mapping or None
+        The outcome of the trial that chose the views, with its `text` and all figures; None without one.
     """
 
     cache: FeatureCache
@@ -64,6 +66,7 @@ class Extraction(Result, NotebookResult):
     data_notes: tuple[str, ...] = ()
     remarks: list[tuple[str, str]] = field(default_factory=list)
     data_name: str = ""
+    view_trial: Mapping[str, Any] | None = None
 
     @property
     def data(self) -> DataSummary:
@@ -80,14 +83,17 @@ class Extraction(Result, NotebookResult):
         views = int(cache.done.sum())
         lines = [f"{cache.path}: {len(cache.samples)} images, {views} views, {human_bytes(cache.size_bytes)}"]
         if self.extracted:
-            shown = self.shown / seconds["wall"]
+            used = seconds["wall"] - seconds.get("trial", 0.0)
             lines.append(
-                f"extracted {self.extracted} images ({self.shown} views) in {seconds['wall']:.1f} s: "
-                f"{self.extracted / seconds['wall']:.0f} images/s, {shown:.0f} views/s"
+                f"extracted {self.extracted} images ({self.shown} views) in {used:.1f} s: "
+                f"{self.extracted / used:.0f} images/s, {self.shown / used:.0f} views/s"
             )
         else:
             lines.append("nothing to extract: the cache was complete")
         lines += [self.note] if self.note else []
+        if self.view_trial:
+            lines += map(printable, str(self.view_trial.get("text")).splitlines())
+            lines += [f"  the views took {seconds['views']:.1f} s"] if cache.spec.views and "views" in seconds else []
         if cache.samples.multilabel:
             is_known = cache.samples.split != SPLITS.index(UNLABELLED)
             without = int(np.count_nonzero(~cache.samples.labels[is_known].any(axis=1)))
@@ -108,6 +114,7 @@ class Extraction(Result, NotebookResult):
             "value_range": self.cache.spec.flat().get("value_range"),
             "remarks": as_records(self.remarks, "path", "remark"),
             "data": self.data,
+            **({"view_trial": self.view_trial} if self.view_trial else {}),
         }
 
 
@@ -125,6 +132,8 @@ class Update(Result, NotebookResult):
         Why the old cache's bookkeeping was inconsistent; else empty.
     views : (int, int)
         Number of augmented views (K) before and after.
+    recipes : (str, str)
+        Recipe of the augmented views before and after.
     carried : int
         Images whose features are copied from the old cache.
     skipped, ignored, conflicts, note, remarks
@@ -153,6 +162,7 @@ class Update(Result, NotebookResult):
     damaged: list[str]
     problem: str
     views: tuple[int, int]
+    recipes: tuple[str, str]
     carried: int
     skipped: list[tuple[str, str]]
     changes: dict[str, list[str]] = field(default_factory=dict)
@@ -177,7 +187,8 @@ class Update(Result, NotebookResult):
     @property
     def nothing(self) -> bool:
         """Whether the cache was up to date."""
-        return not (self.changes or self.damaged or self.problem) and self.views[0] == self.views[1]
+        changed = self.changes or self.damaged or self.problem
+        return not changed and self.views[0] == self.views[1] and self.recipes[0] == self.recipes[1]
 
     def __str__(self) -> str:
         """Text for the terminal."""
@@ -187,6 +198,8 @@ class Update(Result, NotebookResult):
         lines += [f"{len(self.damaged)} damaged (for example {printable(self.damaged[0])})"] if self.damaged else []
         lines += [f"damaged: {self.problem}"] if self.problem else []
         lines += [f"views: {self.views[0]} before, {self.views[1]} now"] if self.views[0] != self.views[1] else []
+        before, now = self.recipes
+        lines += [f"augmentation: {before} before, {now} now"] if before != now else []
         will = "would be " if self.cache is None else ""
         lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
         lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []
@@ -210,6 +223,7 @@ class Update(Result, NotebookResult):
             "damaged": self.damaged,
             "problem": self.problem,
             "views": self.views,
+            "recipes": self.recipes,
             "carried": self.carried,
             "extracted": self.extracted,
             "shown": self.shown,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -50,6 +50,8 @@ class UpdatePlan:
         Where the files of these samples are now, in the same order.
     matches : RowMatches
         Rows of the old cache that the new one takes over.
+    record : mapping
+        Additions to the provenance.
     """
 
     old: FeatureCache
@@ -57,6 +59,7 @@ class UpdatePlan:
     samples: Samples
     manifest: Manifest
     matches: RowMatches
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def missing(self) -> NDArray[np.integer[Any]]:
@@ -80,7 +83,7 @@ class UpdatePlan:
         if self.samples is self.manifest.samples:  # a repair leaves the split unchanged
             provenance.pop("val_is_held_out", None)
             provenance |= {} if self.manifest.held_out_seed is None else {"val_is_held_out": True}
-        return provenance
+        return {**provenance, **self.record}
 
 
 @takes_options(RuntimeOptions)
@@ -89,6 +92,7 @@ def update(
     data: str | os.PathLike[str],
     *,
     views: int | None = None,
+    augment: str | None = None,
     weights: str | None = None,
     backbone: Backbone | nn.Module | None = None,
     allow_leak: bool | None = None,
@@ -116,6 +120,9 @@ def update(
         Labelled images, see `read_manifest`.
     views : int or None, default None
         Number of augmented views (K) of each training image. None: as before.
+    augment : str or None, default None
+        Recipe of the augmented views, see `extract`. With another recipe the clean features are kept, and the augmented
+        views are extracted again. None: as before.
     weights : str or None, default None
         Where the weights of the network are now. None: where they were.
     backbone : Backbone, nn.Module or None, default None
@@ -176,10 +183,8 @@ def update(
     loss = Loss.between(old, manifest.samples)
     if loss.is_large and not dry_run:
         _confirm(old, loss, os.fspath(data), allow_loss)
-    spec = replace(old.spec, views=old.spec.views if views is None else views)
-    damaged = _damaged(old, monitor)
-    matches = match_rows(old, manifest.samples, expected_views(spec, manifest.samples), damaged)
-    plan = UpdatePlan(old, spec, manifest.samples, manifest, matches)
+    plan, damaged = _plan(old, manifest, views, augment, monitor)
+    spec, matches = plan.spec, plan.matches
     result = replace(
         _compare(old, spec, matches, damaged),
         changes=old.samples.changes(manifest.samples),
@@ -282,6 +287,39 @@ def repair(
     return _write(plan, result, plan.load(weights, backbone, runtime), strict, monitor)
 
 
+def change_views(
+    cache: FeatureCache,
+    manifest: Manifest,
+    views: int,
+    augment: str,
+    record: Mapping[str, Any],
+    backbone: Backbone | None,
+    runtime: RuntimeOptions,
+    monitor: Monitor,
+) -> Update:
+    """Give a finished cache other views, and its provenance a record; see `update`.
+
+    manifest : the images of the cache. backbone : its network; None loads it by its name.
+    """
+    manifest, _ = keep_unread(cache, manifest)
+    plan, damaged = _plan(cache, manifest, views, augment, monitor)
+    plan = replace(plan, record=record)
+    result = _compare(cache, plan.spec, plan.matches, damaged)
+    return _write(plan, result, plan.load(None, backbone, runtime), False, monitor)
+
+
+def _plan(
+    old: FeatureCache, manifest: Manifest, views: int | None, augment: str | None, monitor: Monitor
+) -> tuple[UpdatePlan, NDArray[np.int64]]:
+    """What becomes of a cache with these views, and its damaged rows. The clean view is that of every recipe."""
+    view = old.spec.view if augment is None else replace(old.spec.view, augment=augment)
+    spec = replace(old.spec, views=old.spec.views if views is None else views, view=view)
+    damaged = _damaged(old, monitor)
+    expected = expected_views(spec, manifest.samples)
+    matches = match_rows(old, manifest.samples, expected if view == old.spec.view else np.minimum(expected, 1), damaged)
+    return UpdatePlan(old, spec, manifest.samples, manifest, matches), damaged
+
+
 def _compare(old: FeatureCache, spec: ExtractSpec, matches: RowMatches, damaged: NDArray[np.int64]) -> Update:
     """The result before anything is written."""
     return Update(
@@ -289,6 +327,7 @@ def _compare(old: FeatureCache, spec: ExtractSpec, matches: RowMatches, damaged:
         damaged=[old.samples.ids[row] for row in damaged],
         problem=old.problem,
         views=(old.spec.views, spec.views),
+        recipes=(old.spec.view.augment, spec.view.augment),
         carried=int(np.count_nonzero(matches.views)),
         skipped=old.skipped,
     )

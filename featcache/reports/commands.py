@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core.bit_depth import format_range
-from featcache.core.options import ExtractOptions, SplitOptions, fields_of
+from featcache.core.options import ExtractArguments, SplitOptions, fields_of
 from featcache.core.specs import ExtractSpec, is_arrays
 
 _OPTIONS = {"out": "-o", "budget_s": "--budget"}
@@ -65,6 +65,6 @@ def extract_command(spec: ExtractSpec, provenance: Mapping[str, Any], data: str,
         "weights": Path(str(provenance.get("weights", "pretrained"))).name,
     }
     fields = spec.flat()
-    settings |= {name: fields[name] for name in fields_of(ExtractOptions) if name in fields}
+    settings |= {name: fields[name] for name in fields_of(ExtractArguments) if name in fields}
     settings |= {name: provenance.get(name) for name in fields_of(SplitOptions)}
     return format_command("extract", [data], settings)

@@ -24,7 +24,7 @@ from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
 from featcache.core.bit_depth import ValueRange, format_range
-from featcache.core.options import FeatureOptions, with_defaults
+from featcache.core.options import ViewCount, with_defaults
 from featcache.core.specs import EMBEDDED
 from featcache.data.input_notes import input_notes
 from featcache.data.manifest import Manifest, read_manifest
@@ -39,7 +39,7 @@ from featcache.reports.pages.trial import write_trial_page
 
 CACHE, HEAD, PAGE = "cache.h5", "head", "report.html"
 _COMMAND_WIDTH = 60  # letters; the explanation of a longer command does not move to the right
-VIEWS, BUDGET_S = with_defaults(FeatureOptions, {})["views"], 10.0
+VIEWS, BUDGET_S = with_defaults(ViewCount, {})["views"], 10.0
 _CERTAIN_MARGIN = 0.8  # of a label that is called probably wrong
 _LISTED = 3  # of each list in text
 _FEW_IMAGES = 30  # val images; with fewer, the accuracy is imprecise
@@ -243,7 +243,7 @@ def try_out(
         The network; see `extract`.
     weights : str, default "pretrained"
         Its weights; see `extract`.
-    views : int, default 4
+    views : int, default 0
         Augmented views per training image.
     image_size : int, optional
         Pixels of the network's input; see `extract`.

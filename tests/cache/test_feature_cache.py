@@ -415,6 +415,9 @@ def test_another_spec_is_refused_naming_the_field_and_both_values(path: Path, na
     if name == "views":  # fewer than there are
         cure = "The cache has these views and more: use it as it is, or drop the others with "
         cure += f"`featcache update {path} DATA --views 1`."
+    if name == "augment":
+        cure = f"Extract these views with `featcache update {path} DATA --views 2 --augment crop`; "
+        cure += "the clean ones are kept."
     assert str(error.value) == f"{path} was made with {name}={here}, you asked for {there}. {cure}"
 
 

@@ -293,3 +293,31 @@ def test_strict_stops_at_an_unreadable_image(tmp_path: Path) -> None:
     (photos / "train/ants/000.png").write_bytes(b"broken")
     message = refused("extract", photos, "-o", tmp_path / "c.h5", "--strict", *SMALL)
     assert message.startswith(f"{photos / 'train/ants/000.png'} cannot be read: not an image that Pillow can identify.")
+
+
+def test_views_are_chosen_by_a_trial(data: Path, tmp_path: Path) -> None:
+    line = ("extract", data, "-o", tmp_path / "c.h5", "--views", "auto", *SMALL)
+    first = as_json(*line)
+    trial = first["view_trial"]
+    assert [(each["recipe"], each["views"]) for each in trial["candidates"]] == [
+        (recipe, views) for recipe in ("gentle", "gentle-flip", "crop", "tutorial") for views in (1, 2, 4)
+    ]
+    assert first["seconds"]["trial"] > 0
+    assert FeatureCache.open(tmp_path / "c.h5").spec.views == trial["views"]
+    again = done(*line)
+    assert "nothing to extract: the cache was complete\nviews: " in again
+    assert "made by     view_trial: views: " in done("info", tmp_path / "c.h5")
+
+
+def test_the_cost_of_auto_is_that_of_the_clean_views(data: Path, tmp_path: Path) -> None:
+    said = featcache_cli("extract", data, "-o", tmp_path / "c.h5", "--views", "auto", "--dry-run", *SMALL)
+    assert "18 images, 18 views: " in said.stdout
+    assert "a trial and the views that pay come after them" in said.stderr
+
+
+@pytest.mark.parametrize(("command", "value"), [("extract", "many"), ("extract", "-1"), ("plan", "auto")])
+def test_other_numbers_of_views_are_wrong_options(command: str, value: str, data: Path, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "c.h5") if command == "extract" else ()
+    said = featcache_cli(command, data, *out, "--views", value)
+    assert said.exit_code == 2
+    assert "Invalid value for '--views'" in said.stderr

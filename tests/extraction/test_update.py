@@ -30,6 +30,7 @@ from featcache.errors import (
     CacheIncompleteError,
     CacheMismatchError,
     DataLayoutError,
+    SpecError,
     UnreadableImageError,
 )
 from featcache.extraction import update as updating
@@ -74,8 +75,8 @@ def path(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "a.h5"
 
 
-def equals_a_new_one(path: Path, data: Path, views: int = 2) -> None:
-    expected = extract(data, path.parent / "anew.h5", backbone=toy_backbone(), views=views).cache
+def equals_a_new_one(path: Path, data: Path, views: int = 2, augment: str = "tutorial") -> None:
+    expected = extract(data, path.parent / "anew.h5", backbone=toy_backbone(), views=views, augment=augment).cache
     found = FeatureCache.open(path)
     found.check_matches(expected.spec, expected.samples)
     np.testing.assert_array_equal(found.done, expected.done)
@@ -168,6 +169,29 @@ def test_other_numbers_of_views(views: int, data: Path, path: Path, toy: type[Co
     assert result.shown == 13 * max(0, views - 2)
     assert result.views == (2, views)
     equals_a_new_one(path, data, views)
+
+
+@pytest.mark.parametrize("views", [0, 1, 3])
+def test_another_recipe_keeps_the_clean_views(views: int, data: Path, path: Path, toy: type[Counting]) -> None:
+    result = update(path, data, views=views, augment="gentle")
+    assert result.shown == toy.shown == 13 * views
+    assert result.recipes == ("tutorial", "gentle")
+    assert "augmentation: tutorial before, gentle now" in str(result)
+    equals_a_new_one(path, data, views, augment="gentle")
+
+
+def test_an_unknown_recipe_changes_nothing(data: Path, path: Path) -> None:
+    with pytest.raises(SpecError, match="augment is 'mixup'"):
+        update(path, data, augment="mixup")
+    assert FeatureCache.open(path).spec.views == 2
+
+
+def test_a_request_for_another_recipe_names_the_update(data: Path, path: Path) -> None:
+    with pytest.raises(CacheMismatchError) as error:
+        extract(data, path, backbone=toy_backbone(), views=1, augment="gentle")
+    assert str(error.value).endswith(
+        f"featcache update {path} {data} --views 1 --augment gentle`; the clean ones are kept."
+    )
 
 
 def test_an_up_to_date_cache_is_left_alone(data: Path, path: Path, toy: type[Counting]) -> None:

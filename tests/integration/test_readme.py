@@ -328,6 +328,23 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
 }
 
 
+def test_the_table_of_views_is_that_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "views.json").read_text(encoding="utf-8"))
+    for recipe in ("gentle", "gentle-flip", "crop", "tutorial"):
+        gains = [results["all_sets"][f"{recipe} {views}"] for views in (1, 2, 4)]
+        cells = [f"{100 * gain['accuracy']:+.1f} ± {100 * gain['accuracy_se']:.1f}" for gain in gains]
+        of_sets = {name: figures["gains"][f"{recipe} 4"]["accuracy"] for name, figures in results["sets"].items()}
+        for choose in (min, max):
+            name = choose(of_sets, key=lambda name: of_sets[name])
+            cells.append(f"{100 * of_sets[name]:+.1f} ({name})")
+        assert f"| `{recipe}` | {' | '.join(cells)} |" in README
+    auto = results["auto"]
+    assert f"the gain is {100 * auto['accuracy']:+.1f} ± {100 * auto['accuracy_se']:.1f}" in README
+    chosen = [trial["chosen"] for figures in results["sets"].values() for trial in figures["auto"]["trials"]]
+    assert f"views on {sum(map(bool, chosen))} of {len(chosen)} sets, and lost on none" in README
+    assert min(figures["auto"]["test"]["accuracy"] for figures in results["sets"].values()) == 0
+
+
 @pytest.mark.parametrize("script", FIGURES)
 def test_the_figures_of_the_readme_are_those_of_the_results(script: str) -> None:
     (row,) = re.findall(rf"^\| `{script}\.py` \|.*$", README, re.MULTILINE)

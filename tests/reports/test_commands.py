@@ -96,8 +96,8 @@ def test_extract_reads_all_that_decides_a_feature() -> None:
     command = extract_command(FULL, provenance, "my photos", "c.h5")
     assert command == (
         "featcache extract 'my photos' -o c.h5 --backbone resnet18 --weights 'own weights.pth' --augment crop "
-        "--image-size 96 --interpolation bilinear --seed 7 --precision bf16 --views 6 --val-views 2 "
-        "--layers layer3,penultimate --dtype float32 --val-fraction 0.3 --split-seed 4 --allow-leak"
+        "--image-size 96 --interpolation bilinear --seed 7 --precision bf16 --val-views 2 "
+        "--layers layer3,penultimate --dtype float32 --views 6 --val-fraction 0.3 --split-seed 4 --allow-leak"
     )
     values = parsed(command)
     assert (values["data"], values["out"], values["layers"]) == ("my photos", "c.h5", "layer3,penultimate")
@@ -110,7 +110,7 @@ def test_what_a_cache_does_not_tell_is_left_to_the_defaults() -> None:
     command = extract_command(spec, {}, "DATA", "c.h5")
     assert command == (
         "featcache extract DATA -o c.h5 --backbone toy --weights pretrained --augment tutorial --image-size 8 "
-        "--interpolation bilinear --seed 0 --precision fp32 --views 0 --layers penultimate --dtype float16"
+        "--interpolation bilinear --seed 0 --precision fp32 --layers penultimate --dtype float16 --views 0"
     )
     values = parsed(command)
     assert (values["val_views"], values["allow_leak"], values["val_fraction"]) == (0, False, 0.2)

@@ -136,7 +136,7 @@ def test_the_page_has_labels_unreadable_files_and_what_to_type_next(tmp_path: Pa
     assert "featcache predict featcache-try/head PHOTO" in following
     assert "featcache doctor featcache-try/cache.h5 photos" in following
     repeat = page.sections["Commands"].code
-    assert repeat == "featcache try photos -o featcache-try --backbone MODULE:FACTORY --views 0 --seed 3"
+    assert repeat == "featcache try photos -o featcache-try --backbone MODULE:FACTORY --seed 3"
     assert not {"b", "i"} & set(page.tags)
 
 

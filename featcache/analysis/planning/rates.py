@@ -34,6 +34,7 @@ from featcache.core.options import (
     EngineOptions,
     ExtractArguments,
     ExtractOptions,
+    ViewCount,
     select,
     takes_options,
     with_defaults,
@@ -58,7 +59,7 @@ _WRITTEN_ROWS, _DISTINCT_ROWS, _LISTED_ROWS = 4096, 512, 5000  # of a file; diff
 _NETWORK_S = 2.0  # of forward passes
 
 
-class RateOptions(ExtractOptions, DataOptions, DeviceOptions, EngineOptions, total=False):
+class RateOptions(ExtractOptions, ViewCount, DataOptions, DeviceOptions, EngineOptions, total=False):
     """Options of an extraction that change how fast its steps are."""
 
 

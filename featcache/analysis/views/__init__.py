@@ -1,0 +1,1 @@
+"""Choice of augmented views by a trial."""

@@ -1,0 +1,208 @@
+"""`run_trial`: extract augmented views of some training images, and measure which of them pay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache._utils.monitor import Monitor
+from featcache.backbones.backbone import Backbone
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.features import Features
+from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows
+from featcache.core.layer_names import STAGE_POOLS, parse_layer
+from featcache.core.options import RuntimeOptions
+from featcache.data.manifest import Manifest
+from featcache.errors import HeadError
+from featcache.extraction.extractor import LocalExtractor
+from featcache.extraction.plan import ExtractionPlan, load_cache_backbone
+from featcache.heads.tuning.image_sample import sample_images
+from featcache.heads.tuning.view_selection import COUNTS, Gain, ViewCandidate, ViewSelection, select_views
+
+RECIPES = ("gentle", "gentle-flip", "crop", "tutorial")
+"""The view recipes that are compared."""
+
+MAX_IMAGES = 400
+"""Of a trial."""
+
+RECORD = "view_trial"
+"""Name of the outcome in the provenance of a cache."""
+
+
+@dataclass(frozen=True)
+class ViewTrial:
+    """The outcome of a trial.
+
+    Parameters
+    ----------
+    recipe, views
+        What pays; the recipe is "" and views are 0 if nothing pays.
+    text : str
+        The outcome with its figures, for people.
+    selection : ViewSelection or None
+        All figures; None if no trial was possible.
+    seconds : float
+        Time of the trial.
+    shown : int
+        Views that were extracted for it.
+    """
+
+    recipe: str
+    views: int
+    text: str
+    selection: ViewSelection | None = None
+    seconds: float = 0.0
+    shown: int = 0
+
+    def to_record(self) -> dict[str, Any]:
+        """The outcome as JSON values, for the provenance of a cache."""
+        figures = self.selection.to_dict() if self.selection else {}
+        figures.pop("chosen", None)
+        outcome = {"text": self.text, "recipe": self.recipe, "views": self.views}
+        return {**outcome, **figures, "seconds": round(self.seconds, 3), "shown": self.shown}
+
+
+def run_trial(
+    cache: FeatureCache,
+    manifest: Manifest,
+    backbone: Backbone | None,
+    recipes: Sequence[str],
+    seed: int,
+    runtime: RuntimeOptions,
+    monitor: Monitor,
+) -> ViewTrial:
+    """Compare views by recipes, on a part of the training images of a cache; see `select_views`.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        It has the clean views.
+    manifest : Manifest
+        Its images, in the order of its rows.
+    backbone : Backbone or None
+        The network; None loads it by its name.
+    recipes : sequence of str
+        Names of view recipes.
+    seed : int
+        Of the folds and the choice of images.
+    runtime : RuntimeOptions
+        How the network runs.
+    monitor : Monitor
+        Told of the progress.
+    """
+    started = time.perf_counter()
+    layers = [layer for layer in cache.spec.layers if parse_layer(layer)[1] in STAGE_POOLS] or [cache.spec.layers[0]]
+    samples = cache.samples.take(cache.readable_rows("train"))
+    rows = cache.readable_rows("train")[sample_images(samples, MAX_IMAGES, seed)]
+    shown = len(rows) * COUNTS[-1] * len(recipes)
+    network = load_cache_backbone(cache, None, runtime["device"], backbone)
+    engine = str(cache.provenance.get("engine", ""))
+    plan = ExtractionPlan(network, cache.spec, runtime, engine).select_engine(shown)
+    views, is_there = {}, np.ones(len(rows), bool)
+    for number, recipe in enumerate(recipes):
+        spec = replace(cache.spec, views=COUNTS[-1], view=replace(cache.spec.view, augment=recipe))
+        done = number * len(rows)
+        views[recipe], is_read = _extract_views(
+            manifest, replace(plan, spec=spec), rows, layers, monitor, done, len(rows) * len(recipes)
+        )
+        is_there &= is_read
+    features = {recipe: _join(cache, rows, layers, arrays, is_there) for recipe, arrays in views.items()}
+    try:
+        selection = select_views(features, layers, seed=seed, progress=monitor.progress)
+    except HeadError as error:
+        text = f"views: none; no trial was possible: {error}"
+        return ViewTrial("", 0, text, None, time.perf_counter() - started, shown)
+    seconds, chosen = time.perf_counter() - started, selection.chosen
+    text = describe_selection(selection, recipes, seconds, shown, int(np.count_nonzero(~is_there)))
+    recipe, count = (chosen.recipe, chosen.views) if chosen else ("", 0)
+    return ViewTrial(recipe, count, text, selection, seconds, shown)
+
+
+def describe_selection(
+    selection: ViewSelection, recipes: Sequence[str], seconds: float, shown: int, unread: int = 0
+) -> str:
+    """The outcome of a comparison of views, for people.
+
+    unread : images that could not be read.
+    """
+    best, chosen = selection.best, selection.chosen
+    if chosen:
+        lines = [f"views: {chosen.views} of each training image by {chosen.recipe}. Against none, {_gains(chosen)}"]
+    else:
+        lines = [f"views: none pay. The best, {best.views} by {best.recipe}, against none: {_gains(best)}"]
+    counts = ", ".join(map(str, COUNTS))
+    lines.append(
+        f"  on {selection.images} training images, held out in turn; {len(selection.candidates)} choices were compared "
+        f"({', '.join(recipes)}; {counts} views); the 95 % intervals hold for all together"
+    )
+    lines.append(f"  the trial took {seconds:.1f} s, for {shown} views and the fits")
+    lines += [f"  {unread} images of the trial cannot be read now, and were left out"] if unread else []
+    return "\n".join(lines)
+
+
+def _gains(candidate: ViewCandidate) -> str:
+    points, loss = candidate.accuracy_gain, candidate.log_loss_gain
+    fall = Gain(-loss.value, -loss.high, -loss.low)
+    return (
+        f"accuracy {100 * points.value:+.1f} points ({100 * points.low:+.1f} to {100 * points.high:+.1f}), log-loss "
+        f"{fall.value:+.4f} ({fall.low:+.4f} to {fall.high:+.4f})"
+    )
+
+
+def _extract_views(
+    manifest: Manifest,
+    plan: ExtractionPlan,
+    rows: NDArray[np.int64],
+    layers: Sequence[str],
+    monitor: Monitor,
+    done: int,
+    total: int,
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    """Views 1, 2, ... of these rows: layer to array (m, K, d), and which rows could be read and are finite.
+
+    done, total : images of the whole trial, for the progress.
+    """
+    first = np.zeros(len(manifest.samples), np.int64)
+    last = first.copy()
+    first[rows], last[rows] = 1, 1 + plan.spec.views
+    arrays = {
+        layer: np.zeros((len(rows), plan.spec.views, plan.backbone.dims[layer]), plan.spec.dtype) for layer in layers
+    }
+    is_read = np.zeros(len(rows), bool)
+    with closing(LocalExtractor(manifest, plan, monitor.timer)) as extractor:
+        for batch in extractor.extract(last, first):
+            places = np.searchsorted(rows, batch.rows)
+            with np.errstate(over="ignore"):
+                for layer in layers:
+                    arrays[layer][places] = batch.features[layer]
+            is_read[places] = np.logical_and.reduce(
+                [np.isfinite(arrays[layer][places]).all(axis=(1, 2)) for layer in layers]
+            )
+            done += len(places)
+            monitor.report("trial", done, total)
+    return arrays, is_read
+
+
+def _join(
+    cache: FeatureCache,
+    rows: NDArray[np.int64],
+    layers: Sequence[str],
+    views: dict[str, NDArray[Any]],
+    is_there: NDArray[np.bool_],
+) -> Features:
+    """The features of the clean view, from the cache, and of the others."""
+    rows = rows[is_there]
+    parts = []
+    for layer in layers:
+        clean = cache.layout.layers[layer].view(cache.layout.data)[rows, :1]
+        parts.append(np.concatenate([clean, views[layer][is_there]], axis=1))
+    samples = cache.samples.take(rows)
+    if len(parts) == 1:
+        return Features(parts[0], samples)
+    return Features(LazyRows(ConcatenatedFeatures(tuple(parts)), np.arange(len(rows))), samples)
