@@ -1,4 +1,4 @@
-"""Labelled image sets to test forecasts. For each set it is known which property determines the class.
+"""Labelled image sets of the benchmarks. For each set it is known which property determines the class.
 
 A set is a folder with train, val and test. It is written once; the same seed gives the same bytes. Drawn images have
 96 x 96 pixels. Photos and digits are divided into the three parts by a seed.

@@ -34,7 +34,6 @@ _RESULTS = {
     "Exported": "models.export.export",
     "Extraction": "extraction.results",
     "FineTune": "finetuning.result",
-    "Forecast": "analysis.forecast.forecast",
     "HeadComparison": "metrics.predictions",
     "HeadFit": "heads.fit_head",
     "Issue": "analysis.doctor.findings",
@@ -45,6 +44,14 @@ _RESULTS = {
     "Verification": "cache.verify",
 }
 """Classes of results that were public names: the module of each. Users get them from functions and rarely name them."""
+
+
+_REMOVED = {
+    "forecast": "it was not better than always answering that fine-tuning does not pay. "
+    "featcache.benchmark(data, budget_s=...) measures whether it pays, featcache.curve(cache) estimates the gain from "
+    "more labels",
+}
+"""Former public names without a new one: why, and what to use."""
 
 
 @functools.cache
@@ -72,6 +79,8 @@ def __getattr__(name: str) -> Any:
     public_attribute, names = _stub()
     if name == "__all__":
         return names
+    if name in _REMOVED:
+        raise AttributeError(f"featcache.{name} was removed: {_REMOVED[name]}", name=name)
     if name not in names:
         raise AttributeError(f"module 'featcache' has no attribute {name!r}")
     return public_attribute(name)

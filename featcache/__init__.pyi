@@ -5,7 +5,6 @@ from .analysis.benchmark.compare import benchmark as benchmark
 from .analysis.benchmark.verdict import reach_verdict as reach_verdict
 from .analysis.curves import curve as curve
 from .analysis.doctor.doctor import doctor as doctor
-from .analysis.forecast.forecast import forecast as forecast
 from .analysis.planning.capacity import Prices as Prices
 from .analysis.planning.capacity import Rates as Rates
 from .analysis.planning.plan import plan as plan

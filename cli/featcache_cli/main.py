@@ -23,10 +23,14 @@ from featcache_cli.wrapping import safe, wrap
 GROUPS = {
     "Begin": ("demo", "try", "plan"),
     "Caches of features": ("extract", "info", "verify", "doctor", "update", "diff", "pull", "push"),
-    "Heads and networks": ("fit-head", "compare-heads", "curve", "forecast", "finetune", "benchmark"),
+    "Heads and networks": ("fit-head", "compare-heads", "curve", "finetune", "benchmark"),
     "Using a model": ("predict", "evaluate", "show", "export", "serve"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
+REMOVED = {
+    "forecast": "it was not better than always answering that fine-tuning does not pay. `featcache benchmark DATA "
+    "-o REPORT --budget 30m` measures whether it pays, `featcache curve CACHE` estimates the gain from more labels",
+}
 
 
 _STATUS = """Exit status: 0 done; 1 an error, a difference that diff or verify found, no picture that predict could
@@ -72,6 +76,8 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in REMOVED:
+            raise click.UsageError(f"{args[0]} was removed: {REMOVED[args[0]]}.", ctx)
         refuse_unknown(ctx, args[0], COMMANDS)
         return super().resolve_command(ctx, args)
 

@@ -1,4 +1,4 @@
-"""Analyses of caches, heads and routes: doctor, curve, forecast, benchmark, plan.
+"""Analyses of caches, heads and routes: doctor, curve, benchmark, plan.
 
 Imported by `reports`.
 """

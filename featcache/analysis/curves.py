@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.formatting import text_table
+from featcache._utils.formatting import plural, text_table
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import is_number
 from featcache._utils.results import NotebookResult, Result
@@ -30,6 +30,8 @@ from featcache.metrics.significance import wilson_interval
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 _MAX_COUNT = 1e15  # of images, views or seconds in a file
 _MIN_IMAGES = 2  # per class: one to train on, one to select the regularization by
+_TAIL = 4  # the gain from more labels is extrapolated from the points with at least a quarter of the images
+_UNDERFIT = 1 / 2  # of the error on val: an error on train of at least this
 
 
 class Point(NamedTuple):
@@ -49,6 +51,9 @@ class Point(NamedTuple):
         Median time to tune and fit one head.
     interval : tuple of float
         95 % Wilson interval of the median accuracy.
+    train_accuracies : tuple of float
+        Accuracy of each repeat on the clean views of its own training images. Empty if the head is not linear: the
+        neighbours that knn finds of a training image include this image.
     """
 
     share: float
@@ -57,11 +62,17 @@ class Point(NamedTuple):
     accuracies: tuple[float, ...]
     seconds: float
     interval: tuple[float, float]
+    train_accuracies: tuple[float, ...] = ()
 
     @property
     def accuracy(self) -> float:
         """The median accuracy."""
         return float(np.median(self.accuracies))
+
+    @property
+    def train_accuracy(self) -> float | None:
+        """The median accuracy on train, if it was measured."""
+        return float(np.median(self.train_accuracies)) if self.train_accuracies else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,27 +95,69 @@ class Curve(Result, NotebookResult):
     points: tuple[Point, ...]
     n: int
 
+    @property
+    def gain_from_doubling(self) -> float | None:
+        """The val accuracy that twice the labels would add to the last point. None if the curve cannot tell.
+
+        The errors of the points with at least a quarter of the images are extrapolated as a power of the number of
+        images; power laws were found by Hestness et al. 2017, "Deep learning scaling is predictable, empirically"
+        (arXiv 1712.00409). The gain is at least 0.
+        """
+        most = max((point.images for point in self.points), default=0)
+        tail = [(point.images, point.accuracy) for point in self.points if _TAIL * point.images >= most]
+        if self.over != "labels" or len({images for images, _ in tail}) < 2:
+            return None
+        return gain_from_doubling(tail, self.n)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a curve over labels tells about more labels, in sentences."""
+        if self.over != "labels" or not self.points:
+            return ()
+        remarks, gain, last = [], self.gain_from_doubling, self.points[-1]
+        if gain is not None:
+            assumed = "if errors continue to fall as a power of the number of images"
+            remarks.append(f"Twice the labels would add about {100 * gain:.1f} points, {assumed}.")
+        error = 1 - last.accuracy
+        if last.train_accuracy is not None and error > 0:
+            train_error = 1 - last.train_accuracy
+            wrong = f"the head predicts {train_error:.1%} of train and {error:.1%} of val wrongly"
+            reading = (
+                "it underfits: other layers or another network may help more than labels"
+                if train_error >= _UNDERFIT * error
+                else "it fits train much better than val, as with too few labels"
+            )
+            remarks.append(f"With {plural(last.images, 'image')}, {wrong}: {reading}.")
+        return tuple(remarks)
+
     def __str__(self) -> str:
-        lines = [["labels", "images", "views", "accuracy", "lowest", "highest", "95 % interval", "seconds"]]
+        lines = [["labels", "images", "views", "accuracy", "lowest", "highest", "95 % interval", "train", "seconds"]]
         for point in self.points:
             low, high = point.interval
             accuracies = (point.accuracy, min(point.accuracies), max(point.accuracies))
             counts = [f"{point.share:.0%}", f"{point.images}", f"{point.views}"]
             interval = f"{low:.4f} to {high:.4f}"
-            lines.append([*counts, *(f"{value:.4f}" for value in accuracies), interval, f"{point.seconds:.2f}"])
+            on_train = "-" if point.train_accuracy is None else f"{point.train_accuracy:.4f}"
+            figures = [f"{value:.4f}" for value in accuracies]
+            lines.append([*counts, *figures, interval, on_train, f"{point.seconds:.2f}"])
         title = f"{self.head}, val accuracy (n = {self.n}) against {self.over}"
-        return "\n".join([title, *(f"  {line}" for line in text_table(lines, ">"))])
+        return "\n".join([title, *(f"  {line}" for line in text_table(lines, ">")), *self.remarks])
 
     def _json_fields(self) -> dict[str, Any]:
-        points = [{**point._asdict(), "accuracy": point.accuracy} for point in self.points]
-        return {"over": self.over, "head": self.head, "n": self.n, "points": points}
+        points = [
+            {**point._asdict(), "accuracy": point.accuracy, "train_accuracy": point.train_accuracy}
+            for point in self.points
+        ]
+        gain = self.gain_from_doubling
+        return {"over": self.over, "head": self.head, "n": self.n, "points": points, "gain_from_doubling": gain}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Curve:
         """The reverse of `to_dict`. Raises KeyError for missing fields, TypeError for invalid values."""
         points = []
         for fields in values["points"]:
-            lists = {name: tuple(fields[name]) for name in ("accuracies", "interval")}
+            fields = {"train_accuracies": (), **fields}  # files of older versions have none
+            lists = {name: tuple(fields[name]) for name in ("accuracies", "interval", "train_accuracies")}
             points.append(Point(**{name: lists.get(name, fields[name]) for name in Point._fields}))
         curve = cls(values["over"], values["head"], tuple(points), values["n"])
         texts = curve.over in ("labels", "views") and isinstance(curve.head, str)
@@ -115,7 +168,7 @@ class Curve(Result, NotebookResult):
 
 def _is_valid(point: Point) -> bool:
     """Whether the values of a file are a point: fractions from 0 to 1, and counts that can be drawn."""
-    fractions = [point.share, *point.accuracies, *point.interval]
+    fractions = [point.share, *point.accuracies, *point.interval, *point.train_accuracies]
     counts = [point.images, point.views, point.seconds]
     return (
         bool(point.accuracies)
@@ -263,13 +316,26 @@ def _point(head: str, draws: Iterator[Features], data: TrainingData, seed: int) 
     """Fit the head to each draw from the training images."""
     if find_head(head).tune is None:
         raise HeadError(f"the head of a curve must be one of {', '.join(heads_with('tune'))}; got {head}")
-    accuracies, seconds, images, views = [], [], 0, 0
+    accuracies, train_accuracies, seconds, images, views = [], [], [], 0, 0
     for train in draws:
         started = time.perf_counter()
         estimator = fit(head, replace(data, train=train), FitOptions(seed=seed)).estimator
         seconds.append(time.perf_counter() - started)
         accuracies.append(evaluate_head(estimator, data.val).accuracy)
+        if find_head(head).linear:
+            train_accuracies.append(evaluate_head(estimator, train).accuracy)
         images, views = len(train.samples), train.views
     n, median = len(data.val.samples), float(np.median(accuracies))
     interval = wilson_interval(round(median * n), n)
-    return Point(images / len(data.train.y), images, views, tuple(accuracies), float(np.median(seconds)), interval)
+    share, median_s = images / len(data.train.y), float(np.median(seconds))
+    return Point(share, images, views, tuple(accuracies), median_s, interval, tuple(train_accuracies))
+
+
+def gain_from_doubling(points: Sequence[tuple[int, float]], n: int) -> float:
+    """The gain of `Curve.gain_from_doubling`.
+
+    points : two or more pairs of images and accuracy, ascending. n : val images; an error of 0 counts as half an image.
+    """
+    images, accuracy = np.array(points, float).T
+    power = np.polyfit(np.log2(images), np.log2(np.maximum(1 - accuracy, 0.5 / n)), 1)[0]
+    return float((1 - accuracy[-1]) * (1 - 2 ** min(float(power), 0.0)))

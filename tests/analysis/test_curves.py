@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caches import cache_of, clouds
-from featcache.analysis.curves import Point, curve, draw
+from featcache.analysis.curves import Curve, Point, curve, draw, gain_from_doubling
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.samples import Samples
@@ -104,3 +104,88 @@ def test_more_views_than_there_are_are_refused(cache: FeatureCache) -> None:
 def test_a_curve_is_over_labels_or_views(cache: FeatureCache) -> None:
     with pytest.raises(HeadError, match=r"^a curve is over 'labels' or 'views'; got 'heads'$"):
         curve(cache, over="heads")  # type: ignore[arg-type]
+
+
+def made(*points: tuple[int, float], train: float | None = None, over: str = "labels") -> Curve:
+    """Images and val accuracy of each point, with 100 val images; train : accuracy of each on train."""
+    on_train = () if train is None else (train,)
+    made_points = (Point(0.5, images, 0, (accuracy,), 0.1, (0.0, 1.0), on_train) for images, accuracy in points)
+    return Curve(over, "linear", tuple(made_points), 100)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("points", "gain"),
+    [
+        (((10, 0.6), (20, 0.8)), 0.1),  # halved errors are halved again
+        (((10, 0.2), (20, 0.6), (40, 0.8)), 0.1),
+        (((10, 0.8), (20, 0.8)), 0.0),
+        (((10, 0.9), (20, 0.8)), 0.0),  # noise: more labels do no harm
+        (((10, 0.9), (20, 1.0)), 0.0),
+        (((10, 0.9), (40, 0.975)), 0.0125),  # two doublings, a quarter of the errors
+        # errors of 0.02 times 4, 1/4 and 1 at 0, 1 and 3 doublings, as 0 is half an image: the line through their
+        # logarithms falls by 3/7 in each
+        (((5, 0.92), (10, 1.0), (40, 0.98)), 0.02 * (1 - 2 ** (-3 / 7))),
+    ],
+)
+def test_errors_go_on_falling_as_a_power_of_the_images(points: tuple[tuple[int, float], ...], gain: float) -> None:
+    assert gain_from_doubling(points, 100) == pytest.approx(gain, abs=1e-12)
+
+
+def test_only_the_last_two_doublings_are_extrapolated() -> None:
+    assert made((9, 0.1), (10, 0.2), (20, 0.6), (40, 0.8)).gain_from_doubling == pytest.approx(0.1)
+    assert made((9, 0.1), (40, 0.8)).gain_from_doubling is None
+    assert made((40, 0.7), (40, 0.8)).gain_from_doubling is None
+    assert made().gain_from_doubling is None
+    assert made((20, 0.6), (40, 0.8), over="views").gain_from_doubling is None
+
+
+@pytest.mark.parametrize(
+    ("train", "reading"),
+    [
+        (
+            1.0,
+            "0.0% of train and 20.0% of val wrongly: it fits train much better than val, as with too few labels.",
+        ),
+        (0.91, "9.0% of train and 20.0% of val wrongly: it fits train much better than val, as with too"),
+        (0.89, "11.0% of train and 20.0% of val wrongly: it underfits: other layers or another network may help"),
+    ],
+)
+def test_the_gap_between_train_and_val_tells_whether_labels_lack(train: float, reading: str) -> None:
+    gain, gap = made((20, 0.6), (40, 0.8), train=train).remarks
+    assert gain.startswith("Twice the labels would add about 10.0 points, if errors continue to fall")
+    assert gap.startswith(f"With 40 images, the head predicts {reading}")
+
+
+def test_a_curve_without_errors_or_over_views_has_no_remark_on_labels() -> None:
+    assert len(made((20, 0.9), (40, 1.0), train=1.0).remarks) == 1
+    assert made((20, 0.9), train=1.0, over="views").remarks == made().remarks == ()
+
+
+def test_the_accuracy_on_train_is_that_of_the_fitted_head(cache: FeatureCache) -> None:
+    x, y = (part[:120] for part in (cache.features("train").clean(), cache.features("train").y))
+    (point,) = curve(cache, fractions=(1.0,), head="ridge").points
+    expected = float((fit_head(cache, head="ridge").estimator.predict(np.asarray(x, np.float32)) == y).mean())
+    assert point.train_accuracies == (expected,)
+    assert point.train_accuracy == expected < 1
+    (half,) = curve(cache, fractions=(0.5,), head="centroid", repeats=3).points
+    assert len(half.train_accuracies) == 3
+
+
+def test_of_neighbours_there_is_no_accuracy_on_train(cache: FeatureCache) -> None:
+    """An image is its own nearest neighbour."""
+    result = curve(cache, fractions=(0.5, 1.0), repeats=1, head="knn")
+    assert result.points[-1].train_accuracies == ()
+    assert result.points[-1].train_accuracy is None
+    assert len(result.remarks) == 1
+
+
+def test_a_curve_of_an_older_version_has_no_accuracy_on_train() -> None:
+    values = made((20, 0.6), (40, 0.8), train=0.9).to_dict()
+    assert values["gain_from_doubling"] == pytest.approx(0.1)
+    assert Curve.from_dict(values) == made((20, 0.6), (40, 0.8), train=0.9)
+    for point in values["points"]:
+        del point["train_accuracies"], point["train_accuracy"]
+    assert Curve.from_dict(values) == made((20, 0.6), (40, 0.8))
+    values["points"][0]["train_accuracies"] = [1.5]
+    with pytest.raises(TypeError, match="not those of a curve"):
+        Curve.from_dict(values)

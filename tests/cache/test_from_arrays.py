@@ -16,7 +16,6 @@ from caches import clouds
 from commands import as_json, done, refused, write_folder
 from featcache.analysis.curves import label_curve
 from featcache.analysis.doctor.doctor import doctor
-from featcache.analysis.forecast.forecast import forecast
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.verify import verify
 from featcache.errors import BackboneError, CacheError, CacheMismatchError, DataLayoutError, HeadError
@@ -94,7 +93,6 @@ def test_heads_comparisons_curves_and_the_doctor(tmp_path: Path) -> None:
     fits = {head: fit_head(cache, tmp_path / head, head=head) for head in ("auto", "lda", "knn")}
     assert compare_heads(tmp_path / "lda", tmp_path / "knn").test.n == fits["lda"].accuracy.n
     assert len(label_curve(cache, head="lda", shares=(0.5, 1.0), repeats=1).points) == 2
-    assert forecast(cache).to_dict()
     found = doctor(cache)
     assert "not checked: input (these features (CLIP ViT-B/32) were given as arrays" in str(found)
     assert as_json("doctor", tmp_path / "own.h5")["images"] == 120

@@ -55,7 +55,6 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
         "push",
         "curve",
         "doctor",
-        "forecast",
         "plan",
         "show",
         "export",

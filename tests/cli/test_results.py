@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from commands import SMALL, as_json, done, featcache_cli, refused, toy_cache, write_folder
 from featcache._utils.formatting import csv_row
-from featcache_cli.main import COMMANDS, main
+from featcache_cli.main import COMMANDS, REMOVED, main
 from featcache_cli.results import wants_json
 
 WITHOUT_JSON = {"demo", "serve", "show"}  # a transcript; tested with a server; a group of commands
@@ -43,13 +43,12 @@ RESULTS: dict[str, list[str]] = {
     "fit-head": ["fit-head", "toy.h5"],
     "compare-heads": ["compare-heads", "head", "head"],
     "curve": ["curve", "toy.h5", "--over", "views"],
-    "forecast": ["forecast", "toy.h5"],
     "predict": ["predict", "head", "data/val"],
     "predict, one wrong name": ["predict", "head", "data/val", "nope.png"],
     "show": ["show", "confusion", "head", "-o", "confusion.svg"],
 }
 STATUS = {"doctor": (0, 3, 4)}
-CACHES = ("extract", "info", "verify", "doctor", "update", "pull", "push", "fit-head", "curve", "forecast")
+CACHES = ("extract", "info", "verify", "doctor", "update", "pull", "push", "fit-head", "curve")
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -237,6 +236,7 @@ def test_bytes_that_are_no_text_are_printed_as_they_are(work: Path) -> None:
         ("extarct", "There is no command 'extarct'. Did you mean extract?"),
         ("fit_head", "There is no command 'fit_head'. Did you mean fit-head?"),
         ("Predict", "There is no command 'Predict'. Did you mean predict?"),
+        ("forecast", f"forecast was removed: {REMOVED['forecast']}."),
         ("qqq", f"There is no command 'qqq'. There are {', '.join(COMMANDS)}."),
     ],
 )

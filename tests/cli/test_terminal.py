@@ -75,7 +75,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_results_fit_into_a_terminal_of_80_columns(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(cache.parent)
-    for line in (["info", "c.h5"], ["doctor", "c.h5", "data"], ["forecast", "c.h5"], ["fit-head", "c.h5"],
+    for line in (["info", "c.h5"], ["doctor", "c.h5", "data"], ["curve", "c.h5"], ["fit-head", "c.h5"],
                  ["verify", "c.h5", "--images", "data"], ["update", "c.h5", "data"], ["info", "gone.h5"],
                  ["extract", "nowhere", "-o", "n.h5"], ["extract", "data"]):  # fmt: skip
         result = in_a_narrow_terminal(*line)

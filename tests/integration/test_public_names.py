@@ -39,6 +39,14 @@ def test_a_deprecated_name_works_and_names_the_new_one(old: str, new: str) -> No
         assert new.split("(")[0] in featcache.__all__
 
 
+def test_a_removed_name_says_what_replaces_it() -> None:
+    assert "forecast" not in featcache.__all__
+    with pytest.raises(
+        AttributeError, match=r"^featcache\.forecast was removed: .*featcache\.benchmark\(data, budget_s="
+    ):
+        featcache.forecast  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_the_former_name_of_an_error_works_and_names_the_new_one() -> None:
     text = re.escape("featcache.errors.DownloadError is deprecated: use featcache.errors.RemoteIOError")
     with pytest.warns(DeprecationWarning, match=f"^{text}$") as caught:

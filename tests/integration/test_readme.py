@@ -304,6 +304,20 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         ("{} second writers", "faults", "second writer"),
         ("There were {} exceptions", "broken"),
     ],
+    "fine_tuning": [
+        ("as accurate on {} pairs", "head at least as accurate"),
+        ("may pay on {} pairs", "may pay"),
+    ],
+    "label_curve": [
+        ("median error is {:.1f} points", "median error, points"),
+        ("largest {:.0f} points", "largest error, points"),
+        ("(no gain) the median error is {:.1f} points", "median error of no gain, points"),
+        ("closer on {} pairs", "closer than no gain"),
+        ("farther on {}.", "farther than no gain"),
+        ("says for {} pairs", "pairs that underfit"),
+        ("their median gain is {:.1f} points", "median gain, points", "underfits"),
+        ("the others {:.1f} points", "median gain, points", "others"),
+    ],
     "safety": [
         ("images {:.1%}", "shares", "hash, of extract"),
         ("checksums {:.2%}", "shares", "checksums, of extract"),

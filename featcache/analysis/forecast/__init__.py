@@ -1,1 +1,0 @@
-"""A forecast, from the cache alone, of the gain by fine-tuning."""
