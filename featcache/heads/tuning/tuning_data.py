@@ -232,34 +232,47 @@ class TuningData:
             self._statistics = self.rows.statistics(stop)
         return self._statistics
 
-    def tune_closed_form(self, solve: Solve, stop: Stop = never) -> TunedHead:
+    def tune_closed_form(self, solve: Solve, stop: Stop = never, *, first_fold: bool = False) -> TunedHead:
         """A head with a closed form at the strength that is best on held-out images.
 
         Parameters
         ----------
         solve : Solve
             `featcache.heads.solvers.closed_form.ridge` or `lda`.
+        first_fold : bool, default False
+            Whether the images of the first fold alone choose the strength. The head is still fitted without each fold
+            at this strength, which takes less time than a choice by all folds.
 
         Raises
         ------
         OutOfTimeError
         """
         with StepProgress(self.progress, "fit strengths", len(PENALTIES)) as steps:
-            selection = self.select_closed_form(solve, stop, steps)
+            selection = self.select_closed_form(solve, stop, steps, first_fold=first_fold)
+        if first_fold and self.folds > 1:
+            by_folds = self.select_closed_form(solve, stop, only=float(selection.values[0]))
+            selection = replace(by_folds, trials=selection.trials, interrupted=selection.interrupted)
         layer = self.expand(self._regularized(stop).refit(solve, float(selection.values[0])))
         return self.tuned_head(selection, layer, "strength={}")
 
     def select_closed_form(
-        self, solve: Solve, stop: Stop = never, steps: StepProgress | None = None, only: float | None = None
+        self,
+        solve: Solve,
+        stop: Stop = never,
+        steps: StepProgress | None = None,
+        only: float | None = None,
+        first_fold: bool = False,
     ) -> CVSelection:
         """The best of `PENALTIES`: of every third one, then of the neighbors of the best. Raises OutOfTimeError.
 
-        only : the only strength to try.
+        only : the only strength to try. first_fold : whether the heads are scored on the first fold alone.
         """
+        held_out = self.held_out.first_fold if first_fold else self.held_out
 
-        def select(numbers: Sequence[int]) -> CVSelection:
-            path = self._regularized(stop).path(solve, [PENALTIES[number] for number in numbers], stop)
-            return select_on_path(steps.over(path) if steps else path, self.held_out, stop)
+        def select(numbers: Sequence[int], temperature: NDArray[np.float64] | None = None) -> CVSelection:
+            strengths = [PENALTIES[number] for number in numbers]
+            path = self._regularized(stop).path(solve, strengths, stop, 1 if first_fold else None)
+            return select_on_path(steps.over(path) if steps else path, held_out, stop, temperature)
 
         if only is not None:
             return select([PENALTIES.index(only)])
@@ -272,7 +285,7 @@ class TuningData:
                 break
             tried.update(near)
             try:
-                refined = select(near)
+                refined = select(near, best.temperature)
             except OutOfTimeError:
                 return replace(best, interrupted=True)
             except np.linalg.LinAlgError:  # the next penalty is less than the rounding errors of the covariance
