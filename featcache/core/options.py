@@ -128,9 +128,8 @@ class ExtractOptions(FeatureOptions, total=False):
         str | Sequence[str],
         Option(
             "all",
-            "Layers to keep: all (the penultimate one, and means, maxima, deviations and grids of each stage), stages "
-            "(the penultimate one and the mean of each stage), last (the penultimate one alone), or names such as "
-            "layer3:max,layer2.",
+            "Layers to keep: last (the penultimate one), stages (last, and the mean of each stage), all (stages, and "
+            "maxima, deviations and grids), or names such as layer3:max,layer2.",
         ),
     ]
     dtype: Annotated[StorageDtype, Option("float16", "Type in which features are stored.")]
