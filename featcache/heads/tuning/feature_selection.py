@@ -12,7 +12,8 @@ from scipy.linalg import cho_factor, cho_solve
 from featcache.core.progress import StepProgress
 from featcache.heads.solvers.path import OutOfTimeError, Stop
 from featcache.heads.tuning.path_selection import GAIN, PATIENCE, HeldOut
-from featcache.heads.tuning.tuning_data import PENALTIES, TuningData
+from featcache.heads.tuning.strength_search import PENALTIES
+from featcache.heads.tuning.tuning_data import TuningData
 from featcache.metrics.calibration import fit_temperature, mean_log_loss
 
 FRACTIONS = tuple(2.0**-power for power in range(8))
