@@ -240,7 +240,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
     assert callable(got.pop("on_note"))
     assert got == {
         "data": "hymenoptera", "out": "report", "routes": "cached,frozen,finetune", "backbone": "resnet18",
-        "weights": "pretrained", "views": 4, "head": "linear", "augment": "tutorial", "image_size": None, "repeats": 1,
+        "weights": "pretrained", "views": 4, "head": "linear", "augment": None, "image_size": None, "repeats": 1,
         "config": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
         "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False,
         "label_column": None, "skip_missing": False, "overwrite": False,
@@ -253,7 +253,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
     featcache_cli(*shlex.split(benchmark_page(tmp_path, other).sections["Commands"].code)[1:])
     expected = {**other.settings, "out": "report", "routes": "cached,lpft"}
     expected["config"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
-    del expected["images"], expected["recipe"]
+    del expected["images"], expected["recipe"], expected["view_recipes"]
     assert {name: got[name] for name in expected} == expected
 
 

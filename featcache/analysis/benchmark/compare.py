@@ -236,7 +236,7 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
                 "folder, or start again with --overwrite."
             ) from error
         differing = [
-            (name, existing.get(name, "the default"), settings.get(name, "the default"))
+            (name, existing.get(name), settings.get(name, "the default"))
             for name in {**settings, **existing}
             if existing.get(name) != settings.get(name)
         ]
