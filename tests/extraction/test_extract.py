@@ -73,8 +73,8 @@ def test_an_unfinished_cache_without_views_goes_on_with_any_recipe(
     split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, broken = tmp_path / "cache.h5", toy_backbone()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        spy_on(broken, patch, fail_at=1)
+    spy_on(broken, monkeypatch, fail_at=1)
+    with pytest.raises(KeyboardInterrupt):
         extract(split_folder, out, backbone=broken, batch_size=8, augment="crop")
     (split_folder / "train/ants/000.png").unlink()  # so that it is set aside
     assert 0 < extract(split_folder, out, backbone=toy_backbone()).extracted < 17

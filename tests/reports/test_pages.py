@@ -195,6 +195,8 @@ def test_the_report_of_a_benchmark_has_all_of_it(work: Path, out: Path) -> None:
     assert [verdict.lines, verdict.notes] == [[reach_verdict(comparison).text], list(reach_verdict(comparison).notes)]
     assert result.lines == [
         "hymenoptera: 244 train, 100 val images; 1 repeat from seed 0",
+        "Views of a training image: cached: the clean view and 4 by gentle; live routes: a new one by gentle in each "
+        "epoch",
         "Computed: cached head, cold in fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu",
     ]
     for section, table in (
