@@ -199,8 +199,8 @@ def test_the_markdown_says_what_was_run() -> None:
         "## What was run",
         "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained); cached: the clean view and 4 by "
         "gentle, head linear; live routes: a new view by gentle in each epoch, epochs 10, batch_size 32, lr 0.01. "
-        "Computed: cached head, cold in fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu. "
-        "1 repeat from seed 0: medians (lowest to highest).",
+        "Computed: cached head, cold in fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on "
+        "cpu. 1 repeat from seed 0: medians (lowest to highest).",
     ]
     assert paragraphs[6] == comparison_table(result).markdown()
     assert paragraphs[7] == "\n".join(f"- {line}" for line in remarks(result))
