@@ -179,7 +179,7 @@ def test_the_report_is_written(real: tuple[Comparison, Path, list[str]]) -> None
         )
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(comparison_values(result)))
     markdown = (out / "report.md").read_text(encoding="utf-8")
-    assert "\n\ndata: 13 train, 5 val, 4 test images; efficientnet_lite0 (weights: pretrained), " in markdown
+    assert "\n\ndata: 13 train, 5 val, 4 test images; efficientnet_lite0 (weights: pretrained); " in markdown
     assert (out / "report.png").stat().st_size > 0
 
 
