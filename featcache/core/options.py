@@ -120,9 +120,9 @@ class ExtractOptions(FeatureOptions, total=False):
     layers: Annotated[
         str | Sequence[str],
         Option(
-            "stages",
-            "Layers to keep: stages (the penultimate one and the mean of each stage), last (the penultimate one "
-            "alone), all (also maxima, deviations and grids), or names such as layer3:max,layer2.",
+            "all",
+            "Layers to keep: last (the penultimate one), stages (last, and the mean of each stage), all (stages, and "
+            "maxima, deviations and grids), or names such as layer3:max,layer2.",
         ),
     ]
     dtype: Annotated[StorageDtype, Option("float16", "Type in which features are stored.")]

@@ -303,7 +303,7 @@ def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
         ("head", "pretrained"), ("all", "pretrained"), ("all", "pretrained"), ("all", "none")]  # fmt: skip
     work = tmp_path / "out/work"
     cache = str(work / "cached-0/cache.h5")
-    assert (extraction["out"], extraction["layers"]) == (cache, "stages")
+    assert (extraction["out"], extraction["layers"]) == (cache, "all")
     assert fitting == {
         "task": "fit-head",
         "cache": cache,
@@ -447,7 +447,7 @@ def test_a_folder_of_an_older_version_is_not_resumed(
     settings = json.loads((tmp_path / "out/settings.json").read_text())
     del settings["layers"]
     (tmp_path / "out/settings.json").write_text(json.dumps(settings))
-    with pytest.raises(RunError, match=r"contains a benchmark with layers=None, you asked for stages"):
+    with pytest.raises(RunError, match=r"contains a benchmark with layers=None, you asked for all"):
         _compare(data, tmp_path / "out", routes="cached", head="linear")
 
 

@@ -111,7 +111,7 @@ def test_every_option_of_update_reaches_the_library(monkeypatch: pytest.MonkeyPa
     assert got == {"cache": "c.h5", "data": "photos", "views": 7, "augment": "crop", "weights": "w.pth",
                    "dry_run": True, "batch_size": 8, "workers": 3, "device": "cpu", "engine": "pytorch", "max_pixels": 9, "strict": True,
                    "retry": True, "allow_leak": True, "label_column": None, "skip_missing": None,
-                   "backbone": None, "allow_loss": True}  # fmt: skip
+                   "backbone": None, "augment": None, "allow_loss": True}  # fmt: skip
 
 
 def test_other_files_are_refused(tmp_path: Path, data: Path) -> None:
