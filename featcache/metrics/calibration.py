@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.blockwise import iter_blocks
+
 _STEPS = 100
+_PRECISION = 1e-4  # of the last step, relative; Newton's method squares it, so that the result has 1e-6 or better
 _MAX_SCALE = (
     1e3  # of the temperature, in spreads of the logits, and of its inverse; uninformative logits have no optimum
 )
+_BLOCK_BYTES = 2**18  # of logits, which stay in the cache of a core
 
 
 def fit_temperature(
@@ -18,7 +22,8 @@ def fit_temperature(
 ) -> float:
     """The T > 0 for which softmax(logits / T) has the least log-loss (Guo et al. 2017, "On calibration").
 
-    Labels are smoothed as if one in n + 1 were random, so that T stays above 0 if no image is wrong.
+    Labels are smoothed as if one in n + 1 were random, so that T stays above 0 if no image is wrong. The relative error
+    of T is about 1e-6 or less.
 
     Parameters
     ----------
@@ -31,25 +36,39 @@ def fit_temperature(
     start : float, default 1.0
         First value of the search.
     """
-    from scipy.special import softmax  # takes half a second to import; `featcache info` does not need it
-
-    z = np.asarray(logits, np.float64)
-    z = z - z.mean(axis=1, keepdims=True)
-    spread = float(np.sqrt(np.mean(z * z))) or 1.0
-    z /= spread
-    target = (1 - 1 / (len(y) + 1)) * z[np.arange(len(y)), y]  # a random label has the mean logit, 0
-    beta = min(max(spread / start, 1 / _MAX_SCALE), _MAX_SCALE)
+    z = np.array(logits, np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    average = z.mean(axis=1)
+    spread = float(np.sqrt(max(np.einsum("nc,nc->", z, z) / z.size - np.mean(average * average), 0.0))) or 1.0
+    of_label = z[np.arange(len(y)), y]
+    target = of_label + (average - of_label) / (len(y) + 1)  # a random label has the mean logit
+    low, high = 1 / _MAX_SCALE / spread, _MAX_SCALE / spread
+    beta = min(max(1 / start, low), high)
     for _ in range(_STEPS):  # Newton's method: the loss is convex in 1 / T
-        p = softmax(beta * z, axis=1)
-        mean = np.einsum("nc,nc->n", p, z)
+        mean, square = _moments(z, beta)
         slope = float(weight @ (mean - target))
-        curvature = float(weight @ np.einsum("nc,nc->n", p, (z - mean[:, None]) ** 2))
+        curvature = float(weight @ (square - mean * mean))
         step = slope / curvature if curvature * beta > abs(slope) * 1e-6 else np.copysign(np.inf, slope)
         before = beta
-        beta = min(max(beta - step, beta / 4, 1 / _MAX_SCALE), beta * 4, _MAX_SCALE)
-        if abs(beta - before) <= 1e-6 * before:
+        beta = min(max(beta - step, beta / 4, low), beta * 4, high)
+        if abs(beta - before) <= _PRECISION * before:
             break
-    return float(spread / beta)
+    return float(1 / beta)
+
+
+def _moments(z: NDArray[np.float64], beta: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The means of z and of its square under softmax(beta * z), (n,) each; z : (n, c), at most 0 and 0 in each row."""
+    mean, square, ones = np.empty(len(z)), np.empty(len(z)), np.ones(z.shape[1])
+    for rows in iter_blocks(len(z), z.itemsize * z.shape[1], _BLOCK_BYTES):
+        block = z[rows]
+        p = beta * block
+        np.exp(p, out=p)
+        total = p @ ones
+        p *= block
+        mean[rows] = p @ ones / total
+        p *= block
+        square[rows] = p @ ones / total
+    return mean, square
 
 
 def fit_label_temperatures(
@@ -79,7 +98,7 @@ def fit_label_temperatures(
         step = np.where(is_convex, slope / np.where(is_convex, curvature, 1), np.copysign(np.inf, slope))
         before = beta
         beta = np.clip(beta - step, np.maximum(beta / 4, 1 / _MAX_SCALE), np.minimum(beta * 4, _MAX_SCALE))
-        if np.all(np.abs(beta - before) <= 1e-6 * before):
+        if np.all(np.abs(beta - before) <= _PRECISION * before):
             break
     return np.asarray(spread / beta, np.float64)
 
@@ -92,10 +111,14 @@ def label_log_loss(logits: NDArray[Any], y: NDArray[Any], weight: NDArray[np.flo
 
 def mean_log_loss(logits: NDArray[Any], y: NDArray[np.int64], weight: NDArray[np.float64]) -> float:
     """Weighted mean log-loss, in nats; logits of shape (n, c)."""
-    from scipy.special import logsumexp
-
-    z = np.asarray(logits, np.float64)
-    return float(np.average(logsumexp(z, axis=1) - z[np.arange(len(y)), y], weights=weight))
+    z = np.asarray(logits)
+    losses, ones = np.empty(len(z)), np.ones(z.shape[1])
+    for rows in iter_blocks(len(z), 8 * z.shape[1], _BLOCK_BYTES):
+        block = z[rows].astype(np.float64)
+        block -= block.max(axis=1, keepdims=True)
+        of_label = block[np.arange(len(block)), y[rows]]
+        losses[rows] = np.log(np.exp(block, out=block) @ ones) - of_label
+    return float(np.average(losses, weights=weight))
 
 
 def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15) -> NDArray[np.float64]:

@@ -30,7 +30,8 @@ from featcache.cache.writer import CacheWriter
 from featcache.core.samples import Samples
 from featcache.errors import CacheIncompleteError
 from featcache.extraction.extract import extract
-from featcache.heads.tuning import selection
+from featcache.heads.kinds import linear
+from featcache.heads.tuning.tuning_data import TuningData
 from featcache.vision.demo_datasets import write_digits
 
 N, M, D, CLASSES = 200, 80, 30, 4
@@ -372,14 +373,30 @@ def test_one_head_is_fitted_whose_time_is_bounded(
 ) -> None:
     fitted: list[str] = []
 
-    def select(tuning: Any, specs: Any, classes: Any) -> Any:
-        fitted.extend(spec.name for spec in specs)
-        return selection.select(tuning, specs, classes)
+    def recorded(name: str, tune: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            fitted.append(name)
+            return tune(*arguments, **options)
 
-    monkeypatch.setattr(label_errors, "select", select)
+        return call
+
+    monkeypatch.setattr(linear, "tune", recorded("linear", linear.tune))
+    monkeypatch.setattr(TuningData, "tune_closed_form", recorded("lda", TuningData.tune_closed_form))
     monkeypatch.setattr(label_errors, "_MAX_LINEAR", most)  # 200 train images of 4 classes
     assert kinds(Sound().examine(tmp_path)) == []
     assert fitted == heads
+
+
+def test_lda_that_cannot_be_solved_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise np.linalg.LinAlgError("not positive definite")
+
+    monkeypatch.setattr(TuningData, "tune_closed_form", fails)
+    monkeypatch.setattr(label_errors, "_MAX_LINEAR", 0)
+    report = Sound().examine(tmp_path)
+    reason = "not checked: lda could not be fitted: not positive definite"
+    summaries = {check.name: check.summary for check in report.checks if not check.ran}
+    assert [summaries[name] for name in ("classes", "labels", "overlap")] == [reason] * 3
 
 
 def test_skipped_images_are_left_out_and_named(tmp_path: Path) -> None:

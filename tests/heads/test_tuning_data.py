@@ -27,7 +27,8 @@ from featcache.heads.solvers.closed_form import RegularizedCovariances, lda, nea
 from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights
 from featcache.heads.solvers.softmax import solve_path
 from featcache.heads.tuning.path_selection import CVSelection, HeldOut, select_on_path, two_sided
-from featcache.heads.tuning.tuning_data import PENALTIES, TunedHead, TuningData
+from featcache.heads.tuning.strength_search import PENALTIES
+from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 from featcache.metrics.calibration import fit_temperature, mean_log_loss
 from tuned import TUNED, try_to_tune, tune
 
@@ -431,6 +432,37 @@ def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.Mon
     assert TuningData(train).problem.k == 6
 
 
+@pytest.mark.parametrize("solve", [ridge, lda])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_first_fold_chooses_the_strength_at_which_all_folds_are_predicted(
+    solve: Any, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A factorization for each strength, one for each other fold, and one for all images."""
+    train = clouds(classes, apart=1.0)
+    factorized, whiten = [], closed_form._Covariance.whiten
+
+    def counted(self: Any, penalty: float) -> Any:
+        factorized.append(penalty)
+        return whiten(self, penalty)
+
+    monkeypatch.setattr(closed_form._Covariance, "whiten", counted)
+    tuning = TuningData(train)
+    tuned = tuning.tune_closed_form(solve, first_fold=True)
+    assert len(factorized) == len(tuned.trials) + 4 + 1
+    strength = min(tuned.trials, key=lambda trial: trial.log_loss).value
+    assert tuned.setting == f"strength={strength:.3g}"
+    by_folds = tuning.select_closed_form(solve, only=strength)
+    np.testing.assert_array_equal(tuned.probabilities, by_folds.probabilities(multilabel=False))
+    assert tuned.temperature == by_folds.temperature[0]
+    assert len(tuned.probabilities) == 60
+    monkeypatch.setattr("featcache.core.splitting._MAX_FOLDED", 1)  # holds out the first fold alone
+    single = TuningData(train).tune_closed_form(solve)
+    assert single.setting == tuned.setting
+    np.testing.assert_allclose(np.array(single.trials), np.array(tuned.trials), rtol=1e-6)  # of float32
+    again = TuningData(train).tune_closed_form(solve, first_fold=True)
+    np.testing.assert_allclose(again.probabilities, single.probabilities, rtol=1e-6)
+
+
 @pytest.mark.parametrize("folds", [2, 3, 10])
 def test_folds_are_as_many_as_asked_for(folds: int) -> None:
     tuning = TuningData(clouds(2), folds=folds)
@@ -574,6 +606,28 @@ def test_a_search_ends_before_strengths_that_are_rounding_errors(
     tuned = tune(name, tuning)
     assert min(trial.value for trial in tuned.trials) == PENALTIES[least]
     assert tuned.setting == f"strength={PENALTIES[least]:.3g}"
+
+
+@pytest.mark.parametrize("solve", [ridge, lda])
+def test_a_strength_of_the_first_fold_that_is_too_weak_for_others_is_not_taken(
+    solve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = TuningData(fine())
+    covariances, whiten = tuning._regularized(lambda: False), closed_form._Covariance.whiten
+    free = tuning.tune_closed_form(solve, first_fold=True)
+    least = PENALTIES.index(min(free.trials, key=lambda trial: trial.log_loss).value) - 1
+    covariances._whitened.clear()
+
+    def fails(self: Any, penalty: float) -> Any:
+        if self is covariances._covariances[3] and penalty < PENALTIES[least] * covariances.scale * 0.99:
+            raise np.linalg.LinAlgError("not positive definite")
+        return whiten(self, penalty)
+
+    monkeypatch.setattr(closed_form._Covariance, "whiten", fails)
+    tuned = tuning.tune_closed_form(solve, first_fold=True)
+    assert tuned.setting == tuning.tune_closed_form(solve).setting
+    assert min(trial.value for trial in tuned.trials) >= PENALTIES[least]
+    assert tuned.probabilities.shape == (60, 2)
 
 
 @pytest.mark.parametrize("name", ["ridge", "lda"])

@@ -15,7 +15,8 @@ from featcache.cache.features import Features
 from featcache.core.splitting import NEVER, assign_folds
 from featcache.errors import HeadError
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.tuning.tuning_data import PENALTIES, TunedHead, TuningData
+from featcache.heads.tuning.strength_search import PENALTIES
+from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 from featcache.metrics.calibration import fit_label_temperatures, label_log_loss
 from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels
 from several import features, overlapping

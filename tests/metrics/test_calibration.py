@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, logsumexp, softmax
 from sklearn.metrics import log_loss
 
+from featcache.metrics import calibration
 from featcache.metrics.calibration import (
     expected_calibration_error,
     fit_label_temperatures,
@@ -126,6 +127,30 @@ def test_logits_of_float32_and_far_from_zero_are_the_same_logits() -> None:
     expected = fit_temperature(z, y, np.ones(50))
     np.testing.assert_allclose(fit_temperature(z.astype(np.float32), y, np.ones(50)), expected, rtol=1e-5)
     np.testing.assert_allclose(fit_temperature(z + 1e4, y, np.ones(50)), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("start", [0.01, 0.7, 100.0])
+@pytest.mark.parametrize(("classes", "temperature"), [(2, 1.0), (5, 0.1), (30, 3.0)])
+def test_the_relative_error_of_the_temperature_is_a_millionth(classes: int, temperature: float, start: float) -> None:
+    """Against the root of the slope of the smoothed log-loss."""
+    z, y = drawn(500, classes, temperature, seed=classes)
+    weight = np.random.default_rng(0).uniform(0.1, 2, 500)
+    target = np.eye(classes)[y] * 500 / 501 + 1 / 501 / classes
+
+    def slope(beta: float) -> float:
+        return float(weight @ ((softmax(beta * z, axis=1) - target) * z).sum(axis=1))
+
+    exact = 1 / brentq(slope, 0.1 / temperature, 10 / temperature, xtol=1e-14, rtol=1e-14)
+    np.testing.assert_allclose(fit_temperature(z, y, weight, start), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 100])
+def test_the_size_of_a_block_changes_nothing_but_rounding(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    z, y = drawn(50, 3, 2.0, seed=0)
+    weight = np.random.default_rng(0).uniform(0.1, 2, 50)
+    expected = fit_temperature(z, y, weight), mean_log_loss(z, y, weight)
+    monkeypatch.setattr(calibration, "_BLOCK_BYTES", block_bytes)
+    np.testing.assert_allclose((fit_temperature(z, y, weight), mean_log_loss(z, y, weight)), expected, rtol=1e-12)
 
 
 @settings(deadline=None, max_examples=25)

@@ -10,8 +10,8 @@ _IMAGE_STEPS = {"read images": 1.0, "pixels": 0.6, "load network": 0.3, "network
 
 _IMPORT_S = 4.0  # of the libraries of networks
 _PER_SECOND = 3e10  # multiplications of matrix products on a core
-_VALUE, _PAIR, _LOGIT = 30, 200, 5000  # multiplications that take as long as other work on a feature, pair or logit
-_STRENGTHS, _PASSES = 8, 80  # that are tried for LDA; over the rows for a linear head
+_VALUE, _PAIR, _LOGIT = 30, 200, 1000  # multiplications that take as long as other work on a feature, pair or logit
+_STRENGTHS, _PASSES = 8, 80  # that are tried for LDA, on a fifth of the images; over the rows for a linear head
 
 
 def expected_seconds(
@@ -30,8 +30,9 @@ def expected_seconds(
     if head_for(checked, classes) == "linear":
         head = 2 * folds * _PASSES * logits * space
     else:
-        solutions = 2 * folds * space**2 * (space / 3 + classes)
-        head = checked * space**2 + _STRENGTHS * (solutions + logits * (space + _LOGIT))
+        solutions = 2 * (_STRENGTHS + folds) * space**2 * (space / 3 + classes)
+        predictions = (_STRENGTHS / 5 + (folds > 1)) * logits * (space + _LOGIT)
+        head = checked * space**2 + solutions + predictions
     multiplications = {
         "images": 2e8,
         "input": 1e8,

@@ -119,7 +119,9 @@ class RegularizedCovariances:
         """The mean variance of the features; 1 if all are constant."""
         self._whitened: dict[tuple[int, float], NDArray[np.float64]] = {}
 
-    def path(self, solve: Solve, strengths: Sequence[float], stop: Stop = never) -> Iterator[PathWeights]:
+    def path(
+        self, solve: Solve, strengths: Sequence[float], stop: Stop = never, folds: int | None = None
+    ) -> Iterator[PathWeights]:
         """The solutions of the problems that hold a fold out, for one strength after the other.
 
         Parameters
@@ -130,14 +132,17 @@ class RegularizedCovariances:
             The penalty is strength * scale.
         stop : callable
             Whether the time is over; called before each problem.
+        folds : int, optional
+            Only the problems that hold out the first so many folds. None: all of them.
 
         Raises
         ------
         OutOfTimeError
         """
+        numbers = range(len(self._covariances) - 1)[:folds]
         for place, strength in enumerate(strengths):
             try:
-                layers = [self._layer(solve, number, strength, stop) for number in range(len(self._covariances) - 1)]
+                layers = [self._layer(solve, number, strength, stop) for number in numbers]
             except np.linalg.LinAlgError:  # the penalty is less than the rounding errors of the covariance
                 if not place:
                     raise

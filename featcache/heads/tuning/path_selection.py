@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +13,7 @@ from scipy.special import expit, softmax
 
 from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core.samples import Labels
+from featcache.core.splitting import NEVER
 from featcache.heads.solvers.path import OutOfTimeError, PathWeights, Stop, never
 from featcache.metrics.calibration import fit_label_temperatures, fit_temperature, label_log_loss, mean_log_loss
 
@@ -55,6 +56,16 @@ class HeldOut:
         """The images that some problem holds out, shape (m,)."""
         return np.flatnonzero(self.fold >= 0)
 
+    @property
+    def first_fold(self) -> HeldOut:
+        """The images of fold 0 alone, for weights of the problem that holds it out."""
+        is_first = self.fold[self.rows] == 0
+
+        def logits(weights: PathWeights) -> NDArray[np.float64]:
+            return self.logits(weights)[is_first]
+
+        return replace(self, fold=np.where(self.fold == 0, 0, NEVER), logits=logits)
+
 
 def _logits(x: CenteredMatrix, fold: NDArray[np.int64], weights: PathWeights) -> NDArray[np.float64]:
     intercept = weights.intercept + weights.coef @ x.mean.astype(np.float64)
@@ -91,7 +102,12 @@ class CVSelection:
         return np.asarray(expit(logits) if multilabel else softmax(logits, axis=1), np.float64)
 
 
-def select_on_path(path: Iterable[PathWeights], held_out: HeldOut, stop: Stop = never) -> CVSelection:
+def select_on_path(
+    path: Iterable[PathWeights],
+    held_out: HeldOut,
+    stop: Stop = never,
+    temperature: NDArray[np.float64] | None = None,
+) -> CVSelection:
     """The weights with the least log-loss on held-out images, each at its best temperature.
 
     A path ends early if two weights in a row have not lowered the log-loss by a hundredth, as weaker penalties take
@@ -106,6 +122,8 @@ def select_on_path(path: Iterable[PathWeights], held_out: HeldOut, stop: Stop = 
         With one label an image, its labels are indices of the outputs.
     stop : callable
         Whether the time is over.
+    temperature : ndarray, optional
+        First value of the search for the best temperature; None: 1.
 
     Raises
     ------
@@ -116,7 +134,8 @@ def select_on_path(path: Iterable[PathWeights], held_out: HeldOut, stop: Stop = 
     scores: _Scores = _LabelScores(labels, weight) if labels.ndim == 2 else _ClassScores(labels, weight)
     trials: list[CVScore] = []
     best: _Best | None = None
-    temperature = np.ones(1)
+    if temperature is None:
+        temperature = np.ones(1)
     interrupted = False
     members = iter(path)
     while True:

@@ -25,7 +25,7 @@ from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.solvers.closed_form import RegularizedCovariances, Solve, SufficientStatistics
 from featcache.heads.solvers.one_vs_rest import balance_labels
-from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights, Stop, never
+from featcache.heads.solvers.path import Layer, PathWeights, Stop, never
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 from featcache.heads.solvers.row_space import RowSpace
 from featcache.heads.solvers.softmax import BatchedProblem, Solution, interruptible, solve_path
@@ -36,15 +36,11 @@ from featcache.heads.tuning.path_selection import (
     HeldOut,
     select_on_path,
 )
+from featcache.heads.tuning.strength_search import PENALTIES, search_strengths
 from featcache.heads.tuning.training_rows import LocalRows, Targets, TrainingRows
 
 if TYPE_CHECKING:
     from featcache.heads.ray.coordinator import TrainingCluster
-
-PENALTIES = tuple(np.logspace(4, -6, 16).tolist())
-"""Strengths of a penalty, from strong to weak, as multiples of the mean variance of a feature."""
-
-_COARSE = tuple(range(3, len(PENALTIES), 3))  # where the search for a closed form begins
 
 CV_TOL, TOL, MAX_ITER = 1e-3, 1e-5, 1000
 """Precision of the solver, see `minimize`: to compare penalties on held-out images, and of the head itself.
@@ -232,58 +228,53 @@ class TuningData:
             self._statistics = self.rows.statistics(stop)
         return self._statistics
 
-    def tune_closed_form(self, solve: Solve, stop: Stop = never) -> TunedHead:
+    def tune_closed_form(self, solve: Solve, stop: Stop = never, *, first_fold: bool = False) -> TunedHead:
         """A head with a closed form at the strength that is best on held-out images.
 
         Parameters
         ----------
         solve : Solve
             `featcache.heads.solvers.closed_form.ridge` or `lda`.
+        first_fold : bool, default False
+            Whether the images of the first fold alone choose the strength. The head is still fitted without each fold
+            at this strength, which takes less time than a choice by all folds.
 
         Raises
         ------
         OutOfTimeError
         """
         with StepProgress(self.progress, "fit strengths", len(PENALTIES)) as steps:
-            selection = self.select_closed_form(solve, stop, steps)
+            selection = self.select_closed_form(solve, stop, steps, first_fold=first_fold)
+        if first_fold and self.folds > 1:
+            try:
+                by_folds = self.select_closed_form(solve, stop, only=float(selection.values[0]))
+                selection = replace(by_folds, trials=selection.trials, interrupted=selection.interrupted)
+            except np.linalg.LinAlgError:  # the penalty is less than the rounding errors without another fold
+                selection = self.select_closed_form(solve, stop)
         layer = self.expand(self._regularized(stop).refit(solve, float(selection.values[0])))
         return self.tuned_head(selection, layer, "strength={}")
 
     def select_closed_form(
-        self, solve: Solve, stop: Stop = never, steps: StepProgress | None = None, only: float | None = None
+        self,
+        solve: Solve,
+        stop: Stop = never,
+        steps: StepProgress | None = None,
+        only: float | None = None,
+        first_fold: bool = False,
     ) -> CVSelection:
-        """The best of `PENALTIES`: of every third one, then of the neighbors of the best. Raises OutOfTimeError.
+        """See `search_strengths`. Raises OutOfTimeError, LinAlgError.
 
-        only : the only strength to try.
+        only : the only strength to try. first_fold : whether the heads are scored on the first fold alone.
         """
+        covariances, held_out = self._regularized(stop), self.held_out.first_fold if first_fold else self.held_out
 
-        def select(numbers: Sequence[int]) -> CVSelection:
-            path = self._regularized(stop).path(solve, [PENALTIES[number] for number in numbers], stop)
-            return select_on_path(steps.over(path) if steps else path, self.held_out, stop)
+        def path(strengths: Sequence[float]) -> Iterable[PathWeights]:
+            members = covariances.path(solve, strengths, stop, 1 if first_fold else None)
+            return steps.over(members) if steps else members
 
         if only is not None:
-            return select([PENALTIES.index(only)])
-        best = select(_COARSE)
-        tried = {PENALTIES.index(trial.value) for trial in best.trials}
-        while not best.interrupted:
-            number = PENALTIES.index(float(best.values[0]))
-            near = [place for place in (number - 1, number + 1) if place not in tried and 0 <= place < len(PENALTIES)]
-            if not near:
-                break
-            tried.update(near)
-            try:
-                refined = select(near)
-            except OutOfTimeError:
-                return replace(best, interrupted=True)
-            except np.linalg.LinAlgError:  # the next penalty is less than the rounding errors of the covariance
-                break
-            better = refined if refined.log_loss[0] < best.log_loss[0] else best
-            trials = tuple(sorted((*best.trials, *refined.trials), key=lambda trial: -trial.value))
-            is_final = better is best
-            best = replace(better, trials=trials, interrupted=refined.interrupted)
-            if is_final:
-                break
-        return best
+            return select_on_path(path([only]), held_out, stop)
+        return search_strengths(path, held_out, stop)
 
     def _regularized(self, stop: Stop) -> RegularizedCovariances:
         if self._covariances is None:
