@@ -3,12 +3,13 @@
     python benchmarks/default_head.py [--repeats 5] [--sets ...] [--sizes 2000x10 16000x200]
 
 The sets are those of `sets.py`, and "glyphs": letters and digits of the fonts of matplotlib, in 40 classes with 12
-training images each. Each is extracted once with the embedded network, without views, and with the default layers. Then
-the following fits take turns, in one process, from open arrays or an open cache to the fitted classifier:
+training images each. Each is extracted at the defaults, with the embedded network. Then the following fits take turns,
+in one process, from open arrays or an open cache to the fitted classifier:
 
 - default: `fit_head(cache)`. It chooses layers, weights, head and strength by cross-validation.
-- single: `fit_head` with one head on one choice of layers: linear, ridge or lda, on the penultimate layer or on all
-  stages. The best of the six by test log-loss is what the default is compared with.
+- single: `fit_head` with one head on one choice of layers: linear, ridge or lda, on the penultimate layer, on the means
+  of the stages, or on all layers. The best of the nine by test log-loss is what the default is compared with.
+- default on last, on stages: the same as default, on a cache of these layers alone.
 - logistic: scikit-learn's LogisticRegression, fitted once at its defaults on standardized penultimate features.
 - logistic-cv: LogisticRegressionCV on the same features with 5 folds and 10 strengths (not on --sizes).
 - ridge-cv: RidgeClassifierCV on the same features, 16 strengths.
@@ -29,7 +30,7 @@ import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +128,14 @@ def of_featcache(cache: FeatureCache, **options: Any) -> Job:
     return lambda: fits.append(fit_head(cache, device="cpu", **options)), score
 
 
-def compare(cache: FeatureCache, repeats: int, is_small: bool) -> dict[str, Any]:
+def compare(cache: FeatureCache, repeats: int, others: Mapping[str, FeatureCache] | None = None) -> dict[str, Any]:
+    """Measure the fits. others : caches of the same images with fewer layers; None for synthetic features."""
     jobs = {
         "default": of_featcache(cache),
         "logistic": of_sklearn(cache, LogisticRegression),
         "ridge-cv": of_sklearn(cache, lambda: RidgeClassifierCV(np.logspace(-3, 6, 16))),
     }
-    if is_small:
+    if others:
         options = {"scoring": "accuracy", "use_legacy_attributes": False, "l1_ratios": (0.0,)}
         jobs["logistic-cv"] = of_sklearn(cache, lambda: LogisticRegressionCV(Cs=10, cv=5, **options))
     times: dict[str, list[float]] = {name: [] for name in jobs}
@@ -146,10 +148,10 @@ def compare(cache: FeatureCache, repeats: int, is_small: bool) -> dict[str, Any]
     for name in jobs:
         ratios = [own / other for own, other in zip(times["default"], times[name], strict=True)]
         results[name]["default_takes"] = record.spread(ratios)
-    if is_small:
+    if others:
         singles = {}
         for head in ("linear", "ridge", "lda"):
-            for layer in ("penultimate", "stages"):
+            for layer in ("penultimate", "stages", "all"):
                 fit, score = of_featcache(cache, head=head, layer=layer)
                 fit()
                 singles[f"{head} on {layer}"] = score()
@@ -159,6 +161,10 @@ def compare(cache: FeatureCache, repeats: int, is_small: bool) -> dict[str, Any]
         error = max(np.sqrt(accuracy * (1 - accuracy) / n), 1 / n)
         results["single"], results["best_single"] = singles, best
         results["below_best"] = round((singles[best]["accuracy"] - accuracy) / float(error), 2)
+        for layers, other in others.items():
+            fit, score = of_featcache(other)
+            fit()
+            results[f"default on {layers}"] = score()
     return results
 
 
@@ -175,13 +181,17 @@ def main() -> None:
         for case in options.sets:
             folder = Path(name) / case
             images = write_glyphs(folder) if case == "glyphs" else write_set(case, folder)
-            cache = extract(images, Path(name) / f"{case}.h5", views=0).cache
-            figures[case] = {"train": len(cache.features("train").samples), **compare(cache, options.repeats, True)}
+            cache = extract(images, Path(name) / f"{case}.h5").cache
+            others = {
+                layers: extract(images, Path(name) / f"{case} {layers}.h5", layers=layers).cache
+                for layers in ("last", "stages")
+            }
+            figures[case] = {"train": len(cache.features("train").samples), **compare(cache, options.repeats, others)}
             print(case, figures[case], file=sys.stderr, flush=True)
     for size in options.sizes:
         n, classes = map(int, size.split("x"))
         repeats = options.repeats if n < 10_000 else 1
-        figures[size] = compare(clusters(n, classes), repeats, False)
+        figures[size] = compare(clusters(n, classes), repeats)
         print(size, figures[size], file=sys.stderr, flush=True)
     record.write("default_head", figures, measured)
 

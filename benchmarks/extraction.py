@@ -139,7 +139,7 @@ def peak_memory_mb(data: str, network: str, weights: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         code = "from featcache_cli.main import main; main()"
         line = [sys.executable, "-c", code, "extract", data, "-o", f"{folder}/cache.h5", "--views", "8", "--json"]
-        line += ["--backbone", network, "--weights", weights]
+        line += ["--augment", "tutorial", "--backbone", network, "--weights", weights]
         answer = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
     return round(answer["peak_memory_bytes"] / 1e6)
 
@@ -165,7 +165,7 @@ def end_to_end(
     with tempfile.TemporaryDirectory() as folder:
         out, started = Path(folder, "cache.h5"), time.process_time()
         clock = time.perf_counter()
-        seconds = featcache.extract(data, out, backbone=backbone, views=views).report.seconds
+        seconds = featcache.extract(data, out, backbone=backbone, views=views, augment="tutorial").report.seconds
         took, busy = time.perf_counter() - clock, time.process_time() - started
     a_view = (1 / before + 1 / forward_rate(backbone, pixels)) / 2
     return {

@@ -7,7 +7,7 @@ compared with the gain in val accuracy that the head with all training images ha
 of them. The curve also says whether the head underfits: if it predicts train wrongly at least half as often as val, it
 says that another network may help more than labels. The gains of both groups of pairs are compared.
 
-The head is that of `curve` (linear, penultimate layer). Val has 80 to 300 images, so one standard error of a gain is
+The head is linear, on the penultimate layer. Val has 80 to 300 images, so one standard error of a gain is
 about two points. It uses the caches of fine_tuning.py in --work, and extracts those that are missing. Writes
 results/label_curve.json.
 """
@@ -32,7 +32,10 @@ FRACTIONS = (0.125, 0.25, 0.5)
 def measure(pair: dict[str, Any], work: Path) -> dict[str, Any]:
     """The expected and the real gain from the second half of the labels."""
     cache = fine_tuning.extract_clean(pair, work)
-    half, full = curve(cache, fractions=FRACTIONS, repeats=3), curve(cache, fractions=(1.0,))
+    half, full = (
+        curve(cache, head="linear", layer="penultimate", fractions=fractions, repeats=3)
+        for fractions in (FRACTIONS, (1.0,))
+    )
     before, after = half.points[-1].accuracy, full.points[-1].accuracy
     return {
         **{name: pair[name] for name in ("set", "network", "weights")},

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--routes", default="cached,frozen,lpft,finetune,scratch")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="pretrained")
-    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--views", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--train-precision", default="fp32")

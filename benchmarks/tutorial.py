@@ -76,7 +76,8 @@ def one_round(data: str, network: str, views: int, work: Path) -> dict[str, Seco
 
     def cold() -> Seconds:
         cache.unlink(missing_ok=True)
-        return both(featcache(home, "extract", data, "-o", cache, "--views", views, *options), warm())
+        augmented = ("--views", views, "--augment", "tutorial")
+        return both(featcache(home, "extract", data, "-o", cache, *augmented, *options), warm())
 
     def warm() -> Seconds:
         return featcache(home, "fit-head", cache)

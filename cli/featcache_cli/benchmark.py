@@ -29,7 +29,7 @@ from featcache_cli.wrapping import wrap
 )
 @options.backbone_option
 @options.weights_option
-@options.route_views_option
+@options.views_option
 @click.option("--head", default="auto", show_default=True, help="The head of the cached route; see `fit-head`.")
 @options.view_options
 @options.shared("epochs", TrainOptions, type=click.IntRange(1), help="How many epochs live routes train.")

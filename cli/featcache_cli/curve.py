@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from featcache.core.options import HeadOptions
 from featcache_cli import options
 
 
@@ -14,17 +15,20 @@ from featcache_cli import options
 @click.argument("cache", type=options.PATH)
 @click.option("--over", type=click.Choice(["labels", "views"]), default="labels", show_default=True,
               help="What is varied: the number of training labels, or of augmented views per image.")  # fmt: skip
-@click.option("--head", type=click.Choice(["linear", "ridge", "lda", "centroid", "knn", "head2toe"]), default="linear",
-              show_default=True, help="The head to fit.")  # fmt: skip
+@click.option("--head", type=click.Choice(["auto", "linear", "ridge", "lda", "centroid", "knn", "head2toe"]),
+              default="auto", show_default=True, help="The head to fit. auto chooses one on all of train.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1), help="How often each fraction of the labels is drawn. [default: 5]")
 @options.picture_option
-@options.layer_option
+@options.shared("layer", HeadOptions)
 @click.option("--seed", default=0, show_default=True, help="The seed of the draws and folds.")
 @options.as_json
 def command(
     cache: str, over: Literal["labels", "views"], repeats: int | None, out: str | None, as_json: bool, **settings: Any
 ) -> None:
-    """Measure accuracy and fitting time against the number of labels, or of views, in CACHE."""
+    """Measure accuracy and fitting time against the number of labels, or of views, in CACHE.
+
+    The head and the layers that are not named are chosen as fit-head does, once, on all training images.
+    """
     import featcache
 
     if over == "views" and repeats:

@@ -79,8 +79,7 @@ def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
 @options.shared("layer_decay", StrategyOptions, default=None, type=click.FloatRange(0, 1, min_open=True))
 @options.shared("batchnorm", StrategyOptions)
 @options.shared("wise_ft", StrategyOptions, type=click.FloatRange(0, 1), metavar="SHARE")
-@options.shared("augment", type=options.RecipeName(), default=None)  # a preset may set it
-@options.other_view_options
+@options.view_options
 @_training("epochs", type=click.IntRange(1))
 @_training("lr", type=click.FloatRange(0, min_open=True))
 @_training("momentum", type=click.FloatRange(0, 1))

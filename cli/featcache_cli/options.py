@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.core.options import AutoExtractArguments, ExtractArguments, LayerOptions, RouteViewCount, fields_of
+from featcache.core.options import AutoExtractArguments, ExtractArguments, LayerOptions, fields_of
 from featcache.core.specs import AUGMENTS, EMBEDDED
 from featcache.reports.file_types import FORMATS
 from featcache_cli import outputs
@@ -126,7 +126,6 @@ class ViewNumber(click.IntRange):
 
 
 views_option = shared("views", type=click.IntRange(0, 65534))
-route_views_option = shared("views", RouteViewCount, type=click.IntRange(0, 65534))
 auto_views_option = shared("views", AutoExtractArguments, type=ViewNumber())
 val_views_option = shared("val_views", type=click.IntRange(0))
 layers_option = shared("layers")
@@ -182,11 +181,9 @@ class RecipeName(click.Choice[str]):
         return value
 
 
-augment_option = shared("augment", type=RecipeName())
 image_size_option = shared("image_size", type=click.IntRange(1))
-other_view_options = _all(image_size_option, shared("interpolation"))
-"""The options that determine the pixels of a view, except `--augment`, `--seed` and `--value-range`."""
-view_options = _all(augment_option, other_view_options)
+view_options = _all(shared("augment", type=RecipeName()), image_size_option, shared("interpolation"))
+"""The options that determine the pixels of a view, except `--seed` and `--value-range`."""
 seed_option = shared("seed")
 backbone_option = click.option(
     "--backbone",

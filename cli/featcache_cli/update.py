@@ -20,7 +20,8 @@ from featcache_cli import options, outputs
 @click.option(
     "--augment",
     type=options.RecipeName(),
-    help="Recipe of the augmented views. With another one the clean features are kept. [default: as before]",
+    help="Recipe of the augmented views. With another one the clean features are kept. [default: as before; "
+    "that of `extract` if the cache has no augmented views]",
 )
 @click.option("--weights", type=options.PATH, help="The file of the network's weights, if it was moved.")
 @options.factory_option

@@ -11,19 +11,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.formatting import plural, text_table
+from featcache._utils.formatting import brief, plural, text_table
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import is_number
 from featcache._utils.results import NotebookResult, Result
+from featcache.analysis.curve_head import choose_head
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.rng import content_order, content_words
 from featcache.core.samples import strata
-from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
 from featcache.heads.fit import fit
 from featcache.heads.predict import evaluate_head
-from featcache.heads.registry import find_head, heads_with
+from featcache.heads.registry import find_head
 from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.metrics.significance import wilson_interval
 
@@ -88,12 +88,18 @@ class Curve(Result, NotebookResult):
     points : tuple of Point
     n : int
         Val images. With several labels per image an image counts as right if all its labels are right.
+    layers : tuple of str
+        The layers that it was fitted to. Empty in files of older versions.
+    note : str
+        How head and layers were chosen; "" if they were named.
     """
 
     over: Literal["labels", "views"]
     head: str
     points: tuple[Point, ...]
     n: int
+    layers: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def gain_from_doubling(self) -> float | None:
@@ -140,16 +146,25 @@ class Curve(Result, NotebookResult):
             on_train = "-" if point.train_accuracy is None else f"{point.train_accuracy:.4f}"
             figures = [f"{value:.4f}" for value in accuracies]
             lines.append([*counts, *figures, interval, on_train, f"{point.seconds:.2f}"])
-        title = f"{self.head}, val accuracy (n = {self.n}) against {self.over}"
-        return "\n".join([title, *(f"  {line}" for line in text_table(lines, ">")), *self.remarks])
+        on_layers = f" on {brief(self.layers)}" if self.layers else ""
+        title = f"{self.head}{on_layers}: val accuracy (n = {self.n}) against {self.over}"
+        note = [self.note] if self.note else []
+        return "\n".join([title, *note, *(f"  {line}" for line in text_table(lines, ">")), *self.remarks])
 
     def _json_fields(self) -> dict[str, Any]:
         points = [
             {**point._asdict(), "accuracy": point.accuracy, "train_accuracy": point.train_accuracy}
             for point in self.points
         ]
-        gain = self.gain_from_doubling
-        return {"over": self.over, "head": self.head, "n": self.n, "points": points, "gain_from_doubling": gain}
+        return {
+            "over": self.over,
+            "head": self.head,
+            "layers": self.layers,
+            "note": self.note,
+            "n": self.n,
+            "points": points,
+            "gain_from_doubling": self.gain_from_doubling,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Curve:
@@ -159,8 +174,9 @@ class Curve(Result, NotebookResult):
             fields = {"train_accuracies": (), **fields}  # files of older versions have none
             lists = {name: tuple(fields[name]) for name in ("accuracies", "interval", "train_accuracies")}
             points.append(Point(**{name: lists.get(name, fields[name]) for name in Point._fields}))
-        curve = cls(values["over"], values["head"], tuple(points), values["n"])
-        texts = curve.over in ("labels", "views") and isinstance(curve.head, str)
+        layers, note = tuple(values.get("layers", ())), values.get("note", "")  # files of older versions have none
+        curve = cls(values["over"], values["head"], tuple(points), values["n"], layers, note)
+        texts = curve.over in ("labels", "views") and all(isinstance(text, str) for text in (curve.head, note, *layers))
         if not (texts and is_number(curve.n) and all(map(_is_valid, points))):
             raise TypeError("the values are not those of a curve")
         return curve
@@ -183,14 +199,17 @@ def curve(
     cache: str | os.PathLike[str] | FeatureCache,
     *,
     over: Literal["labels", "views"] = "labels",
-    head: str = "linear",
+    head: str = "auto",
     fractions: Sequence[float] = FRACTIONS,
     repeats: int = 5,
-    layer: str = PENULTIMATE,
+    layer: str | None = None,
     seed: int = 0,
     progress: ProgressOption = None,
 ) -> Curve:
     """Fit a head to parts of a cache, and measure accuracy and time against the number of labels or of views.
+
+    By default the head and its layers are those of `fit_head`: they are chosen once, on all training images, and all
+    points are of them. Each point chooses its own settings, and how much each layer counts.
 
     Parameters
     ----------
@@ -199,19 +218,20 @@ def curve(
     over : "labels" or "views", default "labels"
         What is varied. "labels": fractions of the training images, drawn `repeats` times. "views": 0, 1, 2, 4, 8, ...
         augmented views of each training image, up to all that the cache has.
-    head : str, default "linear"
-        A head that chooses its settings, such as "linear", "ridge", "lda", "centroid" or "knn".
+    head : str, default "auto"
+        A head that chooses its settings, such as "linear", "ridge", "lda", "centroid" or "knn". "auto" chooses one.
     fractions : sequence of float, default (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
         Fractions of the labels, above 0 and up to 1. Of each class at least two images are drawn; fractions that give
         the same number of images are one point. Only for a curve over labels.
     repeats : int, default 5
         Draws of each fraction. Only for a curve over labels.
-    layer : str, default "penultimate"
-        One layer, or several; see `featcache.core.layer_names`.
+    layer : str, optional
+        One layer, or several; see `featcache.core.layer_names`. None: those that the head chooses in `fit_head`.
     seed : int, default 0
         Seed of the draws and of the folds.
     progress : callable, bool or None
-        Called as progress(over, done, total) after each point. True shows a bar.
+        Called as progress(over, done, total) after each point, and before as by `fit_head` if the head or the layers
+        are chosen. True shows a bar.
 
     Returns
     -------
@@ -247,10 +267,10 @@ def curve(
 def label_curve(
     cache: str | os.PathLike[str] | FeatureCache,
     *,
-    head: str = "linear",
+    head: str = "auto",
     shares: Sequence[float] = FRACTIONS,
     repeats: int = 5,
-    layer: str = PENULTIMATE,
+    layer: str | None = None,
     seed: int = 0,
     progress: ProgressOption = None,
 ) -> Curve:
@@ -261,7 +281,7 @@ def label_curve(
     progress = as_callback(progress)
     if repeats < 1:
         raise HeadError(f"repeats must be 1 or more; got {repeats}")
-    data = TrainingData.read(FeatureCache.open(cache), layer)
+    head, data, note = choose_head(FeatureCache.open(cache), head, layer, seed, progress)
     train = data.train
     points: list[Point] = []
     for done, fraction in enumerate(shares, start=1):
@@ -271,20 +291,20 @@ def label_curve(
         points.append(_point(head, (train.take(rows) for rows in draws), data, seed))
         if progress:
             progress("labels", done, len(shares))
-    return Curve("labels", head, tuple(points), len(data.val.samples))
+    return Curve("labels", head, tuple(points), len(data.val.samples), data.layers, note)
 
 
 def view_curve(
     cache: str | os.PathLike[str] | FeatureCache,
     *,
-    head: str = "linear",
-    layer: str = PENULTIMATE,
+    head: str = "auto",
+    layer: str | None = None,
     seed: int = 0,
     progress: ProgressOption = None,
 ) -> Curve:
     """`curve` over views."""
     progress = as_callback(progress)
-    data = TrainingData.read(FeatureCache.open(cache), layer)
+    head, data, note = choose_head(FeatureCache.open(cache), head, layer, seed, progress)
     train = data.train
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []
@@ -292,7 +312,7 @@ def view_curve(
         points.append(_point(head, iter([train.with_views(views)]), data, seed))
         if progress:
             progress("views", done, len(counts))
-    return Curve("views", head, tuple(points), len(data.val.samples))
+    return Curve("views", head, tuple(points), len(data.val.samples), data.layers, note)
 
 
 def draw(train: Features, fraction: float, seed: int) -> NDArray[np.int64]:
@@ -314,8 +334,6 @@ def draw(train: Features, fraction: float, seed: int) -> NDArray[np.int64]:
 
 def _point(head: str, draws: Iterator[Features], data: TrainingData, seed: int) -> Point:
     """Fit the head to each draw from the training images."""
-    if find_head(head).tune is None:
-        raise HeadError(f"the head of a curve must be one of {', '.join(heads_with('tune'))}; got {head}")
     accuracies, train_accuracies, seconds, images, views = [], [], [], 0, 0
     for train in draws:
         started = time.perf_counter()

@@ -22,7 +22,8 @@ def check_spec(path: Path, existing: ExtractSpec, requested: ExtractSpec, data: 
     if path.suffix == ".partial":
         cure = f"It is unfinished: continue with its settings, give another file, or remove {path.name}."
     if path.suffix != ".partial" and set(fields) <= {"views", "augment"}:
-        recipe = f" --augment {requested.view.augment.partition('@')[0]}" if "augment" in fields else ""
+        is_named = "augment" in fields or not existing.views
+        recipe = f" --augment {requested.view.augment.partition('@')[0]}" if is_named else ""
         command = f"`featcache update {shlex.quote(str(path))} {shlex.quote(data)} --views {requested.views}{recipe}`"
         cure = f"Extract these views with {command}; the clean ones are kept."
         if not recipe:

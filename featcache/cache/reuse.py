@@ -153,13 +153,13 @@ def stash_partial(path: Path, spec: ExtractSpec, samples: Samples) -> list[Featu
     Images may come and go between a kill and the next run; extracted features are not lost. Raises CacheBusyError.
     """
     partial, cache = partial_path(path), _unfinished(path)
-    if cache and cache.spec == spec and cache.samples.differences(samples):
+    if cache and not cache.spec.differences(spec) and cache.samples.differences(samples):
         with suppress(FileNotFoundError), partial.open("r+b", buffering=0) as file:  # it may be finished meanwhile
             lock.acquire(partial, file, cache.layout.owner_offset)
             os.replace(partial, _free_name(path))
             lock.release(partial, file, cache.layout.owner_offset)
     stashed = (FeatureCache(file) for file in sorted(path.parent.glob(f"{glob.escape(path.name)}{_STASHED}*")))
-    return [cache for cache in stashed if cache.spec == spec]
+    return [cache for cache in stashed if not cache.spec.differences(spec)]
 
 
 def _unfinished(path: Path) -> FeatureCache | None:
@@ -185,7 +185,7 @@ def check_loss(path: Path, spec: ExtractSpec, samples: Samples) -> None:
     if not cache:
         return
     loss = Loss.between(cache, samples)
-    if cache.spec == spec and loss.is_large:
+    if loss.is_large and not cache.spec.differences(spec):
         raise CacheMismatchError(
             f"{partial} is an unfinished extraction of other images: {loss}, would be lost. Finish it with the "
             f"command that began it, give another name with -o, or remove {partial.name}."

@@ -23,6 +23,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_
 
 from featcache.core.option_docs import UNIONS, insert_paragraphs, type_name
 from featcache.core.specs import (
+    CACHED_AUGMENT,
+    LIVE_AUGMENT,
     MAX_PIXELS,
     PENULTIMATE,
     Augment,
@@ -62,11 +64,12 @@ class ViewOptions(TypedDict, total=False):
     """What decides the pixels of a view, in extraction and in training."""
 
     augment: Annotated[
-        Augment,
+        Augment | None,
         Option(
-            "tutorial",
+            None,
             "Recipe of the augmented views: tutorial, crop, trivial, gentle, gentle-flip, none, or one that another "
             "package adds.",
+            none=f"{CACHED_AUGMENT} for the views of a cache, {LIVE_AUGMENT} for live training",
         ),
     ]
     image_size: Annotated[
@@ -106,16 +109,6 @@ class ViewCount(TypedDict, total=False):
     """How many views are extracted."""
 
     views: Annotated[int, Option(0, "Number of augmented views (K) of each training image.")]
-
-
-class RouteViewCount(TypedDict, total=False):
-    """How many views the cached routes of a benchmark extract."""
-
-    views: Annotated[
-        int,
-        Option(4, "Number of augmented views (K) of each training image for the cached routes. Live routes see a new "
-                  "view in each epoch."),
-    ]  # fmt: skip
 
 
 class ExtractOptions(FeatureOptions, total=False):

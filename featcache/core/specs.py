@@ -30,6 +30,10 @@ Thresholds = Literal["f1"] | float | Mapping[str, float]
 
 AUGMENTS: tuple[str, ...] = ("tutorial", "crop", "trivial", "gentle", "gentle-flip", "none")
 """The view recipes of featcache."""
+CACHED_AUGMENT = "gentle"
+"""Default recipe of views in a cache: the best in the mean of benchmarks/views.py."""
+LIVE_AUGMENT = "tutorial"
+"""Default recipe of live training."""
 PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
 MAX_PIXELS = 178_956_970
@@ -58,6 +62,20 @@ def _recipe_name(augment: str) -> str:
         added = [name for name in VIEW_RECIPES.names() if name not in AUGMENTS]
         raise SpecError(f"augment is {augment!r}; it must be one of {', '.join([*AUGMENTS, *added])}")
     return name
+
+
+def cached_augment(augment: Augment | None, views: int) -> Augment:
+    """The recipe that the spec of a cache holds.
+
+    Parameters
+    ----------
+    augment : str or None
+        What the user names. None: `CACHED_AUGMENT`. Without views the recipe decides nothing, and is the one that
+        older versions wrote, so that equal caches have equal digests.
+    views : int
+        K, the number of augmented views.
+    """
+    return augment or (CACHED_AUGMENT if views else LIVE_AUGMENT)
 
 
 def is_arrays(backbone: str) -> bool:
@@ -227,6 +245,10 @@ class ExtractSpec:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def differences(self, other: ExtractSpec) -> list[tuple[str, Any, Any]]:
-        """The fields that differ, as (name, value of this spec, value of the other)."""
+        """The fields that differ, as (name, value of this spec, value of the other).
+
+        `augment` counts only where both have augmented views: it decides no clean feature.
+        """
         first, second = ({**_NEWER, **spec.flat()} for spec in (self, other))
-        return [(name, first[name], second[name]) for name in first if first[name] != second[name]]
+        names = [name for name in first if name != "augment" or (self.views and other.views)]
+        return [(name, first[name], second[name]) for name in names if first[name] != second[name]]

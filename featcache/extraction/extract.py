@@ -134,7 +134,7 @@ def extract(
         seconds=monitor.seconds(),
         images=int(np.count_nonzero(views_extracted)),
         size_bytes=cache.size_bytes,
-        spec_digest=info.spec.digest(),
+        spec_digest=cache.spec.digest(),
         seed=options["seed"],
         device=info.device_name,
         precision=info.precision,

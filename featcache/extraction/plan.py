@@ -17,7 +17,7 @@ from featcache.backbones.load import load_backbone, load_backbone_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
 from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
-from featcache.core.specs import ExtractSpec
+from featcache.core.specs import ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest
 from featcache.data.sample_loader import SampleLoader
 from featcache.errors import CacheMismatchError
@@ -158,11 +158,13 @@ class ExtractionRequest:
             )
         else:
             network = backbone
+        view = select(ViewOptions, options)
+        view["augment"] = cached_augment(options["augment"], options["views"])
         spec = network.extract_spec(
             views=options["views"],
             val_views=options["val_views"],
             dtype=options["dtype"],
-            **select(ViewOptions, options),
+            **view,
         )
         runtime = select(RuntimeOptions, options)
         return ExtractionPlan(network, spec, runtime, self.match_engine, engine_selected=network is backbone)

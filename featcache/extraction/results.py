@@ -199,7 +199,8 @@ class Update(Result, NotebookResult):
         lines += [f"damaged: {self.problem}"] if self.problem else []
         lines += [f"views: {self.views[0]} before, {self.views[1]} now"] if self.views[0] != self.views[1] else []
         before, now = self.recipes
-        lines += [f"augmentation: {before} before, {now} now"] if before != now else []
+        change = f"{before} before, {now} now" if self.views[0] else now
+        lines += [f"augmentation: {change}"] if before != now else []
         will = "would be " if self.cache is None else ""
         lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
         lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []

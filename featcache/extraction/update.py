@@ -22,7 +22,7 @@ from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, k
 from featcache.cache.writer import CacheWriter
 from featcache.core.options import RuntimeOptions, takes_options
 from featcache.core.samples import Samples
-from featcache.core.specs import ExtractSpec
+from featcache.core.specs import ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.extraction.estimate import measure
@@ -122,7 +122,7 @@ def update(
         Number of augmented views (K) of each training image. None: as before.
     augment : str or None, default None
         Recipe of the augmented views, see `extract`. With another recipe the clean features are kept, and the augmented
-        views are extracted again. None: as before.
+        views are extracted again. None: as before, or that of `extract` if the cache has no augmented views.
     weights : str or None, default None
         Where the weights of the network are now. None: where they were.
     backbone : Backbone, nn.Module or None, default None
@@ -312,8 +312,11 @@ def _plan(
     old: FeatureCache, manifest: Manifest, views: int | None, augment: str | None, monitor: Monitor
 ) -> tuple[UpdatePlan, NDArray[np.int64]]:
     """What becomes of a cache with these views, and its damaged rows. The clean view is that of every recipe."""
-    view = old.spec.view if augment is None else replace(old.spec.view, augment=augment)
-    spec = replace(old.spec, views=old.spec.views if views is None else views, view=view)
+    views = old.spec.views if views is None else views
+    if augment is None:
+        augment = old.spec.view.augment if old.spec.views or not views else cached_augment(None, views)
+    view = replace(old.spec.view, augment=augment)
+    spec = replace(old.spec, views=views, view=view)
     damaged = _damaged(old, monitor)
     expected = expected_views(spec, manifest.samples)
     matches = match_rows(old, manifest.samples, expected if view == old.spec.view else np.minimum(expected, 1), damaged)

@@ -22,7 +22,7 @@ from featcache.backbones.sources.registry import check_name
 from featcache.core.bit_depth import ValueRange
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
 from featcache.core.options import LiveOptions, ViewOptions, manifest_keywords, select, takes_options
-from featcache.core.specs import EMBEDDED
+from featcache.core.specs import EMBEDDED, LIVE_AUGMENT
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
 from featcache.finetuning.checks import check_distributed, explain_torch_errors
@@ -154,6 +154,7 @@ def finetune(
         process_group = world
     progress, device, max_pixels = as_callback(progress), options["device"], options["max_pixels"]
     mode, init_head = options["mode"], options["init_head"]
+    options["augment"] = options["augment"] or LIVE_AUGMENT
     timer = PhaseTimer()
     if process_group.size > 1:
         check_distributed(process_group, make_train_config(config), image_cache, compile)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.core.options import ViewOptions, fields_of
 from featcache.core.specs import EMBEDDED, Augment
 from featcache.errors import RunError
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
@@ -71,7 +70,7 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     config_fields = {name: arguments.pop(name) for name in fields & arguments.keys()}
     return {
         "backbone": preset.backbone if preset else EMBEDDED,
-        "augment": preset.augment if preset else fields_of(ViewOptions)["augment"].option.default,
+        **({"augment": preset.augment} if preset else {}),
         **arguments,
         "config": dataclasses.replace(config, **config_fields),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,9 @@ def comparison_markdown(comparison: Comparison, name: str) -> str:
         verdict.text,
         *(["\n".join(f"- {note}" for note in verdict.notes)] if verdict.notes else []),
         "## What was run",
-        f"{settings['data']}: {images} images; {settings['backbone']} (weights: {settings['weights']}), augmentation "
-        f"{settings['augment']}, {settings['views']} cached views, head {settings['head']}; live routes: {recipe}. "
+        f"{settings['data']}: {images} images; {settings['backbone']} (weights: {settings['weights']}); "
+        f"cached: {cached_views(settings)}, head {settings['head']}; live routes: a new view by "
+        f"{settings['view_recipes']['live']} in each epoch, {recipe}. "
         f"Computed: {computed(comparison)}. "
         f"{plural(settings['repeats'], 'repeat')} from seed {settings['seed']}: medians (lowest to highest).",
         comparison_table(comparison).markdown(),
@@ -85,6 +87,12 @@ def comparison_markdown(comparison: Comparison, name: str) -> str:
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}. Versions: {versions}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def cached_views(settings: Mapping[str, Any]) -> str:
+    """The views of a training image that the cached routes extract."""
+    views, recipe = settings["views"], settings["view_recipes"]["cached"]
+    return f"the clean view and {views} by {recipe}" if views else "the clean view alone"
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -134,7 +142,8 @@ def remarks(comparison: Comparison) -> list[str]:
         are = "is" if len(unreadable) == 1 else "are"
         lines.append(f"{plural(len(unreadable), 'image')} cannot be read and {are} excluded: {brief(unreadable)}.")
     if comparison.no_curves:
-        lines.append(f"There are no curves over views and labels: {comparison.no_curves}")
+        missing = "are no curves over views and labels" if comparison.settings["views"] else "is no curve over labels"
+        lines.append(f"There {missing}: {comparison.no_curves}")
     return lines + _losses(comparison)
 
 
@@ -144,15 +153,23 @@ def _fitted_heads(comparison: Comparison) -> list[str]:
     lines = []
     if cached and cached.heads:
         lines.append(f"The cached head is {_describe_heads(cached)}.")
-        if frozen and not any(find_head(head.name).epochs for head in cached.heads):
-            lines.append(
-                f"{frozen.route}, trains another head, a linear layer on {PENULTIMATE} by gradient descent: the two "
-                "routes differ by more than the cache."
-            )
+        if frozen and (differences := _differences(cached, comparison.settings)):
+            lines.append(f"{frozen.route}, {differences}: the two routes differ by more than the cache.")
     if lpft and lpft.heads and not (cached and cached.heads == lpft.heads):
         start = _describe_heads(lpft)
         lines.append(f"LP-FT starts from {start}, as a network continues from a linear layer on {PENULTIMATE} alone.")
     return lines
+
+
+def _differences(cached: Outcome, settings: Mapping[str, Any]) -> str:
+    """In what the frozen network differs from the cached head, besides the cache; empty if in nothing."""
+    head, recipes = "", settings["view_recipes"]
+    if not any(find_head(head.name).epochs for head in cached.heads):
+        head = f"trains another head, a linear layer on {PENULTIMATE} by gradient descent"
+    views = ""
+    if recipes["cached"] != recipes["live"]:
+        views = f"trains on a new view by {recipes['live']} in each epoch, the cached head on {cached_views(settings)}"
+    return ", and ".join(text for text in (head, views) if text)
 
 
 def _describe_heads(outcome: Outcome) -> str:

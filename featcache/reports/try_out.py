@@ -25,7 +25,7 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
 from featcache.core.bit_depth import ValueRange, format_range
 from featcache.core.options import ViewCount, with_defaults
-from featcache.core.specs import EMBEDDED
+from featcache.core.specs import EMBEDDED, cached_augment
 from featcache.data.input_notes import input_notes
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.foreign_folders import TRY_MARK
@@ -202,6 +202,10 @@ def _describe(example: IssueExample) -> str:
     return f"{printable(example.image)} is labelled {example.label}, probably {example.suggested}"
 
 
+def _describe_views(views: int, augment: str | None) -> str:
+    return f"{plural(views, 'augmented view')} by {augment}" if views else "no augmented views"
+
+
 def _list(examples: Sequence[IssueExample]) -> list[str]:
     more = [f"  and {len(examples) - _LISTED} more"] if len(examples) > _LISTED else []
     return [*(f"  {_describe(example)}" for example in examples[:_LISTED]), *more]
@@ -299,8 +303,7 @@ def try_out(
     try:
         extraction = run()
     except CacheMismatchError as error:
-        only_layers = error.fields == ("layers",)
-        _update(folder / CACHE, data, manifest, backbone, device, progress, on_note, only_layers)
+        _update(folder / CACHE, data, manifest, backbone, device, views, error.fields, progress, on_note)
         extraction = run()
     cache = extraction.cache
     diagnosis = doctor(cache, seed=seed, progress=progress)
@@ -342,13 +345,17 @@ def _update(
     manifest: Manifest,
     backbone: str | Backbone,
     device: str,
+    views: int,
+    differing: Sequence[str],
     progress: Progress | None,
     on_note: Callable[[str], None] | None,
-    other_layers: bool,
 ) -> None:
-    """Update the cache of an earlier trial, or remove it if it differs in its layers, as those of older versions do.
+    """Update the cache of an earlier trial to these images and views, or remove it if it has other layers.
 
-    Raises HeadError if it was made from mainly other images.
+    Caches of older versions have other views or layers. A cache that differs in more is left as it is. Raises HeadError
+    if it was made from mainly other images.
+
+    differing : fields of the spec.
     """
     if not path.exists():
         return
@@ -359,12 +366,19 @@ def _update(
             f"{path.parent} holds a trial of other images: {loss}, are not in {os.fspath(data)}. Give another folder "
             "with -o, or delete that one."
         )
-    if other_layers:
+    if not set(differing) <= {"layers", "views", "augment"}:
+        return
+    if "layers" in differing:
         if on_note:
             on_note(f"extracts {path} again: it has the layers of an older version ({brief(cache.spec.layers)})")
         path.unlink()
-    elif changes := cache.samples.differences(manifest.samples):
-        if on_note:
-            on_note(f"updates {path}: {'; '.join(changes)}")
-        network = None if isinstance(backbone, str) else backbone
-        update(path, data, backbone=network, device=device, progress=progress)
+        return
+    changes = cache.samples.differences(manifest.samples)
+    augment = cached_augment(None, views) if views else None
+    if differing:
+        before = _describe_views(cache.spec.views, cache.spec.view.augment)
+        changes = [f"{_describe_views(views, augment)} instead of {before}", *changes]
+    if on_note and changes:
+        on_note(f"updates {path}: {'; '.join(changes)}")
+    network = None if isinstance(backbone, str) else backbone
+    update(path, data, views=views, augment=augment, backbone=network, device=device, progress=progress)

@@ -40,6 +40,11 @@ def _compare(data: Path, out: Path, **changes: Any) -> Comparison:
     return benchmark(data, out, **{**SIZE, "views": 2, "config": RECIPE, "precision": "fp32", **changes})
 
 
+def _orders_of(orders: list[dict[str, Any]], name: str) -> list[Any]:
+    """This setting of the tasks that extract or train; "unset" where a task does not have it."""
+    return [order.get(name, "unset") for order in orders if order["task"] != "fit-head"]
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("comparison") / "data", {**COUNTS, "test/ants": 2, "test/bees": 2})
@@ -174,7 +179,7 @@ def test_the_report_is_written(real: tuple[Comparison, Path, list[str]]) -> None
         )
     assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(comparison_values(result)))
     markdown = (out / "report.md").read_text(encoding="utf-8")
-    assert "\n\ndata: 13 train, 5 val, 4 test images; efficientnet_lite0 (weights: pretrained), " in markdown
+    assert "\n\ndata: 13 train, 5 val, 4 test images; efficientnet_lite0 (weights: pretrained); " in markdown
     assert (out / "report.png").stat().st_size > 0
 
 
@@ -316,6 +321,52 @@ def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
     assert (extraction["precision"], extraction["views"], extraction["weights"]) == ("fp32", 2, "pretrained")
     assert {order["precision"] for order in live} == {"bf16"}
     assert all(order["recipe"] == {"epochs": 1, "batch_size": 5, "lr": 0.01} for order in (frozen, *others))
+
+
+def test_without_options_the_cached_route_is_that_of_extract_and_live_routes_augment(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = fake_processes(monkeypatch)
+    result = benchmark(data, tmp_path / "out", **SIZE, routes=["cached", "frozen"], config=RECIPE)
+    assert _orders_of(orders, "views") == [0, "unset"]
+    assert _orders_of(orders, "augment") == ["unset", "unset"]
+    assert [curve.over for curve in result.curves] == ["labels"]
+    assert result.settings["views"] == 0
+    assert result.settings["view_recipes"] == {"cached": None, "live": "tutorial"}
+    assert result.settings.get("augment") is None
+    report = write_report(result, tmp_path / "report")
+    assert "views-" not in report
+    assert not (tmp_path / "report/report-views.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("augment", "given", "recipes"),
+    [(None, "unset", ("gentle", "tutorial")), ("crop", "crop", ("crop", "crop"))],
+)
+def test_each_route_has_its_default_recipe_or_all_have_the_named_one(
+    augment: str | None,
+    given: str,
+    recipes: tuple[str, str],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orders = fake_processes(monkeypatch)
+    result = _compare(data, tmp_path / "out", routes=["cached", "frozen"], augment=augment)
+    assert _orders_of(orders, "augment") == [given, given]
+    assert result.settings["view_recipes"] == dict(zip(("cached", "live"), recipes, strict=True))
+
+
+def test_a_folder_with_four_views_of_an_older_version_is_refused_by_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_processes(monkeypatch)
+    old = {"routes": ["cached"], "views": 4, "augment": "tutorial"}
+    _compare(data, tmp_path / "out", **old)
+    with pytest.raises(RunError, match="views=4, you asked for 0") as caught:
+        _compare(data, tmp_path / "out", routes=["cached"], views=0)
+    assert "augment=tutorial, you asked for the default" in str(caught.value)
+    assert _compare(data, tmp_path / "out", **old).settings["augment"] == "tutorial"
 
 
 def test_a_crash_keeps_the_finished_routes_and_times_the_other_anew(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from caches import cache_of, clouds
+from caches import cache_of, cache_of_layers, clouds
 from featcache.analysis.curves import Curve, Point, curve, draw, gain_from_doubling
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
@@ -59,7 +62,9 @@ def test_repeats_draw_other_images() -> None:
 
 def test_all_labels_are_what_fit_head_gives_and_more_labels_are_better(cache: FeatureCache) -> None:
     steps: list[tuple[str, int, int]] = []
-    result = curve(cache, fractions=(0.05, 0.5, 1.0), repeats=3, progress=lambda *step: steps.append(step))
+    result = curve(
+        cache, head="linear", fractions=(0.05, 0.5, 1.0), repeats=3, progress=lambda *step: steps.append(step)
+    )
     assert [point.images for point in result.points] == [6, 60, 120]
     assert [len(point.accuracies) for point in result.points] == [3, 3, 1]
     last = result.points[-1]
@@ -72,6 +77,67 @@ def test_all_labels_are_what_fit_head_gives_and_more_labels_are_better(cache: Fe
     assert (fields["over"], fields["head"], fields["n"]) == ("labels", "linear", 90)
     assert fields["points"][2]["accuracy"] == last.accuracy
     assert "  100%     120      4" in str(result)
+    assert (result.layers, result.note) == (("penultimate",), "")
+    assert str(result).startswith("linear on penultimate: val accuracy (n = 90) against labels\n")
+
+
+@pytest.fixture
+def layered(tmp_path: Path) -> FeatureCache:
+    """Of two layers, the penultimate one tells nothing, and the other one the class."""
+
+    def drawn(n: int, views: int, seed: int) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
+        y = np.arange(n) % 3
+        noise, told = np.random.default_rng(seed).normal(size=(2, n, views, 6)).astype(np.float32)
+        return {"penultimate": noise, "blocks.3": told + 2 * np.eye(6, dtype=np.float32)[y][:, None]}, y
+
+    return cache_of_layers(tmp_path / "layers.h5", drawn(150, 2, 0), drawn(90, 1, 1))
+
+
+@pytest.mark.parametrize("over", ["labels", "views"])
+def test_the_head_and_the_layers_are_those_of_fit_head_on_all_of_train(
+    over: Literal["labels", "views"], layered: FeatureCache
+) -> None:
+    chosen = fit_head(layered)
+    assert "blocks.3" in chosen.layers
+    options: dict[str, Any] = {"fractions": (0.1, 1.0), "repeats": 2} if over == "labels" else {}
+    result = curve(layered, over=over, **options)
+    assert (result.head, result.layers) == (chosen.name, chosen.layers)
+    said = "The head and the layers were chosen once, by cross-validation on all 150 training images."
+    assert result.note == str(result).splitlines()[1] == said
+    named = curve(layered, over=over, head=chosen.name, layer=",".join(chosen.layers), **options)
+    assert named.note == ""
+    assert [point._replace(seconds=0) for point in result.points] == [
+        point._replace(seconds=0) for point in named.points
+    ]
+    assert result.points[-1].accuracy == pytest.approx(chosen.accuracy.accuracy, abs=0.03)  # weights may differ
+    assert all(len(point.train_accuracies) == len(point.accuracies) for point in result.points)
+    assert Curve.from_dict(result.to_dict()) == result
+
+
+def test_what_is_named_is_not_chosen(layered: FeatureCache) -> None:
+    by_head = curve(layered, head="ridge", fractions=(1.0,))
+    assert (by_head.head, by_head.layers) == ("ridge", fit_head(layered, head="ridge").layers)
+    assert by_head.note == "The layers were chosen once, by cross-validation on all 150 training images."
+    by_layer = curve(layered, layer="penultimate", fractions=(1.0,))
+    assert (by_layer.head, by_layer.layers) == (fit_head(layered, layer="penultimate").name, ("penultimate",))
+    assert by_layer.note == "The head was chosen once, by cross-validation on all 150 training images."
+    neighbors = curve(layered, head="knn", fractions=(1.0,))
+    assert (neighbors.layers, neighbors.note) == (("penultimate",), "")
+
+
+def test_what_the_budget_leaves_out_is_said(layered: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.heads.tuning.selection.BUDGET_S", 0.0)
+    monkeypatch.setattr("featcache.heads.fit.BUDGET_S", 0.0)
+    result = curve(layered, fractions=(1.0,))
+    assert result.head == "lda"
+    assert "linear was left out: the budget was spent." in result.note
+    assert re.search(r"\d choices of layers were not compared: the budget was spent\.$", result.note)
+
+
+@pytest.mark.parametrize("head", ["sgd", "forest"])
+def test_a_head_that_chooses_nothing_has_no_curve(head: str, cache: FeatureCache) -> None:
+    with pytest.raises(HeadError, match=f"^the head of a curve must be auto or one of .*lda.*; got {head}$"):
+        curve(cache, head=head)
 
 
 def test_shares_that_draw_the_same_are_one_point(cache: FeatureCache) -> None:
@@ -183,9 +249,13 @@ def test_a_curve_of_an_older_version_has_no_accuracy_on_train() -> None:
     values = made((20, 0.6), (40, 0.8), train=0.9).to_dict()
     assert values["gain_from_doubling"] == pytest.approx(0.1)
     assert Curve.from_dict(values) == made((20, 0.6), (40, 0.8), train=0.9)
+    del values["layers"], values["note"]
     for point in values["points"]:
         del point["train_accuracies"], point["train_accuracy"]
     assert Curve.from_dict(values) == made((20, 0.6), (40, 0.8))
+    for name, wrong in (("layers", [3]), ("note", None)):
+        with pytest.raises(TypeError, match="not those of a curve"):
+            Curve.from_dict({**values, name: wrong})
     values["points"][0]["train_accuracies"] = [1.5]
     with pytest.raises(TypeError, match="not those of a curve"):
         Curve.from_dict(values)

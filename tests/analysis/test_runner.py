@@ -210,6 +210,8 @@ def test_curves_are_drawn_where_the_budget_has_room(
     # A head takes 8 s inside its process; the curves have (2 + 1) + 7 of them in two processes.
     assert result.no_curves == "they take about 66 seconds, and the budget has 9 seconds left."
     assert len(_compare(data, tmp_path / "more", routes=["cached"], budget_s=600.0).curves) == 2
+    clean = _compare(data, tmp_path / "clean", routes=["cached"], budget_s=90.0, views=0)
+    assert clean.no_curves == "they take about 49 seconds, and the budget has 39 seconds left."
 
 
 @pytest.mark.parametrize("head", ["auto", "ridge", "centroid"])

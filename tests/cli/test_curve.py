@@ -13,7 +13,7 @@ from featcache.analysis.curves import curve
 
 def without_seconds(values: dict[str, Any]) -> dict[str, Any]:
     points = [{name: value for name, value in point.items() if name != "seconds"} for point in values["points"]]
-    return {name: values[name] for name in ("over", "head", "n")} | {"points": points}
+    return {name: values[name] for name in ("over", "head", "note", "n")} | {"points": points}
 
 
 def test_labels_are_the_default(cache: Path) -> None:
@@ -27,9 +27,18 @@ def test_labels_are_the_default(cache: Path) -> None:
 
 def test_views_are_drawn(cache: Path, tmp_path: Path) -> None:
     text = done("curve", cache, "--over", "views", "-o", tmp_path / "views.png")
-    assert len(text.splitlines()) == 2 + len(curve(cache, over="views").points) == 5
+    assert len(text.splitlines()) == 3 + len(curve(cache, over="views").points) == 6
     with Image.open(tmp_path / "views.png") as picture:
         assert picture.size[0] > 500
+
+
+def test_the_head_is_that_of_fit_head_unless_it_is_named(cache: Path) -> None:
+    values = as_json("curve", cache, "--over", "views")
+    chosen = as_json("fit-head", cache)
+    assert (values["head"], values["layers"]) == (chosen["head"], chosen["layers"])
+    assert "chosen once, by cross-validation on all 13 training images." in values["note"]
+    named = as_json("curve", cache, "--over", "views", "--head", "knn", "--layer", "penultimate")
+    assert (named["head"], named["layers"], named["note"]) == ("knn", ["penultimate"], "")
 
 
 def test_what_is_drawn_is_what_show_draws_of_what_is_printed(cache: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_another_spec_for_the_same_file_is_refused_naming_each_field(data: Path,
         "views": "2, you asked for 3",
         "seed": "0, you asked for 7",
         "dtype": "float16, you asked for float32",
-        "augment": "tutorial, you asked for crop",
+        "augment": "gentle, you asked for crop",
         "image_size": "32, you asked for 48",
         "resize_size": "37, you asked for 55",
     }

@@ -47,7 +47,7 @@ def arguments(data: Path, cache: Path, heads: Path) -> dict[str, tuple[Path, ...
 
 
 SAID = {
-    "views": ["view 0: clean", "view 2", "ants", "bees", "2 augmented views (tutorial) of each image"],
+    "views": ["view 0: clean", "view 2", "ants", "bees", "2 augmented views (gentle) of each image"],
     "predictions": ["no mistakes; 5 val images"],
     "confusion": ["5 of 5 val images right (100.0%)", "predicted class", "true class"],
     "reliability": ["accuracy", "images"],

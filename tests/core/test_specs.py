@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.core.specs import AUGMENTS, ExtractSpec, ViewSpec
+from featcache.core.specs import AUGMENTS, ExtractSpec, ViewSpec, cached_augment
 
 SPEC = ExtractSpec(
     backbone="toy",
@@ -89,6 +89,22 @@ def test_every_field_changes_the_digest_and_is_named_as_the_difference(name: str
     assert other.digest() != SPEC.digest()
     assert SPEC.differences(other) == [(name, SPEC.flat().get(name, NEWER.get(name)), other.flat()[name])]
     assert other.differences(SPEC) == [(name, other.flat()[name], SPEC.flat().get(name, NEWER.get(name)))]
+
+
+def test_the_recipe_is_no_difference_where_one_has_no_views() -> None:
+    crop, clean = changed("augment"), dataclasses.replace(SPEC, views=0)
+    assert clean.differences(crop) == [("views", 0, 3)]
+    assert crop.differences(clean) == [("views", 3, 0)]
+    assert clean.differences(dataclasses.replace(crop, views=0)) == []
+    assert clean.digest() != dataclasses.replace(crop, views=0).digest()
+
+
+@pytest.mark.parametrize(
+    ("augment", "views", "recipe"),
+    [(None, 0, "tutorial"), (None, 1, "gentle"), ("crop", 0, "crop"), ("tutorial", 4, "tutorial")],
+)
+def test_the_recipe_of_a_cache(augment: str | None, views: int, recipe: str) -> None:
+    assert cached_augment(augment, views) == recipe
 
 
 def test_differences_are_given_as_json_values() -> None:

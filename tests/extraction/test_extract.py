@@ -50,6 +50,37 @@ def spy_on(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, fail_at: int | N
     return sizes
 
 
+def test_views_are_gentle_unless_a_recipe_is_named(split_folder: Path, tmp_path: Path) -> None:
+    usual = extract(split_folder, tmp_path / "usual.h5", backbone=toy_backbone(), views=VIEWS).cache
+    gentle = extract(split_folder, tmp_path / "gentle.h5", backbone=toy_backbone(), views=VIEWS, augment="gentle").cache
+    assert usual.spec == gentle.spec
+    assert bytes_of(usual.path) == bytes_of(gentle.path)
+    assert usual.spec.view.augment == "gentle"
+
+
+@pytest.mark.parametrize("augment", ["tutorial", "gentle", "crop"])
+def test_without_views_any_recipe_is_the_same_cache(split_folder: Path, tmp_path: Path, augment: str) -> None:
+    """Older versions wrote "tutorial" by default: the digest of a default cache stays as it was."""
+    out, usual = tmp_path / "cache.h5", extract(split_folder, tmp_path / "usual.h5", backbone=toy_backbone()).cache
+    cache = extract(split_folder, out, backbone=toy_backbone(), augment=augment).cache
+    assert (cache.spec.digest() == usual.spec.digest()) == (augment == "tutorial")
+    assert bytes_of(out) == bytes_of(usual.path)
+    again = extract(split_folder, out, backbone=toy_backbone())
+    assert (again.extracted, again.report.spec_digest) == (0, cache.spec.digest())
+
+
+def test_an_unfinished_cache_without_views_goes_on_with_any_recipe(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, broken = tmp_path / "cache.h5", toy_backbone()
+    spy_on(broken, monkeypatch, fail_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        extract(split_folder, out, backbone=broken, batch_size=8, augment="crop")
+    (split_folder / "train/ants/000.png").unlink()  # so that it is set aside
+    assert 0 < extract(split_folder, out, backbone=toy_backbone()).extracted < 17
+    assert FeatureCache.open(out).spec.view.augment == "tutorial"
+
+
 @pytest.mark.parametrize("augment", AUGMENTS)
 def test_features_are_the_networks_answers_to_the_views(split_folder: Path, tmp_path: Path, augment: str) -> None:
     manifest = read_manifest(split_folder)
@@ -71,7 +102,7 @@ def test_float32_storage_keeps_the_answers_to_float32_rounding(split_folder: Pat
     manifest = read_manifest(split_folder)
     backbone = toy_backbone()
     cache = extract(manifest, tmp_path / "a.h5", backbone=backbone, views=1, dtype="float32").cache
-    spec = backbone.view_spec(augment="tutorial", seed=0)
+    spec = backbone.view_spec(augment="gentle", seed=0)
     expected = np.stack([answers(manifest, row, spec, range(2)) for row in manifest.samples.rows("train")])
     np.testing.assert_allclose(cache.features("train").x, expected, rtol=1e-5, atol=1e-5)
 
@@ -311,7 +342,7 @@ def test_a_partial_file_of_another_spec_is_refused(
     with pytest.raises(CacheMismatchError) as error:
         extract(split_folder, out, backbone=toy_backbone(), views=1, augment="crop")
     assert str(error.value) == (
-        f"{out}.partial was made with augment=tutorial, you asked for crop. It is unfinished: continue with its "
+        f"{out}.partial was made with augment=gentle, you asked for crop. It is unfinished: continue with its "
         f"settings, give another file, or remove photos.h5.partial."
     )
 

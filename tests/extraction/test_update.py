@@ -75,7 +75,7 @@ def path(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "a.h5"
 
 
-def equals_a_new_one(path: Path, data: Path, views: int = 2, augment: str = "tutorial") -> None:
+def equals_a_new_one(path: Path, data: Path, views: int = 2, augment: str = "gentle") -> None:
     expected = extract(data, path.parent / "anew.h5", backbone=toy_backbone(), views=views, augment=augment).cache
     found = FeatureCache.open(path)
     found.check_matches(expected.spec, expected.samples)
@@ -173,11 +173,26 @@ def test_other_numbers_of_views(views: int, data: Path, path: Path, toy: type[Co
 
 @pytest.mark.parametrize("views", [0, 1, 3])
 def test_another_recipe_keeps_the_clean_views(views: int, data: Path, path: Path, toy: type[Counting]) -> None:
-    result = update(path, data, views=views, augment="gentle")
+    result = update(path, data, views=views, augment="crop")
     assert result.shown == toy.shown == 13 * views
-    assert result.recipes == ("tutorial", "gentle")
-    assert "augmentation: tutorial before, gentle now" in str(result)
-    equals_a_new_one(path, data, views, augment="gentle")
+    assert result.recipes == ("gentle", "crop")
+    assert "augmentation: gentle before, crop now" in str(result)
+    equals_a_new_one(path, data, views, augment="crop")
+
+
+def test_the_recipe_stays_where_there_are_views_and_is_the_default_where_there_are_none(
+    data: Path, tmp_path: Path, toy: type[Counting]
+) -> None:
+    path = tmp_path / "crop.h5"
+    extract(data, path, backbone=toy_backbone(), views=1, augment="crop")
+    update(path, data, views=3)
+    equals_a_new_one(path, data, 3, augment="crop")
+    update(path, data, views=0)
+    assert update(path, data).nothing
+    result = update(path, data, views=1)
+    assert (result.recipes, result.shown) == (("crop", "gentle"), 13)
+    assert "views: 0 before, 1 now\naugmentation: gentle\n" in str(result)
+    equals_a_new_one(path, data, 1, augment="gentle")
 
 
 def test_an_unknown_recipe_changes_nothing(data: Path, path: Path) -> None:
@@ -188,9 +203,24 @@ def test_an_unknown_recipe_changes_nothing(data: Path, path: Path) -> None:
 
 def test_a_request_for_another_recipe_names_the_update(data: Path, path: Path) -> None:
     with pytest.raises(CacheMismatchError) as error:
-        extract(data, path, backbone=toy_backbone(), views=1, augment="gentle")
+        extract(data, path, backbone=toy_backbone(), views=1, augment="crop")
     assert str(error.value).endswith(
-        f"featcache update {path} {data} --views 1 --augment gentle`; the clean ones are kept."
+        f"featcache update {path} {data} --views 1 --augment crop`; the clean ones are kept."
+    )
+
+
+@pytest.mark.parametrize("augment", [None, "tutorial"])
+def test_a_request_for_views_of_a_cache_without_names_the_update_with_the_recipe(
+    augment: str | None, data: Path, tmp_path: Path, toy: type[Counting]
+) -> None:
+    """`update` has no recipe of before to go by."""
+    path = tmp_path / "clean.h5"
+    extract(data, path, backbone=toy_backbone())
+    with pytest.raises(CacheMismatchError) as error:
+        extract(data, path, backbone=toy_backbone(), views=1, augment=augment)
+    assert str(error.value) == (
+        f"{path} was made with views=0, you asked for 1. Extract these views with `featcache update {path} {data} "
+        f"--views 1 --augment {augment or 'gentle'}`; the clean ones are kept."
     )
 
 

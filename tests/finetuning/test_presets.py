@@ -17,7 +17,6 @@ from featcache_cli.finetune import command
 def test_without_a_preset_the_defaults_stand() -> None:
     assert resolve({"preset": None, "mode": "all"}) == {
         "backbone": "efficientnet_lite0",
-        "augment": "tutorial",
         "mode": "all",
         "config": TrainConfig(),
     }

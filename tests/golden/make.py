@@ -67,7 +67,7 @@ def main() -> None:
         photos, colours = write_folder(root / "photos", COUNTS), root / "colours"
         write_pictures(colours)
         said: dict[str, Any] = {"caches": {}, "models": {}}
-        options: dict[str, Any] = {"views": 2, "seed": 11, "workers": 1, "batch_size": 4}
+        options: dict[str, Any] = {"views": 2, "augment": "tutorial", "seed": 11, "workers": 1, "batch_size": 4}
         caches = {
             "one-layer": extract(photos, root / "one-layer.h5", backbone=staged_backbone(), **options).cache,
             "several-layers": extract(photos, root / "several-layers.h5", backbone=layered(), **options).cache,

@@ -10,10 +10,11 @@ from sklearn.linear_model import Ridge
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.core.samples import Samples
+from featcache.heads.solvers.dual_ridge import DualRidge, Kernel
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, solve_path
 from featcache.heads.tuning import feature_selection, tuning_data
-from featcache.heads.tuning.feature_selection import DualRidge, Kernel, rank_features, select_features
+from featcache.heads.tuning.feature_selection import rank_features, select_features
 from featcache.heads.tuning.selected_features import fit_selected
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 from tuned import tune, unprojected
@@ -88,7 +89,8 @@ def test_the_ridge_of_the_screening_is_that_of_scikit_learn(strength: float) -> 
     np.testing.assert_array_equal(x, features.x[:, 0])
     shifted = x - x.mean(axis=0)
     weight = np.array([1.0, 2.0, 0.5])[features.y]
-    coefs = DualRidge(held_out, data.folds).coefs(Kernel.of(shifted), strength, shifted)
+    targets = np.eye(3)[features.y]
+    coefs = DualRidge(targets, weight, held_out.fold, data.folds).coefs(Kernel.of(shifted), strength, shifted)
     for number, coef in enumerate(coefs):
         train = held_out.fold != number
         share = weight[train] / weight[train].sum()

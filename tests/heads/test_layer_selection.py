@@ -140,9 +140,9 @@ def test_class_weights_count_in_the_choice(tmp_path: Path) -> None:
     x["penultimate"][:, 0, 0] += 6 * (y == 1)
     x["layer1"][:, 0, 0] += 6 * (y == 2)
     known = cache_of_layers(tmp_path / "c.h5", (x, y), (x, y))
-    for weight, layers in ((1e-6, ("penultimate",)), (1.0, ("penultimate", "layer1"))):
+    for weight, is_used in ((1e-6, False), (1.0, True)):
         parameters = {"class_weight": {"c000": 1.0, "c001": 1.0, "c002": weight}}
-        assert fit_head(known, head="ridge", parameters=parameters).layers == layers
+        assert ("layer1" in fit_head(known, head="ridge", parameters=parameters).layers) == is_used
 
 
 def test_layers_that_the_user_names_are_all_used(tmp_path: Path) -> None:
@@ -179,7 +179,8 @@ def test_images_with_several_labels(tmp_path: Path) -> None:
     """Noise beside a stage that says each of three labels, and the reverse."""
     rng = np.random.default_rng(0)
     train, val = (rng.integers(0, 2, (n, 3)).astype(np.uint8) for n in (150, 60))
-    for name, distances, expected in (("a", (0, 8, 0), STAGES), ("b", (8, 0, 0), ("penultimate",))):
+    stage = ("penultimate", "layer1")
+    for name, distances, expected in (("a", (0, 8, 0), stage), ("b", (8, 0, 0), ("penultimate",))):
         apart = dict(zip(STAGES, distances, strict=True))
         known = cache_of_layers(
             tmp_path / f"{name}.h5", parts(apart, 150, labels=train), parts(apart, 60, labels=val, seed=9)
@@ -188,6 +189,22 @@ def test_images_with_several_labels(tmp_path: Path) -> None:
         assert (fit.name, fit.layers) == ("linear", expected)
         assert fit.accuracy.macro_f1 > 0.9  # type: ignore[union-attr]
         assert not isinstance(fit.accuracy, Accuracy)
+
+
+def test_layers_of_images_with_several_labels_have_their_own_weights(tmp_path: Path) -> None:
+    """Two layers of ten say the labels; the others are left out, or count less."""
+    train, val = (np.random.default_rng(n).integers(0, 2, (n, 3)).astype(np.uint8) for n in (150, 200))
+    apart = {"penultimate": 2.0, **{f"layer{n}": 6.0 if n == 4 else 0.0 for n in range(9)}}
+    known = cache_of_layers(tmp_path / "c.h5", parts(apart, 150, labels=train), parts(apart, 200, labels=val, seed=9))
+    names = tuple(known.spec.layers)
+    weights, selection = select_layers(known.features("train", "all"), names, keep_all=False)
+    assert selection
+    by_name = dict(zip((names[layer] for layer in weights.layers), weights.weights, strict=True))
+    others = [by_name[name] for name in by_name if name not in ("penultimate", "layer4")]
+    assert len(others) <= 3
+    assert all(by_name["layer4"] >= 3 * weight for weight in others)
+    together = fit_head(known, layer="penultimate,layer4").accuracy.macro_f1  # type: ignore[union-attr]
+    assert fit_head(known).accuracy.macro_f1 > together - 0.02  # type: ignore[union-attr]
 
 
 def test_classes_with_a_single_image_are_trained_on(tmp_path: Path) -> None:

@@ -608,6 +608,28 @@ def test_a_search_ends_before_strengths_that_are_rounding_errors(
     assert tuned.setting == f"strength={PENALTIES[least]:.3g}"
 
 
+@pytest.mark.parametrize("solve", [ridge, lda])
+def test_a_strength_of_the_first_fold_that_is_too_weak_for_others_is_not_taken(
+    solve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = TuningData(fine())
+    covariances, whiten = tuning._regularized(lambda: False), closed_form._Covariance.whiten
+    free = tuning.tune_closed_form(solve, first_fold=True)
+    least = PENALTIES.index(min(free.trials, key=lambda trial: trial.log_loss).value) - 1
+    covariances._whitened.clear()
+
+    def fails(self: Any, penalty: float) -> Any:
+        if self is covariances._covariances[3] and penalty < PENALTIES[least] * covariances.scale * 0.99:
+            raise np.linalg.LinAlgError("not positive definite")
+        return whiten(self, penalty)
+
+    monkeypatch.setattr(closed_form._Covariance, "whiten", fails)
+    tuned = tuning.tune_closed_form(solve, first_fold=True)
+    assert tuned.setting == tuning.tune_closed_form(solve).setting
+    assert min(trial.value for trial in tuned.trials) >= PENALTIES[least]
+    assert tuned.probabilities.shape == (60, 2)
+
+
 @pytest.mark.parametrize("name", ["ridge", "lda"])
 def test_a_search_that_is_stopped_between_coarse_and_fine_has_a_choice(name: str) -> None:
     tuning = TuningData(fine())

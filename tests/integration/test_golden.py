@@ -26,7 +26,7 @@ IDS = [
 def golden(split_folder: Path, tmp_path: Path) -> h5py.File:
     """18 images, the second one broken, K = 2, d = 3."""
     (split_folder / IDS[1]).write_bytes(b"")
-    extract(split_folder, tmp_path / "golden.h5", backbone=toy_backbone(), views=2, seed=11)
+    extract(split_folder, tmp_path / "golden.h5", backbone=toy_backbone(), views=2, augment="tutorial", seed=11)
     return h5py.File(tmp_path / "golden.h5", "r")
 
 

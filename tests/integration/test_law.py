@@ -11,7 +11,7 @@ import pytest
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import load_backbone
-from featcache.core.specs import Augment
+from featcache.core.specs import LIVE_AUGMENT, Augment
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
@@ -25,7 +25,7 @@ EPOCHS = 5
 
 def from_cache(data: Path, out: Path, recipe: TrainConfig, backbone: Backbone, **options: Any) -> Any:
     """History and head of sgd on as many cached views as there are epochs."""
-    seed = options.get("seed", 0)
+    seed, options = options.get("seed", 0), {"augment": LIVE_AUGMENT, **options}
     cache = extract(data, out, backbone=backbone, views=recipe.epochs, dtype="float32", **options).cache
     fit = fit_head(cache, head="sgd", parameters=vars(recipe), seed=seed)
     return fit.history, fit.estimator

@@ -102,7 +102,7 @@ def test_a_benchmark_takes_a_value_range_for_all_its_routes(
     assert len(of_images) == 5
     assert {tuple(order["value_range"]) for order in of_images} == {(0, 4095)}
     assert benchmark(data, tmp_path / "out", value_range=(0, 4095), views=1)  # goes on
-    with pytest.raises(RunError, match=r"value_range=\[0, 4095\], you asked for None"):
+    with pytest.raises(RunError, match=r"value_range=\[0, 4095\], you asked for the default"):
         benchmark(data, tmp_path / "out", views=1)
 
 

@@ -178,7 +178,7 @@ def test_class_weights_of_fixed_settings_are_given_by_name_too(cache: FeatureCac
 
 
 def test_views_of_val_are_averaged(data: Path, tmp_path: Path) -> None:
-    cache = cached(data, tmp_path / "tta.h5", val_views=2)
+    cache = cached(data, tmp_path / "tta.h5", val_views=2, augment="tutorial")
     fit = fit_head(cache, tmp_path / "head", head="linear", tta=2, parameters={"C": 0.02})
     val = cache.features("val")
     shares = np.mean([fit.estimator.predict_proba(np.asarray(val.x)[:, view]) for view in range(3)], axis=0)

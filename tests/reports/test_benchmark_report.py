@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,38 @@ def test_the_remarks_name_the_fitted_heads_and_their_layers() -> None:
     assert "another head" not in "\n".join(remarks(comparison(trained, frozen, head="sgd")))
 
 
+CLEAN: dict[str, Any] = {"views": 0, "view_recipes": {"cached": None, "live": "tutorial"}}
+"""Settings without views."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "views"),
+    [
+        (CLEAN, "the clean view alone"),
+        ({"view_recipes": {"cached": "gentle", "live": "tutorial"}}, "the clean view and 4 by gentle"),
+    ],
+)
+def test_other_views_of_the_cached_head_are_a_difference(settings: dict[str, Any], views: str) -> None:
+    frozen = outcome(ROUTES["frozen"])
+    sees = f"trains on a new view by tutorial in each epoch, the cached head on {views}"
+    for head, differs in (
+        ("sgd", ""),
+        ("lda", "trains another head, a linear layer on penultimate by gradient descent, and "),
+    ):
+        cached = outcome(COLD, heads=[FittedHead(head, ("penultimate",))])
+        line = f"{ROUTES['frozen']}, {differs}{sees}: the two routes differ by more than the cache."
+        assert line in remarks(comparison(cached, frozen, head=head, **settings))
+    text = comparison_markdown(comparison(outcome(COLD), frozen, **settings), "plot")
+    assert f"cached: {views}, head linear; live routes: a new view by tutorial in each epoch, epochs 10" in text
+
+
+def test_missing_curves_are_those_that_there_would_be() -> None:
+    few = replace(four_routes(), no_curves="too few.")
+    assert "There are no curves over views and labels: too few." in remarks(few)
+    few.settings.update(CLEAN)
+    assert "There is no curve over labels: too few." in remarks(few)
+
+
 def test_every_loss_is_told() -> None:
     better = outcome(
         ROUTES["scratch"],
@@ -164,10 +197,10 @@ def test_the_markdown_says_what_was_run() -> None:
         verdict.text,
         "\n".join(f"- {note}" for note in verdict.notes),
         "## What was run",
-        "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained), augmentation tutorial, "
-        "4 cached views, head linear; live routes: epochs 10, batch_size 32, lr 0.01. Computed: cached head, cold in "
-        "fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu. 1 "
-        "repeat from seed 0: medians (lowest to highest).",
+        "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained); cached: the clean view and 4 by "
+        "gentle, head linear; live routes: a new view by gentle in each epoch, epochs 10, batch_size 32, lr 0.01. "
+        "Computed: cached head, cold in fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on "
+        "cpu. 1 repeat from seed 0: medians (lowest to highest).",
     ]
     assert paragraphs[6] == comparison_table(result).markdown()
     assert paragraphs[7] == "\n".join(f"- {line}" for line in remarks(result))

@@ -108,7 +108,7 @@ def test_the_views_are_those_that_the_cache_has_seen(data: Path, cache: Path) ->
         assert label == path.parent.name
         assert_array_equal(np.stack(views), views_of(path, spec, range(3)))
     assert [axes.get_title() for axes in figure.axes[:3]] == ["view 0: clean", "view 1", "view 2"]
-    assert figure.get_suptitle() == "2 augmented views (tutorial) of each image"
+    assert figure.get_suptitle() == "2 augmented views (gentle) of each image"
 
 
 def test_large_views_are_made_small(data: Path, tmp_path: Path) -> None:

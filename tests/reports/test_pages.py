@@ -195,6 +195,8 @@ def test_the_report_of_a_benchmark_has_all_of_it(work: Path, out: Path) -> None:
     assert [verdict.lines, verdict.notes] == [[reach_verdict(comparison).text], list(reach_verdict(comparison).notes)]
     assert result.lines == [
         "hymenoptera: 244 train, 100 val images; 1 repeat from seed 0",
+        "Views of a training image: cached: the clean view and 4 by gentle; live routes: a new one by gentle in each "
+        "epoch",
         "Computed: cached head, cold in fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu",
     ]
     for section, table in (
@@ -240,7 +242,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
     assert callable(got.pop("on_note"))
     assert got == {
         "data": "hymenoptera", "out": "report", "routes": "cached,frozen,finetune", "backbone": "resnet18",
-        "weights": "pretrained", "views": 4, "head": "linear", "augment": "tutorial", "image_size": None, "repeats": 1,
+        "weights": "pretrained", "views": 4, "head": "linear", "augment": None, "image_size": None, "repeats": 1,
         "config": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
         "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False,
         "label_column": None, "skip_missing": False, "overwrite": False,
@@ -253,7 +255,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
     featcache_cli(*shlex.split(benchmark_page(tmp_path, other).sections["Commands"].code)[1:])
     expected = {**other.settings, "out": "report", "routes": "cached,lpft"}
     expected["config"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
-    del expected["images"], expected["recipe"]
+    del expected["images"], expected["recipe"], expected["view_recipes"]
     assert {name: got[name] for name in expected} == expected
 
 

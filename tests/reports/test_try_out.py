@@ -198,8 +198,34 @@ def test_a_trial_of_an_older_version_is_extracted_again_with_a_word(mended: bool
     assert f"extracts {out / 'cache.h5'} again: it has the layers of an older version (penultimate)" in notes
     assert trial.extraction.extracted == 18
     assert len(trial.extraction.cache.spec.layers) > 1
-    with pytest.raises(CacheMismatchError, match="views=1, you asked for 2"):  # settings are not replaced
-        try_out(data, out, **{**network, "views": 2})
+    with pytest.raises(CacheMismatchError, match="image_size=32, you asked for 48"):  # settings are not replaced
+        try_out(data, out, **{**network, "image_size": 48})
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_trial_with_other_views_is_updated_with_a_word(
+    mended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older versions extracted 4 views by "tutorial"."""
+    data, out, toy = write_folder(tmp_path / "photos"), tmp_path / "out", toy_backbone()
+    out.mkdir()
+    (out / ".featcache-try").touch()
+    extract(data, out / "cache.h5", backbone=toy, views=4, augment="tutorial")
+    if mended:
+        (data / "train/ants/000.png").rename(data / "train/bees/mended.png")
+    notes: list[str] = []
+    trial = try_out(data, out, backbone=toy, on_note=notes.append)
+    (note,) = [note for note in notes if note.startswith("updates ")]
+    assert note.startswith(f"updates {out / 'cache.h5'}: no augmented views instead of 4 augmented views by tutorial")
+    assert ("mended.png" in note) == mended
+    fresh = try_out(data, tmp_path / "fresh", backbone=toy)
+    assert (trial.extraction.cache.spec, trial.extraction.extracted) == (fresh.extraction.cache.spec, 0)
+    assert (trial.extraction.cache.features("train").x == fresh.extraction.cache.features("train").x).all()
+    assert trial.fit.accuracy == fresh.fit.accuracy
+    notes.clear()
+    trial = try_out(data, out, backbone=toy, views=1, on_note=notes.append)
+    assert f"updates {out / 'cache.h5'}: 1 augmented view by gentle instead of no augmented views" in notes
+    assert (trial.extraction.cache.spec.views, trial.extraction.cache.spec.view.augment) == (1, "gentle")
 
 
 def test_a_trial_is_repeated_when_a_label_was_mended(tmp_path: Path) -> None:
@@ -222,8 +248,8 @@ def test_a_trial_is_repeated_when_a_label_was_mended(tmp_path: Path) -> None:
     with pytest.raises(HeadError) as refused:
         try_out(other, tmp_path / "out", backbone=toy, views=1)
     assert str(refused.value).startswith(f"{tmp_path / 'out'} holds a trial of other images: 18 of 18 images")
-    with pytest.raises(CacheMismatchError, match="was made with views=1, you asked for 2"):
-        try_out(data, tmp_path / "out", backbone=toy, views=2)
+    with pytest.raises(CacheMismatchError, match="was made with seed=0, you asked for 2"):
+        try_out(data, tmp_path / "out", backbone=toy, views=1, seed=2)
 
 
 def test_a_trial_does_not_go_into_a_folder_of_other_files(tmp_path: Path) -> None:

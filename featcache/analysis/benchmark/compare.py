@@ -23,7 +23,7 @@ from featcache.backbones.factory import from_factory, is_factory
 from featcache.backbones.sources.registry import check_name
 from featcache.core.model_card import write_json
 from featcache.core.options import fields_of, manifest_keywords, takes_options
-from featcache.core.specs import EMBEDDED
+from featcache.core.specs import EMBEDDED, LIVE_AUGMENT, cached_augment
 from featcache.data.manifest import read_manifest
 from featcache.errors import RunError
 from featcache.heads.estimators import check_head
@@ -183,6 +183,7 @@ def benchmark(
     # Reports may be sent to others: they contain the names of the data and the weights, not their paths.
     names = {"data": display_name(data), "weights": Path(weights).name}
     requested: dict[str, Any] = {"routes": chosen, "repeats": repeats, "understood": understood.to_dict()}
+    requested |= {"view_recipes": _view_recipes(options)}
     requested |= {"budget_s": budget_s} if budget_s else {}
     return Comparison(
         outcomes,
@@ -193,7 +194,7 @@ def benchmark(
     )
 
 
-_ALWAYS_RECORDED = ("augment", "image_size", "workers", "device", "val_fraction", "allow_leak")
+_ALWAYS_RECORDED = ("image_size", "workers", "device", "val_fraction", "allow_leak")
 _RECORDED_LATER = ("weights", "views", "precision", "seed")  # behind the others
 
 
@@ -205,6 +206,12 @@ def _recorded(options: BenchmarkOptions) -> dict[str, Any]:
         if name not in (*_ALWAYS_RECORDED, *_RECORDED_LATER) and used[name] != field.option.default:
             recorded[name] = list(used[name]) if isinstance(used[name], tuple) else used[name]
     return recorded
+
+
+def _view_recipes(options: BenchmarkOptions) -> dict[str, str | None]:
+    """The recipes of the augmented views of the cached routes, None without views, and of the live ones."""
+    augment, views = options["augment"], options["views"]
+    return {"cached": cached_augment(augment, views) if views else None, "live": augment or LIVE_AUGMENT}
 
 
 def _weights_of(factory: str) -> str:
@@ -229,7 +236,7 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
                 "folder, or start again with --overwrite."
             ) from error
         differing = [
-            (name, existing.get(name), settings.get(name))
+            (name, existing.get(name), settings.get(name, "the default"))
             for name in {**settings, **existing}
             if existing.get(name) != settings.get(name)
         ]

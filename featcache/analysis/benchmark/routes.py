@@ -27,8 +27,8 @@ from featcache.core.options import (
     FeatureOptions,
     LiveOptions,
     LoaderOptions,
-    RouteViewCount,
     SplitOptions,
+    ViewCount,
     fields_of,
 )
 from featcache.core.specs import PENULTIMATE
@@ -47,7 +47,7 @@ ROUTES = {
 }
 
 
-class BenchmarkOptions(FeatureOptions, RouteViewCount, SplitOptions, DeviceOptions, LoaderOptions, total=False):
+class BenchmarkOptions(FeatureOptions, ViewCount, SplitOptions, DeviceOptions, LoaderOptions, total=False):
     """`LiveOptions`, which all routes get, and those of the routes that extract."""
 
 
@@ -94,7 +94,7 @@ def _starts_network(fit: Mapping[str, Any]) -> bool:
 
 
 def _extraction(folder: Path, shared: RouteTask, settings: Mapping[str, Any]) -> RouteTask:
-    only_cached = {*fields_of(FeatureOptions), *fields_of(RouteViewCount)} - {*SHARED}
+    only_cached = {*fields_of(FeatureOptions), *fields_of(ViewCount)} - {*SHARED}
     cached = {name: settings[name] for name in sorted(only_cached) if name in settings}
     return {"task": "extract", "out": str(folder / "cache.h5"), **shared, **cached, "layers": LAYERS}
 

@@ -73,9 +73,10 @@ class BenchmarkRunner:
         return {route: by_seed for route, by_seed in runs.items() if by_seed}
 
     def curves(self) -> tuple[list[Curve], str]:
-        """The curves by views and by labels of the first seed's cached head, or the reason why there are none.
+        """The curves of the first seed's cached head, or the reason why there are none.
 
-        A head that does not choose its settings is replaced by "linear".
+        They are by labels, and by views if the cache has augmented ones. A head that does not choose its settings is
+        replaced by "linear".
         """
         seed = self._seeds[0]
         cached, folder = self.folder / f"cached-{seed}", self.folder / "curves"
@@ -87,10 +88,13 @@ class BenchmarkRunner:
             "layer": join_layers(fit["layers"]),
             "seed": seed,
         }
-        tasks = [{**task, "over": "views"}, {**task, "over": "labels", "repeats": _CURVE_REPEATS}]
+        views = self._settings["views"]
+        tasks = [{**task, "over": "views"}] if views else []
+        tasks += [{**task, "over": "labels", "repeats": _CURVE_REPEATS}]
         if self.budget and not (folder / _RESULT_FILE).exists():
             fit_s = fit["seconds"]["wall"]  # most points of a curve take less
-            expected_s = 2 * (fit["wall_s"] - fit_s) + (self._settings["views"] + 1 + _MAX_CURVE_POINTS) * fit_s
+            points = (views + 1 if views else 0) + _MAX_CURVE_POINTS
+            expected_s = len(tasks) * (fit["wall_s"] - fit_s) + points * fit_s
             if expected_s > self.budget.left_s:
                 left = human_duration(self.budget.left_s)
                 return [], f"they take about {human_duration(expected_s)}, and the budget has {left} left."

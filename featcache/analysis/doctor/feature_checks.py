@@ -155,14 +155,14 @@ def check_views(statistics: ViewStatistics, images: int, views: int, augment: st
         "view"
     )
     if statistics.same > 0.25 and augment == "none":
-        remedy = "Extract with --views 0, which gives the same features, or with --augment tutorial."
+        remedy = "Extract with --views 0, which gives the same features, or with --augment gentle."
         issues.append(Issue("identical views", "note", f"{equal}, because of --augment none", remedy))
     elif statistics.same > 0.25:
         remedy = f"The augmentation ({augment}) does not change these images: use --augment tutorial, or --views 0."
         issues.append(Issue("identical views", "error" if statistics.same > 0.99 else "warning", equal, remedy))
     nearer = f"a view is closer to its own image than to {statistics.nearer_to_own:.0%} of the others"
     if images >= _MIN_VIEW_IMAGES and statistics.nearer_to_own < 0.6:
-        remedy = "Train on the clean views (--use-views clean), and extract with a milder --augment, such as crop."
+        remedy = "Train on the clean views (--use-views clean), and extract with a milder --augment, such as gentle."
         what = f"{nearer} (50 % is chance): the views do not show their image"
         issues.append(Issue("unrelated views", "warning", what, remedy))
     return Check("views", f"{equal}; {nearer}", tuple(issues))

@@ -134,7 +134,7 @@ def extract(
     if unfinished and record:
         views, augment = unfinished.spec.views, unfinished.spec.view.augment
     else:
-        extra = [] if options["augment"] in (*RECIPES, "none") else [options["augment"]]
+        extra = [] if options["augment"] in (*RECIPES, "none", None) else [options["augment"]]
         with monitor.phase("trial"):
             trial = run_trial(first.cache, manifest, network, [*RECIPES, *extra], options["seed"], runtime, monitor)
         monitor.note(trial.text.splitlines()[0])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from featcache.core.progress import StepProgress
+from featcache.heads.solvers.dual_ridge import DualRidge, Kernel
 from featcache.heads.solvers.path import OutOfTimeError, Stop
-from featcache.heads.tuning.path_selection import GAIN, PATIENCE, HeldOut
+from featcache.heads.tuning.path_selection import GAIN, PATIENCE
 from featcache.heads.tuning.strength_search import PENALTIES
 from featcache.heads.tuning.tuning_data import TuningData
 from featcache.metrics.calibration import fit_temperature, mean_log_loss
@@ -20,7 +21,6 @@ FRACTIONS = tuple(2.0**-power for power in range(8))
 
 _START = 6  # the number of the strength to begin with
 _IMAGES = 1000  # that the choice is made on
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 class SelectedFeatures(NamedTuple):
@@ -57,11 +57,20 @@ def select_features(data: TuningData, stop: Stop) -> SelectedFeatures:
     OutOfTimeError
     """
     x, held_out = data.sample(_IMAGES)
-    ridge, d, deviation = DualRidge(held_out, data.folds), x.shape[1], x.std(axis=0)
+    d, deviation = x.shape[1], x.std(axis=0)
     x = x - x.mean(axis=0)
-    kernel = Kernel.of(x)
-    best, best_fraction, failures = ridge.search([kernel] * data.folds, _START, stop), 1.0, 0
-    order = rank_features(ridge.coefs(kernel, PENALTIES[best.number], x), deviation)
+    rows = held_out.rows
+    labels, weight = held_out.labels[rows], held_out.weight[rows]
+    targets = np.eye(len(data.classes))[held_out.labels]
+    ridge, kernel = DualRidge(targets, held_out.weight, held_out.fold, data.folds), Kernel.of(x)
+
+    def log_loss(kernels: Sequence[Kernel], number: int) -> float:
+        logits = ridge.held_out(kernels, PENALTIES[number])
+        return mean_log_loss(logits / fit_temperature(logits, labels, weight), labels, weight)
+
+    best, lowest = _search(partial(log_loss, [kernel] * data.folds), _START, stop)
+    best_fraction, failures = 1.0, 0
+    order = rank_features(ridge.coefs(kernel, PENALTIES[best], x), deviation)
     with StepProgress(data.progress, "fit shares of the features", len(FRACTIONS) - 1) as steps:
         for fraction in FRACTIONS[1:]:
             count = round(fraction * d)
@@ -69,13 +78,13 @@ def select_features(data: TuningData, stop: Stop) -> SelectedFeatures:
                 break
             kernels = [Kernel.of(x[:, features[:count]]) for features in order[:-1]]
             try:
-                result = ridge.search(kernels, best.number, stop)
+                number, value = _search(partial(log_loss, kernels), best, stop)
             except OutOfTimeError:
                 break
             steps.advance()
-            failures = 0 if result.log_loss < best.log_loss * (1 - GAIN) else failures + 1
-            if result.log_loss < best.log_loss:
-                best, best_fraction = result, fraction
+            failures = 0 if value < lowest * (1 - GAIN) else failures + 1
+            if value < lowest:
+                best, lowest, best_fraction = number, value, fraction
     if best_fraction == 1:
         return SelectedFeatures(None, 1.0)
     mask = np.zeros(order.shape, np.bool_)
@@ -88,75 +97,16 @@ def rank_features(coefs: Iterable[NDArray[Any]], deviation: NDArray[Any]) -> NDA
     return np.stack([np.argsort(-np.linalg.norm(coef, axis=0) * deviation, kind="stable") for coef in coefs])
 
 
-class Kernel(NamedTuple):
-    """Inner products of m images, (m, m), and how many features they are of."""
-
-    products: NDArray[np.float64]
-    width: int
-
-    @classmethod
-    def of(cls, x: NDArray[np.float32]) -> Kernel:
-        """Of rows of shape (m, d)."""
-        return cls((x @ x.T).astype(np.float64), x.shape[1])
-
-
-class _Fit(NamedTuple):
-    """A strength by its number, and its log-loss on held-out images."""
-
-    number: int
-    log_loss: float
-
-
-class DualRidge:
-    """Ridge in the space of m images: problem f holds out fold f, the last one none.
-
-    A penalty is a strength times the mean variance of a feature, as of `RegularizedCovariances`.
-    """
-
-    def __init__(self, held_out: HeldOut, folds: int) -> None:
-        self._labels, self._weight, self._fold = held_out.labels, held_out.weight, held_out.fold
-        self._targets = np.eye(int(self._labels.max()) + 1)[self._labels]
-        self._train = [np.flatnonzero(self._fold != number) for number in range(folds + 1)]
-
-    def search(self, kernels: Sequence[Kernel], start: int, stop: Stop) -> _Fit:
-        """The best strength by a walk from `start`; kernels : of the problems that hold out a fold."""
-        best = _Fit(start, self._log_loss(kernels, PENALTIES[start]))
-        for step in (1, -1):
-            number = best.number + step
-            while 0 <= number < len(PENALTIES):
-                if stop():
-                    raise OutOfTimeError
-                result = _Fit(number, self._log_loss(kernels, PENALTIES[number]))
-                if result.log_loss >= best.log_loss:
-                    break
-                best, number = result, number + step
-        return best
-
-    def coefs(self, kernel: Kernel, strength: float, x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """Coefficients of each problem, (c, d)."""
-        for train in self._train:
-            yield self._fit(kernel, train, strength)[0].T.astype(np.float32) @ x[train]
-
-    def _log_loss(self, kernels: Sequence[Kernel], strength: float) -> float:
-        logits, rows = [], []
-        for number, (kernel, train) in enumerate(zip(kernels, self._train, strict=False)):
-            rows.append(np.flatnonzero(self._fold == number))
-            coef, offset, centered = self._fit(kernel, train, strength)
-            logits.append(centered[rows[-1]] @ coef + offset)
-        place, values = np.concatenate(rows), np.concatenate(logits)
-        y, weight = self._labels[place], self._weight[place]
-        return mean_log_loss(values / fit_temperature(values, y, weight), y, weight)
-
-    def _fit(
-        self, kernel: Kernel, train: NDArray[np.int64], strength: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Dual coefficients (t, c), offset (c,), and the products of all images with those of train, centered."""
-        weight = self._weight[train] / self._weight[train].sum()
-        means = kernel.products[:, train] @ weight
-        centered = kernel.products[:, train] - means[:, None] - means[train] + means[train] @ weight
-        offset = weight @ self._targets[train]
-        penalty = strength * max(float(weight @ centered[train, np.arange(len(train))]), _TINY) / kernel.width
-        matrix = centered[train]
-        matrix[np.diag_indices_from(matrix)] += penalty / weight
-        factor = cho_factor(matrix, overwrite_a=True, check_finite=False)
-        return cho_solve(factor, self._targets[train] - offset, check_finite=False), offset, centered
+def _search(loss: Callable[[int], float], start: int, stop: Stop) -> tuple[int, float]:
+    """The number of the best strength by a walk from `start`, and its loss."""
+    best, lowest = start, loss(start)
+    for step in (1, -1):
+        number = best + step
+        while 0 <= number < len(PENALTIES):
+            if stop():
+                raise OutOfTimeError
+            value = loss(number)
+            if value >= lowest:
+                break
+            best, lowest, number = number, value, number + step
+    return best, lowest

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import brief
 from featcache._utils.progress_bar import Progress
 from featcache._utils.results import Result
 from featcache.cache.features import Features
@@ -19,8 +20,11 @@ from featcache.core.layer_names import STAGE_POOLS, parse_layer
 from featcache.core.progress import StepProgress
 from featcache.core.specs import PENULTIMATE
 from featcache.heads.solvers.closed_form import Solve, lda, ridge
+from featcache.heads.solvers.dual_ridge import DualRidge, Kernel
+from featcache.heads.solvers.path import PathWeights
 from featcache.heads.tuning.image_sample import sample_images
-from featcache.heads.tuning.path_selection import CVSelection, HeldOut
+from featcache.heads.tuning.path_selection import CVSelection, HeldOut, select_on_path
+from featcache.heads.tuning.strength_search import PENALTIES
 from featcache.heads.tuning.tuning_data import TuningData
 
 WEIGHTS = (1 / 3, 1.0, 3.0)
@@ -97,7 +101,7 @@ class LayerSelection(Result):
                 f"({others.log_loss:.4f}) are no better, or by no more than noise.{late}"
             )
         layers = [f"{name} x {weight:.2g}" for name, weight in zip(chosen.layers, chosen.weights, strict=True)]
-        text = f"layers and their weights: {', '.join(layers)}\n  log-loss {where}"
+        text = f"layers and their weights: {brief(layers)}\n  log-loss {where}"
         if len(first.layers) == 1:
             text += f"; {PENULTIMATE} alone has {first.log_loss:.4f}"
         return f"{text}.{late}"
@@ -116,14 +120,13 @@ def select_layers(
 ) -> tuple[LayerWeights, LayerSelection | None]:
     """Choose layers and their weights by the log-loss of closed-form heads on held-out training images.
 
-    The heads are ridge and LDA, with several labels logistic regressions. They are fitted to clean views of 500 images
-    or fewer, in the space of these images: a candidate is a weighted sum of kernel matrices, one of each layer.
+    The heads are ridge and LDA, with several labels ridge alone. They are fitted to clean views of 500 images or fewer,
+    in the space of these images: a candidate is a weighted sum of kernel matrices, one of each layer.
 
     First, all layers besides the penultimate one have the same weight. Of the sets of layers whose log-loss is within
     one standard error of the lowest one, the fewest layers are chosen. Then the weight of each layer is changed in
     turn. A change is kept if it lowers the log-loss by more than one standard error of the difference; a layer is left
-    out if the log-loss stays within one standard error of the lowest one. With several labels this second step is
-    skipped: its regressions have no closed form.
+    out if the log-loss stays within one standard error of the lowest one.
 
     Parameters
     ----------
@@ -158,10 +161,8 @@ def select_layers(
         progress,
     )
     comparison.compare_all("compare layers", candidates)
-    chosen = comparison.simplest()
-    if not features.samples.multilabel:
-        main = names.index(PENULTIMATE)
-        chosen = comparison.change_weights(chosen, main, FACTORS[1:] if keep_all else FACTORS)
+    factors = FACTORS[1:] if keep_all else FACTORS
+    chosen = comparison.change_weights(comparison.simplest(), names.index(PENULTIMATE), factors)
     results = tuple(
         LayerCandidate(tuple(names[layer] for layer in candidate.layers), candidate.weights, result.log_loss,
                        result.accuracy)
@@ -205,6 +206,8 @@ class _Comparison:
     ) -> None:
         self._samples, self._kernels = features.samples, _kernels(features, layers)
         self._options, self._end, self._progress = options, end, progress
+        has_labels = self._samples.multilabel
+        self._label_data = TuningData(features.take_layers(layers[:1]), "clean", **options) if has_labels else None
         self.results: dict[LayerWeights, _Result] = {}
         self.skipped = 0
 
@@ -258,23 +261,39 @@ class _Comparison:
             return None
         kernel = np.sum([self._kernels[n] * weight**2 for n, weight in zip(*candidate, strict=True)], axis=0)
         kernel[np.diag_indices_from(kernel)] += _ROUNDING * max(1.0, float(kernel.max()))
+        if self._label_data:
+            selection, held_out, solve = (*_select_labels(self._label_data, kernel, like and like.strength), None)
+        else:
+            selection, held_out, solve = self._select_classes(kernel, like)
+        best = min(selection.trials, key=lambda trial: trial.log_loss)
+        self.results[candidate] = _Result(_losses(selection, held_out), best.accuracy, solve, best.value)
+        return self.results[candidate]
+
+    def _select_classes(self, kernel: NDArray[np.float64], like: _Result | None) -> tuple[CVSelection, HeldOut, Solve]:
         x = np.linalg.cholesky(kernel)  # rows with these inner products
         data = TuningData(Features(x[:, None], self._samples), "clean", **self._options)
-        solve: Solve | None = None
-        if data.multilabel:
-            selection = data.select(data.logistic_path(Cs=data.c_path[1::3]))
-        elif like and like.solve:
-            selection, solve = data.select_closed_form(like.solve, only=like.strength), like.solve
-        else:
-            selections = {solve: data.select_closed_form(solve) for solve in (ridge, lda)}
-            solve, selection = min(selections.items(), key=lambda item: item[1].log_loss[0])
-        accuracy = min(selection.trials, key=lambda trial: trial.log_loss).accuracy
-        losses = _losses(selection, data.held_out)
-        self.results[candidate] = _Result(losses, accuracy, solve, float(selection.values[0]))
-        return self.results[candidate]
+        if like and like.solve:
+            return data.select_closed_form(like.solve, only=like.strength), data.held_out, like.solve
+        selections = {solve: data.select_closed_form(solve) for solve in (ridge, lda)}
+        solve, selection = min(selections.items(), key=lambda item: item[1].log_loss[0])
+        return selection, data.held_out, solve
 
     def _log_loss(self, candidate: LayerWeights) -> float:
         return self.results[candidate].log_loss
+
+
+def _select_labels(
+    data: TuningData, kernel: NDArray[np.float64], strength: float | None
+) -> tuple[CVSelection, HeldOut]:
+    """Ridge to targets of 1 and -1 for each label; `strength` is the only one to try; None: the best is chosen."""
+    known = data.held_out
+    model = DualRidge(2.0 * known.labels - 1, np.ones(len(kernel)), known.fold, data.folds)
+    kernels = [Kernel(kernel, len(kernel))] * data.folds
+    held_out = replace(known, logits=lambda weights: model.held_out(kernels, weights.value))
+    nothing = np.zeros((data.folds, known.labels.shape[1], 0))
+    strengths = PENALTIES[::2] if strength is None else (strength,)
+    path = (PathWeights(value, nothing, nothing.sum(axis=2)) for value in strengths)
+    return select_on_path(path, held_out), held_out
 
 
 def _multiply(candidate: LayerWeights, layer: int, factor: float) -> LayerWeights:

@@ -246,8 +246,11 @@ class TuningData:
         with StepProgress(self.progress, "fit strengths", len(PENALTIES)) as steps:
             selection = self.select_closed_form(solve, stop, steps, first_fold=first_fold)
         if first_fold and self.folds > 1:
-            by_folds = self.select_closed_form(solve, stop, only=float(selection.values[0]))
-            selection = replace(by_folds, trials=selection.trials, interrupted=selection.interrupted)
+            try:
+                by_folds = self.select_closed_form(solve, stop, only=float(selection.values[0]))
+                selection = replace(by_folds, trials=selection.trials, interrupted=selection.interrupted)
+            except np.linalg.LinAlgError:  # the penalty is less than the rounding errors without another fold
+                selection = self.select_closed_form(solve, stop)
         layer = self.expand(self._regularized(stop).refit(solve, float(selection.values[0])))
         return self.tuned_head(selection, layer, "strength={}")
 

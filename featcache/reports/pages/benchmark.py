@@ -14,7 +14,14 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.core.options import fields_of
 from featcache.errors import FeatcacheError
 from featcache.reports import model_figures
-from featcache.reports.benchmark_report import comparison_table, computed, curve_table, phase_table, remarks
+from featcache.reports.benchmark_report import (
+    cached_views,
+    comparison_table,
+    computed,
+    curve_table,
+    phase_table,
+    remarks,
+)
 from featcache.reports.commands import format_command
 from featcache.reports.html import Figure, Section, write_page
 from featcache.reports.pages.sections import add_figure, head_section, origin_section, without_folders
@@ -75,6 +82,8 @@ def _overview(comparison: Comparison) -> Section:
         "Result",
         [
             f"{settings['data']}: {images} images; {repeats}",
+            f"Views of a training image: cached: {cached_views(settings)}; live routes: a new one by "
+            f"{settings['view_recipes']['live']} in each epoch",
             f"Computed: {computed(comparison)}",
         ],
         tables=[comparison_table(comparison)],
