@@ -21,7 +21,7 @@ _BINS = 31
 
 def draw_trivial(image: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
     """See `DrawView`."""
-    view = torch.from_numpy(draw_tutorial(image, spec, rng).copy()).permute(2, 0, 1)
+    view = torch.from_numpy(draw_tutorial(image, spec, rng)).permute(2, 0, 1)
     return trivial_augment(view, rng).permute(1, 2, 0).numpy()
 
 
