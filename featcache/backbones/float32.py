@@ -11,11 +11,13 @@ import torch
 _PARENTS: tuple[Any, ...] = (torch.backends, torch.backends.cudnn, torch.backends.mkldnn)
 """Settings whose value is that of the operations that have none. `cudnn` is for all CUDA operations."""
 
-_MATMULS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+_MATMULS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
 _OTHERS: tuple[Any, ...] = tuple(
     getattr(backend, operation)
     for backend in (torch.backends.cudnn, torch.backends.mkldnn)
     for operation in ("conv", "rnn")
+)
+  )
 )
 
 
