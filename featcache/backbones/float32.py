@@ -17,8 +17,6 @@ _OTHERS: tuple[Any, ...] = tuple(
     for backend in (torch.backends.cudnn, torch.backends.mkldnn)
     for operation in ("conv", "rnn")
 )
-  )
-)
 
 
 @contextmanager
