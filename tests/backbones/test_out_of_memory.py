@@ -101,9 +101,7 @@ def test_training_batches_that_do_not_fit_are_an_error() -> None:
     view = ViewSpec(image_size=8, resize_size=10)
     spec = ExtractSpec(backbone="toy", weights_sha256="0" * 64, view=view, views=1)
     with (
-        pytest.raises(
-            RunError, match=r"with batches of 64 \(CUDA out of memory\.\)\. Give a smaller --batch-size"
-        ),
+        pytest.raises(RunError, match=r"with batches of 64 \(CUDA out of memory\.\)\. Give a smaller --batch-size"),
         explain_torch_errors(spec, TrainConfig(batch_size=64), False),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory.")
