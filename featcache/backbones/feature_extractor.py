@@ -15,7 +15,7 @@ from featcache.backbones.float32 import ieee_float32
 from featcache.backbones.pooling import check_layer, pool
 from featcache.core.layer_names import parse_layer
 from featcache.core.specs import PENULTIMATE, Precision
-from featcache.errors import BackboneError
+from featcache.errors import BackboneError, first_line
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,7 +42,14 @@ class FeatureExtractor(nn.Module):
         precision: Precision,
     ) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        try:
+            on_device = network.eval().requires_grad_(False).to(device)
+        except torch.OutOfMemoryError as error:
+            raise BackboneError(
+                f"the weights of {name} do not fit into the free memory of {device} ({first_line(error)}). Stop other "
+                "programs that use this memory, or give --device cpu or another network."
+            ) from error
+        self.network = on_device.to(memory_format=torch.channels_last)
         self.device, self.precision = torch.device(device), precision
         self._name, self.layers = name, tuple(layers)
         self._mean: Tensor
