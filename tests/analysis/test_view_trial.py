@@ -1,4 +1,4 @@
-"""`extract(views="auto")`: clean features, a trial, the views that lower the log-loss; a kill at any step loses nothing."""
+"""`extract(views="auto")`: clean features, a trial, the views that help; a kill loses nothing."""
 
 from __future__ import annotations
 

@@ -15,8 +15,7 @@ from torchvision.transforms import v2
 from featcache.core.rng import generator
 from featcache.core.specs import AUGMENTS, ViewSpec
 from featcache.vision.augment import make_views
-from featcache.vision.views import trivial
-from featcache.vision.views import gentle
+from featcache.vision.views import gentle, trivial
 from featcache.vision.views.geometry import crop_box
 from featcache.vision.views.trivial import apply_trivial, trivial_augment
 from toys import random_image

@@ -140,8 +140,8 @@ def describe_selection(
     counts = ", ".join(map(str, COUNTS))
     grouped = f" ({plural(selection.groups, 'group')}, with copies)" if selection.groups < selection.images else ""
     lines.append(
-        f"  on {selection.images} training images{grouped}, held out in turn; {len(selection.candidates)} choices were compared "
-        f"({', '.join(recipes)}; {counts} views); the 95 % intervals hold for all together"
+        f"  on {selection.images} training images{grouped}, held out in turn; {len(selection.candidates)} choices were "
+        f"compared ({', '.join(recipes)}; {counts} views); the 95 % intervals hold for all together"
     )
     lines.append(f"  the trial took {seconds:.1f} s, for {shown} views and the fits")
     lines += [f"  {unread} images of the trial cannot be read now, and were left out"] if unread else []

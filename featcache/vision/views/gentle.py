@@ -1,8 +1,8 @@
 """Recipes "gentle" and "gentle-flip": a random resized crop of at least half of the area, without and with flip.
 
 The smallest crop of the tutorials' recipe, 8 % of the area, often misses the object. The shape of a crop follows that
-of the image: a crop of shape 4/3 or less has less than half of the area of an image of shape 3. A flip changes the class where
-classes are mirror images, and where images are text.
+of the image: a crop of aspect ratio 4/3 has less than half of the area of an image of aspect ratio 3. A flip changes
+the class where classes are mirror images, and where images are text.
 """
 
 from __future__ import annotations
