@@ -50,7 +50,9 @@ def command(out: str, dry_run: bool, listed: str | None, as_json: bool, **settin
             del settings["strict"]
             if settings["views"] == "auto":
                 settings["views"] = 0
-                options.note("the estimate is for the clean views; a trial and the views that pay come after them")
+                options.note(
+                    "the estimate is for the clean views; a trial and the views that lower the log-loss come after them"
+                )
         else:
             settings["cluster"] = cluster
         run: Any = featcache.estimate if dry_run else featcache.extract

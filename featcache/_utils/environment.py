@@ -91,9 +91,11 @@ def available_memory_bytes() -> float:
 
 
 def peak_gpu_memory_bytes() -> int | None:
-    """Highest GPU memory of PyTorch, in bytes; None if PyTorch is not imported or has no GPU."""
+    """Highest memory of PyTorch on one GPU, in bytes, of all GPUs; None if PyTorch is not imported or uses no GPU."""
     torch = sys.modules.get("torch")
-    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else None
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return max(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
 
 
 def machine_info() -> dict[str, Any]:

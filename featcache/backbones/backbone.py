@@ -171,8 +171,10 @@ class Backbone:
 
     @property
     def note(self) -> str:
-        """Notes for the user on weights and engine, a line each."""
-        return "\n".join(filter(None, [self.weights_note, self.engine_note]))
+        """Notes for the user on weights, engine and size of the batches, a line each."""
+        engines = [self._selected[1]] if self._selected else []
+        engines += [self._pytorch_engine] if "_pytorch_engine" in vars(self) else []
+        return "\n".join(filter(None, [self.weights_note, self.engine_note, *(engine.note for engine in engines)]))
 
     @property
     def main_layer(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from featcache.backbones.float32 import ieee_float32
 from featcache.backbones.pooling import check_layer, pool
 from featcache.core.layer_names import parse_layer
 from featcache.core.specs import PENULTIMATE, Precision
-from featcache.errors import BackboneError
+from featcache.errors import BackboneError, first_line
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,7 +42,14 @@ class FeatureExtractor(nn.Module):
         precision: Precision,
     ) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        try:
+            on_device = network.eval().requires_grad_(False).to(device)
+        except torch.OutOfMemoryError as error:
+            raise BackboneError(
+                f"the weights of {name} do not fit into the free memory of {device} ({first_line(error)}). Stop other "
+                "programs that use this memory, or give --device cpu or another network."
+            ) from error
+        self.network = on_device.to(memory_format=torch.channels_last)
         self.device, self.precision = torch.device(device), precision
         self._name, self.layers = name, tuple(layers)
         self._mean: Tensor
@@ -81,18 +89,13 @@ class FeatureExtractor(nn.Module):
     def autocast(self, precision: Precision | None = None) -> Iterator[None]:
         """A context for forward passes in this precision; None is that of the network."""
         precision = precision or self.precision
-        with self.exact(), torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+        enabled = precision != "fp32"
+        with self.exact(precision), torch.autocast(self.device.type, _DTYPES[precision], enabled=enabled):
             yield
 
-    @contextmanager
-    def exact(self) -> Iterator[None]:
-        """A context in which convolutions of an fp32 network use fp32, not TF32, forward and backward."""
-        before = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = before and self.precision != "fp32"
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.allow_tf32 = before
+    def exact(self, precision: Precision | None = None) -> AbstractContextManager[None]:
+        """A context in which fp32 is IEEE float32, not TF32, forward and backward; without effect otherwise."""
+        return ieee_float32() if (precision or self.precision) == "fp32" else nullcontext()
 
     def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(np.require(pixels, requirements="W")).to(self.device, non_blocking=True)

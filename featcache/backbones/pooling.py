@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featcache._utils.random_generators import seeded
 from featcache.backbones.stages import channels_last, device_of, find_stages
 from featcache.core.layer_names import ALL, LAST, STAGES, grid_side, parse_layer
 from featcache.core.specs import PENULTIMATE
@@ -90,8 +91,7 @@ def _stage_layers(network: nn.Module, image_size: int, all_pools: bool) -> list[
 
     handles = [network.get_submodule(end).register_forward_hook(make_hook(end)) for end in ends]
     try:
-        with torch.inference_mode(), torch.random.fork_rng():
-            torch.manual_seed(0)
+        with torch.inference_mode(), seeded(0):
             pixels = torch.randn(1, 3, image_size, image_size).to(device_of(network))
             penultimate = network(pixels)
     finally:

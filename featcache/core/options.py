@@ -191,7 +191,7 @@ class AutoExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=F
         Option(
             0,
             "Number of augmented views (K) of each training image. auto: extract the clean views, compare recipes and "
-            "numbers of views on a part of train, and add the views that pay.",
+            "numbers of views on a part of train, and add the views that lower the log-loss.",
         ),
     ]
 

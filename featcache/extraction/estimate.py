@@ -32,7 +32,7 @@ from featcache.data.manifest import Manifest, read_manifest
 from featcache.extraction.plan import ExtractionPlan, ExtractionRequest
 from featcache.extraction.results import with_ids
 
-_MEASURED_VIEWS = 96
+_MEASURED_VIEWS, _MIN_BATCHES, _MAX_BATCH = 96, 3, 256  # at least; batches are of at most 256 views
 
 
 @dataclass(frozen=True, repr=False)
@@ -171,7 +171,7 @@ def _missing_views(out: Path, spec: ExtractSpec, manifest: Manifest) -> NDArray[
 def measure(
     out: Path, manifest: Manifest, plan: ExtractionPlan, missing: NDArray[np.integer[Any]], monitor: Monitor
 ) -> Estimate:
-    """Run a few images through the network, discard the features, and extrapolate.
+    """Run a few images through the warm network, discard the features, and extrapolate by the median batch.
 
     Parameters
     ----------
@@ -180,23 +180,26 @@ def measure(
     """
     rows, views = np.flatnonzero(missing), int(missing.sum())
     per_image = max(1, round(views / max(1, len(rows))))
-    chosen = rows[:: max(1, len(rows) * per_image // _MEASURED_VIEWS)] if len(rows) else rows
-    images_per_batch = max(1, plan.batch_size // per_image)
-    started, measured, warm_up = time.perf_counter(), 0, 0
+    images_per_batch = max(1, min(min(plan.batch_size, _MAX_BATCH) // per_image, -(-len(rows) // _MIN_BATCHES)))
+    n = min(len(rows), max(_MIN_BATCHES * images_per_batch, _MEASURED_VIEWS // per_image))
+    chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
+    measured, seconds_per_view = 0, []
     with closing(plan.open_loader(manifest)) as loader:
+        for batch in loader.batches(chosen[:images_per_batch], range(per_image), images_per_batch):
+            plan.backbone.submit(batch.inputs)()  # the first pass opens the device and prepares the network
+        started = time.perf_counter()
         for batch in loader.batches(chosen, range(per_image), images_per_batch):
             plan.backbone.submit(batch.inputs)()
-            measured += len(batch.rows) * per_image
-            monitor.report("measure", measured, per_image * len(chosen))
-            if not warm_up and len(chosen) > 2 * images_per_batch:  # the first pass prepares the network
-                started, warm_up = time.perf_counter(), measured
-    per_view = (time.perf_counter() - started) / max(1, measured - warm_up)
+            finished = time.perf_counter()
+            seconds_per_view.append((finished - started) / len(batch.inputs))
+            started, measured = finished, measured + len(batch.inputs)
+            monitor.report("measure", measured, per_image * n)
     folder = next(path for path in (out.absolute().parent, *out.absolute().parents) if path.exists())
     return Estimate(
         images=len(rows),
         views=views,
-        seconds=views * per_view,
-        measured=measured - warm_up,
+        seconds=views * float(np.median(seconds_per_view or [0.0])),
+        measured=measured,
         size_bytes=size_needed(plan.spec, manifest.samples, dict(plan.backbone.dims)),
         free_bytes=shutil.disk_usage(folder).free,
         note=plan.backbone.note,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from featcache.core.specs import ExtractSpec
 from featcache.errors import RunError, first_line
 from featcache.training.config import TrainConfig
@@ -34,6 +36,11 @@ def explain_torch_errors(spec: ExtractSpec, config: TrainConfig, is_compiled: bo
         raise RunError(
             f"BatchNorm cannot train on a batch of one image at {spec.view.image_size} pixels. Give a larger "
             f"--batch-size than {config.batch_size}, --batchnorm eval, or a larger --image-size."
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the GPU has too little free memory to train with batches of {config.batch_size} ({first_line(error)}). "
+            "Give a smaller --batch-size or --image-size, or stop other programs that use this memory."
         ) from error
     except Exception as error:
         if not is_compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

@@ -185,6 +185,8 @@ def fit_attention(
     """
     import torch
 
+    from featcache._utils.random_generators import seeded
+
     width = train.x.shape[2]
     if width % positions:
         raise HeadError(
@@ -194,8 +196,7 @@ def fit_attention(
     classes, labels = np.unique(train.y, return_inverse=True)
     d, c, m = width // positions, len(classes), config.queries
     mean, deviation = _channel_statistics(train, d)
-    with torch.random.fork_rng():
-        torch.manual_seed(derived_seed(seed, "attention"))
+    with seeded(derived_seed(seed, "attention")):
         queries = torch.nn.Parameter(0.1 * torch.randn(m, d))
         last = torch.nn.Linear(m * d, c)
     optimizer = torch.optim.AdamW([queries, *last.parameters()], config.lr, weight_decay=config.weight_decay)

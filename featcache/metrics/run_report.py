@@ -22,7 +22,7 @@ class Report(Result):
     decode, view.
     images : images worked on. size_bytes : size of the file written, if any.
     device, precision : where and in what the network computed, if one did. peak_memory_bytes : highest resident
-    memory of the process so far; peak_gpu_memory_bytes : the most that PyTorch held on the GPU, None without one.
+    memory of the process so far; peak_gpu_memory_bytes : the most that PyTorch held on one GPU, None without one.
     """
 
     method: str

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, StepLR
 
+from featcache._utils.random_generators import forked, seeded, set_seed
 from featcache._utils.regular_files import is_number
 from featcache.core.rng import derived_seed
 from featcache.metrics.multilabel import mean_average_precision
@@ -158,7 +159,7 @@ class TrainState:
         """Plain values and tensors, for torch.save. Within an epoch, call it between two batches."""
         under_way = None
         if self.accumulator is not None:
-            under_way = {"tally": self.accumulator.state_dict(), "generators": _generator_states(self._device)}
+            under_way = {"tally": self.accumulator.state_dict(), "generators": _generator_states(self.device)}
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -178,22 +179,23 @@ class TrainState:
         under_way = state.get("under_way")  # older versions saved only between epochs
         if under_way:
             self.optimizer.step()  # no effect without gradients; the schedule expects a step of the optimizer
-            self.accumulator = EvalAccumulator.from_state_dict(under_way["tally"], self._device)
+            self.accumulator = EvalAccumulator.from_state_dict(under_way["tally"], self.device)
             self._generators = under_way["generators"]
         if isinstance(self.schedule, CosineAnnealingLR) and self.schedule.T_max != self.config.epochs:
             self._extend(self.schedule)
 
     def begin_epoch(self, seed: int) -> EvalAccumulator:
         """Seed the random generators for the next epoch, or restore them to continue an interrupted one."""
-        torch.manual_seed(derived_seed(seed, "epoch", len(self.history) + 1))
+        set_seed(derived_seed(seed, "epoch", len(self.history) + 1), self.device)
         if self.accumulator is None:
             self.accumulator = EvalAccumulator()
         else:
-            _set_generator_states(self._generators, self._device)
+            _set_generator_states(self._generators, self.device)
         return self.accumulator
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the module is trained."""
         return next(self.module.parameters()).device
 
     def _extend(self, schedule: CosineAnnealingLR) -> None:
@@ -239,7 +241,7 @@ def train(
     while not state.is_finished:
         epoch, started = len(state.history) + 1, time.perf_counter()
         lr = state.optimizer.param_groups[0]["lr"]
-        with torch.random.fork_rng():
+        with forked(state.device):
             accumulator = state.begin_epoch(seed)
             seconds_before = accumulator.seconds
             module.train()
@@ -314,8 +316,7 @@ def _set_generator_states(states: dict[str, Tensor], device: torch.device) -> No
 
 def linear_layer(dim: int, n_classes: int, seed: int) -> nn.Linear:
     """A new last layer with random weights of this seed, the same for every route."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derived_seed(seed, "head"))
+    with seeded(derived_seed(seed, "head")):
         return nn.Linear(dim, n_classes)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import tarfile
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from commands import write_folder
 from featcache._utils.environment import usable_cores
 from featcache.analysis.planning.capacity import RENAMED_RATES, CapacityPlan, Prices, Rates, plan_capacity
 from featcache.analysis.planning.plan import plan
-from featcache.analysis.planning.rates import RAY_S, _hash_bytes_per_s, _MeasuredImages, measure_rates
+from featcache.analysis.planning.rates import RAY_S, _forward_s, _hash_bytes_per_s, _MeasuredImages, measure_rates
 from featcache.cache.format.layout import REASON_BYTES
 from featcache.data.manifest import read_manifest
 from featcache.errors import EmptyFolderError
@@ -201,6 +203,27 @@ def test_rates_are_those_of_the_images(data: Path, tmp_path: Path) -> None:
     row = 1024 * 2 * 3 + 2 + 4 + REASON_BYTES + 32 + 1 + 8  # three views; done, crc32, skipped, hash, split, label
     assert rates.cache_bytes == pytest.approx(row, abs=100)  # its name, too
     assert rates.cache_bytes * 24 == pytest.approx(cache.size_bytes, abs=1e5)
+
+
+def test_the_network_is_warm_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that computes 10,000 views/s, opens in 5 s, and takes a pause of 3 s in between."""
+    clock, pauses = [0.0], {0: 5.0, 5: 3.0}
+    calls: list[int] = []
+
+    def submit(pixels: np.ndarray[Any, Any]) -> Callable[[], list[Any]]:
+        assert len(pixels) == 256
+        calls.append(len(calls))
+        clock[0] += 0.0256 + pauses.get(calls[-1], 0.0)
+        return list
+
+    monkeypatch.setattr("featcache.analysis.planning.rates.time.perf_counter", lambda: clock[0])
+    network = SimpleNamespace(batch_size=256, max_in_flight=256, submit=submit, select_engine=lambda *_: None)
+    stub = SimpleNamespace(
+        backbone=network, spec=SimpleNamespace(view=SimpleNamespace(image_size=8)), runtime={"engine": "auto"}
+    )
+    seconds = _forward_s(stub, np.zeros((5, 8, 8, 3), np.uint8))  # type: ignore[arg-type]
+    assert seconds == pytest.approx(1e-4)
+    assert len(calls) >= 5
 
 
 def test_memory_is_what_reading_a_list_takes(data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`extract(views="auto")`: clean features, a trial, the views that pay; a kill at any step loses nothing."""
+"""`extract(views="auto")`: clean features, a trial, the views that help; a kill loses nothing."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_flip_that_swaps_the_classes_is_found_out(flags: Path, tmp_path: Path)
     assert f"made by     view_trial: {record['text'].splitlines()[0]}; on 60 training images" in str(found.cache)
 
 
-def test_views_that_pay_are_those_of_a_plain_extraction(
+def test_views_that_lower_the_log_loss_are_those_of_a_plain_extraction(
     flags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = decide(monkeypatch, "gentle", 2)
@@ -131,7 +131,7 @@ def test_views_that_pay_are_those_of_a_plain_extraction(
     assert again.view_trial == found.view_trial == found.to_dict()["view_trial"]
 
 
-def test_no_views_are_added_where_none_pay_and_the_cache_says_so(
+def test_no_views_are_added_where_none_lower_the_log_loss_and_the_cache_says_so(
     flags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = decide(monkeypatch, "", 0)

@@ -633,18 +633,6 @@ def test_an_image_size_that_a_network_cannot_take_is_refused() -> None:
     assert load_backbone("resnet18", weights="none", device="cpu").view_spec(image_size=64).image_size == 64
 
 
-@pytest.mark.parametrize(("precision", "inside"), [("fp32", False), ("bf16", True)])
-def test_fp32_is_not_tf32_and_the_setting_is_given_back(precision: Any, inside: bool) -> None:
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = True
-    try:
-        with toy_backbone(precision=precision).feature_extractor.exact():
-            assert torch.backends.cudnn.allow_tf32 is inside
-        assert torch.backends.cudnn.allow_tf32 is True
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 @pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_the_default_precision_is_that_of_the_hardware(
     fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch

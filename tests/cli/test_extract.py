@@ -312,7 +312,7 @@ def test_views_are_chosen_by_a_trial(data: Path, tmp_path: Path) -> None:
 def test_the_cost_of_auto_is_that_of_the_clean_views(data: Path, tmp_path: Path) -> None:
     said = featcache_cli("extract", data, "-o", tmp_path / "c.h5", "--views", "auto", "--dry-run", *SMALL)
     assert "18 images, 18 views: " in said.stdout
-    assert "a trial and the views that pay come after them" in said.stderr
+    assert "a trial and the views that lower the log-loss come after them" in said.stderr
 
 
 @pytest.mark.parametrize(("command", "value"), [("extract", "many"), ("extract", "-1"), ("plan", "auto")])

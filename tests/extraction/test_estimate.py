@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from commands import write_folder
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.errors import CacheMismatchError
@@ -35,6 +36,40 @@ def test_the_seconds_are_those_of_all_views(split_folder: Path, tmp_path: Path) 
     assert (found.images, found.views) == (18, 13 * 3 + 5)
     assert 44 * 0.02 <= found.seconds < 3 * 44 * 0.02
     assert list(tmp_path.glob("a.h5*")) == []
+
+
+class SlowStart(Backbone):
+    """A GPU: 1 ms a view in batches of 256, and 2 s for the first batches, which open it and load its kernels."""
+
+    batch_size = 256
+    slow_calls = 1
+
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+        time.sleep(0.001 * len(pixels))
+        if self.slow_calls:
+            self.slow_calls -= 1
+            time.sleep(2)
+        return super().submit(pixels)
+
+
+def slow_start() -> SlowStart:
+    network = SlowStart(ToyNet(), name="slow start", image_size=8, resize_size=10)  # which measures its width
+    network.slow_calls = 1
+    return network
+
+
+def test_opening_a_gpu_is_not_extrapolated(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", {"train/a": 30, "train/b": 30})
+    found = estimate(data, tmp_path / "a.h5", backbone=slow_start(), views=40)
+    assert found.views == 1980
+    assert 1980 * 0.001 <= found.seconds < 10  # with the start in the mean of one batch: 40 s
+    assert found.measured >= 3 * 33
+
+
+def test_the_median_batch_counts(split_folder: Path, tmp_path: Path) -> None:
+    network = slow_start()
+    network.slow_calls = 2  # the warm-up and one measured batch
+    assert estimate(split_folder, tmp_path / "a.h5", backbone=network, views=2).seconds < 1
 
 
 def test_what_is_there_already_costs_nothing(split_folder: Path, tmp_path: Path) -> None:

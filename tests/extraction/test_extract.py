@@ -138,6 +138,8 @@ def test_a_forward_pass_takes_at_most_batch_size_views(
 class Deferred:
     """An engine that computes only when it is asked, and says how much it was given beyond what it gave back."""
 
+    note = ""
+
     def __init__(self, max_in_flight: int) -> None:
         self.max_in_flight = max_in_flight
         self.under_way: list[int] = []

@@ -1,12 +1,14 @@
-"""Views that carry news of their class pay; copies, noise and views of the other class do not."""
+"""Views that carry news of their class are better than none; copies, noise and views of the other class do not."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import ttest_1samp
 
 from caches import clouds
 from featcache.cache.features import Features
@@ -54,7 +56,7 @@ def test_a_planted_gain_is_found(selection: ViewSelection) -> None:
     assert selection.chosen.recipe == "fresh"
     assert selection.chosen.log_loss_gain.low > 0
     assert selection.chosen.accuracy_gain.value > 0
-    assert [(each.recipe, each.views) for each in selection.candidates if each.pays] == [
+    assert [(each.recipe, each.views) for each in selection.candidates if each.is_better] == [
         ("fresh", views) for views in (1, 2, 4)
     ]
 
@@ -70,7 +72,7 @@ def test_copies_change_nothing(selection: ViewSelection) -> None:
     for each in selection.candidates:
         if each.recipe == "copies":
             np.testing.assert_allclose([*each.accuracy_gain, *each.log_loss_gain], 0, atol=1e-4)
-            assert not each.pays
+            assert not each.is_better
 
 
 def test_the_scores_are_those_of_the_clean_views_of_held_out_images(selection: ViewSelection) -> None:
@@ -85,13 +87,42 @@ def test_the_scores_are_those_of_the_clean_views_of_held_out_images(selection: V
     assert selection.images == N
 
 
+def test_the_intervals_are_those_of_the_means_of_groups_and_copies() -> None:
+    """Student's t over 12 groups, of which the last are two copies each, for three choices together."""
+    made, y = planted()
+    fresh, n = made["fresh"], 36
+    kept = np.arange(n)
+    groups = tuple(f"patient {row // 2 % 8}" if row < 28 else "" for row in kept)
+    hashes = fresh.samples.sha256[:n].copy()
+    hashes[32:] = hashes[28:32]  # rows 28 and 32 are copies of one class, and so on
+    samples = replace(fresh.samples.take(kept), groups=groups, sha256=hashes)
+    grouped = Features(np.asarray(fresh.x)[:n], samples)
+    selection = select_views({"fresh": grouped}, ["penultimate"])
+    keys = np.array([group or bytes(key).hex() for group, key in zip(groups, hashes, strict=True)])
+    assert (selection.images, selection.groups) == (n, 12)
+
+    def scores(views: int) -> NDArray[np.float64]:
+        data = TuningData(grouped.with_views(views), "all")
+        best = min(map(data.select_closed_form, (ridge, lda)), key=lambda found: found.log_loss[0])
+        true = best.probabilities(False)[np.arange(n), y[:n]]
+        both = np.stack([true > 0.5, np.log(true)])
+        return np.stack([both[:, keys == key].mean(axis=1) for key in np.unique(keys)], axis=1)
+
+    for each in selection.candidates:
+        differences = scores(each.views) - scores(0)
+        for gain, of_groups in zip((each.accuracy_gain, each.log_loss_gain), differences, strict=True):
+            result = ttest_1samp(of_groups, 0)
+            low, high = result.confidence_interval(1 - 0.05 / 3)
+            np.testing.assert_allclose(gain, (of_groups.mean(), low, high), rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("means", "noise", "expected"),
     [
         ((0.30, 0.20, 0.19), 0.5, 2),  # 4 views are better than 2 by less than one standard error
         ((0.30, 0.20, 0.19), 0.0, 4),
         ((0.20, 0.21, 0.19), 0.5, 1),
-        ((0.60, 0.61, 0.62), 0.0, None),  # none pays
+        ((0.60, 0.61, 0.62), 0.0, None),  # none is better
     ],
 )
 def test_the_fewest_views_that_are_as_good_are_chosen(

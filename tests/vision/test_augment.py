@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from featcache.core.rng import generator
 from featcache.core.specs import AUGMENTS, ViewSpec
 from featcache.vision.augment import make_views
-from featcache.vision.views import trivial
+from featcache.vision.views import gentle, trivial
 from featcache.vision.views.geometry import crop_box
 from featcache.vision.views.trivial import apply_trivial, trivial_augment
 from toys import random_image
@@ -136,13 +136,13 @@ def test_every_recipe_takes_images_of_any_shape(augment: str, width: int, height
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("augment", "smallest"), [("tutorial", 0.08), ("gentle-flip", 0.5)])
-def test_a_view_is_the_resized_box_flipped_or_not(augment: str, smallest: float, interpolation: str) -> None:
+@pytest.mark.parametrize(("augment", "shape"), [("tutorial", (0.08,)), ("gentle-flip", (0.5, 50 / 37))])
+def test_a_view_is_the_resized_box_flipped_or_not(augment: str, shape: tuple[float, ...], interpolation: str) -> None:
     image, spec = noise(50, 37), ViewSpec(14, 16, interpolation, augment=augment, seed=3)
     flips = []
     for number in range(1, 21):
         view = make_views(image, spec, SHA, [number])[0]
-        box = crop_box(37, 50, generator(3, "view", SHA, number), smallest)
+        box = crop_box(37, 50, generator(3, "view", SHA, number), *shape)
         resized = v2.functional.resized_crop(
             to_tensor(image), *box, [14, 14], interpolation=INTERPOLATIONS[interpolation], antialias=True
         )
@@ -155,18 +155,31 @@ def test_a_view_is_the_resized_box_flipped_or_not(augment: str, smallest: float,
 def test_a_gentle_view_is_the_resized_box() -> None:
     image, spec = noise(50, 37), ViewSpec(14, 16, augment="gentle", seed=3)
     for number in range(1, 21):
-        box = crop_box(37, 50, generator(3, "view", SHA, number), 0.5)
+        box = crop_box(37, 50, generator(3, "view", SHA, number), 0.5, 50 / 37)
         resized = v2.functional.resized_crop(to_tensor(image), *box, [14, 14], antialias=True)
         np.testing.assert_array_equal(make_views(image, spec, SHA, [number])[0], to_array(resized))
 
 
-def test_a_gentle_crop_has_at_least_half_of_the_area() -> None:
-    areas = []
-    for number in range(500):
-        _, _, height, width = crop_box(300, 400, generator(0, "box", number), 0.5)
-        areas.append(height * width / 120_000)
+@pytest.mark.parametrize("augment", ["gentle", "gentle-flip"])
+@pytest.mark.parametrize(
+    ("height", "width"), [(300, 300), (300, 400), (200, 500), (100, 300), (300, 100), (100, 1000), (2000, 100)]
+)
+def test_a_gentle_crop_of_any_image_has_at_least_half_of_the_area(
+    height: int, width: int, augment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = []
+    drawn = crop_box
+    monkeypatch.setattr(gentle, "crop_box", lambda *draw, **options: boxes.append(drawn(*draw, **options)) or boxes[-1])
+    make_views(noise(width, height), ViewSpec(8, 8, augment=augment), SHA, range(1, 401))
+    _, _, heights, widths = np.array(boxes).T
+    areas = heights * widths / (height * width)
+    shapes = widths / heights / (width / height)
+    assert len(boxes) == 400
     assert min(areas) == pytest.approx(0.5, abs=0.02)
     assert max(areas) > 0.9
+    assert min(shapes) == pytest.approx(3 / 4, rel=0.05)
+    assert max(shapes) == pytest.approx(4 / 3, rel=0.05)
+    assert len(set(boxes)) > 200  # not always the same one
 
 
 def test_a_crop_view_is_a_window_of_the_resized_image_flipped_or_not() -> None:
@@ -222,8 +235,8 @@ def test_crop_box_is_pinned_for_a_seed(smallest: float, boxes: list[tuple[int, i
 GOLDEN_VIEWS = {
     "tutorial": [[42, 210], [229, 131], [42, 210], [125, 19], [4, 124]],
     "crop": [[73, 203], [153, 23], [203, 73], [173, 43], [173, 43]],
-    "gentle": [[85, 223], [41, 187], [18, 202], [73, 211], [32, 160]],
-    "gentle-flip": [[85, 223], [41, 187], [18, 202], [73, 211], [160, 32]],
+    "gentle": [[8, 228], [62, 230], [31, 217], [14, 178], [6, 186]],
+    "gentle-flip": [[228, 8], [230, 62], [31, 217], [178, 14], [6, 186]],
 }
 """Red at the left and at the right edge of views 1 to 5: a recipe whose pixels change needs another name."""
 

@@ -75,7 +75,8 @@ def plain_view(image: Pixels, spec: ViewSpec, number: int) -> Pixels:
         top, left = (int(rng.integers(length - size + 1)) for length in resized.shape[:2])
         view = resized[top : top + size, left : left + size]
     else:
-        top, left, height, width = crop_box(*image.shape[:2], rng, 0.5 if recipe.startswith("gentle") else 0.08)
+        gentle = (0.5, image.shape[1] / image.shape[0]) if recipe.startswith("gentle") else ()
+        top, left, height, width = crop_box(*image.shape[:2], rng, *gentle)
         view = plain_scale(image[top : top + height, left : left + width], size, size, spec.interpolation)
     if recipe != "gentle":
         view = view[:, ::-1] if rng.random() < 0.5 else view

@@ -56,7 +56,7 @@ RAY_S = 1e-5
 
 _MAX_IMAGES, _MAX_VIEWS = 128, 16  # measured images, and views of each
 _WRITTEN_ROWS, _DISTINCT_ROWS, _LISTED_ROWS = 4096, 512, 5000  # of a file; different ones of a pass; of a list
-_NETWORK_S = 2.0  # of forward passes
+_NETWORK_S, _MIN_BATCHES = 2.0, 3  # at least, of forward passes of the warm network
 
 
 class RateOptions(ExtractOptions, ViewCount, DataOptions, DeviceOptions, EngineOptions, total=False):
@@ -225,23 +225,23 @@ def _hash_bytes_per_s(manifest: Manifest, images: _MeasuredImages) -> float:
 
 
 def _forward_s(plan: ExtractionPlan, pixels: NDArray[np.uint8]) -> float:
-    """Seconds per view of the warm network, in batches as in `extract`."""
+    """Seconds per view of the warm network, in batches as in `extract`: the median."""
     network, image_size = plan.backbone, plan.spec.view.image_size
     network.select_engine(image_size, plan.runtime["engine"], sys.maxsize, "")
     size = network.batch_size
     batch = np.resize(pixels, (size, *pixels.shape[1:]))
-    network.submit(batch)()
     queue: InFlightQueue[PendingFeatures] = InFlightQueue(network.max_in_flight)
-    started, views = time.perf_counter(), 0
-    while time.perf_counter() - started < _NETWORK_S or not views:
+    in_flight = max(1, -(-network.max_in_flight // size))  # batches, which can be finished at once
+    warm_up, finished = in_flight + 1, [0.0]
+    while len(finished) < warm_up + in_flight + _MIN_BATCHES or finished[-1] - finished[warm_up] < _NETWORK_S:
         queue.add(network.submit(batch), size)
         for features in queue.due():
             features()
-            views += size
+            finished.append(time.perf_counter())
     for features in queue.drain():
         features()
-        views += size
-    return (time.perf_counter() - started) / views
+    times = np.array(finished[warm_up:])
+    return float(np.median(times[in_flight:] - times[:-in_flight])) / (in_flight * size)
 
 
 def _write_s(spec: ExtractSpec, dims: Mapping[str, int]) -> float:

@@ -54,9 +54,9 @@ def extract(
 
     With ``views="auto"`` the cache first gets the clean views and is complete. A trial on at most 400 training images
     then compares the recipes gentle, gentle-flip, crop and tutorial (and `augment`, if it is another one), with 1, 2
-    and 4 views each, by cross-validation; see `featcache.heads.tuning.view_selection.select_views`. Only if views pay,
-    they are added for all training images. The provenance of the cache has the outcome, so that a repeated call finds
-    it.
+    and 4 views each, by cross-validation; see `featcache.heads.tuning.view_selection.select_views`. Only if views
+    lower the log-loss, they are added for all training images. The provenance of the cache has the outcome, so that a
+    repeated call finds it.
 
     Parameters
     ----------

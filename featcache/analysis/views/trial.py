@@ -1,4 +1,4 @@
-"""`run_trial`: extract augmented views of some training images, and measure which of them pay."""
+"""`run_trial`: extract augmented views of some training images, and measure which of them lower the log-loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import plural
 from featcache._utils.monitor import Monitor
 from featcache.backbones.backbone import Backbone
 from featcache.cache.feature_cache import FeatureCache
@@ -42,7 +43,7 @@ class ViewTrial:
     Parameters
     ----------
     recipe, views
-        What pays; the recipe is "" and views are 0 if nothing pays.
+        The choice; the recipe is "" and views are 0 if no views are better than none.
     text : str
         The outcome with its figures, for people.
     selection : ViewSelection or None
@@ -135,11 +136,12 @@ def describe_selection(
     if chosen:
         lines = [f"views: {chosen.views} of each training image by {chosen.recipe}. Against none, {_gains(chosen)}"]
     else:
-        lines = [f"views: none pay. The best, {best.views} by {best.recipe}, against none: {_gains(best)}"]
+        lines = [f"views: no gain. The best, {best.views} by {best.recipe}, against none: {_gains(best)}"]
     counts = ", ".join(map(str, COUNTS))
+    grouped = f" ({plural(selection.groups, 'group')}, with copies)" if selection.groups < selection.images else ""
     lines.append(
-        f"  on {selection.images} training images, held out in turn; {len(selection.candidates)} choices were compared "
-        f"({', '.join(recipes)}; {counts} views); the 95 % intervals hold for all together"
+        f"  on {selection.images} training images{grouped}, held out in turn; {len(selection.candidates)} choices were "
+        f"compared ({', '.join(recipes)}; {counts} views); the 95 % intervals hold for all together"
     )
     lines.append(f"  the trial took {seconds:.1f} s, for {shown} views and the fits")
     lines += [f"  {unread} images of the trial cannot be read now, and were left out"] if unread else []

@@ -26,9 +26,11 @@ class Engine(Protocol):
     Attributes
     ----------
     max_in_flight : int. Views to submit in addition to those whose features are awaited, so that it is always busy.
+    note : str. What the user should know about how it runs the network; "" if nothing.
     """
 
     max_in_flight: int
+    note: str
 
     def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """Start on pixels (b, s, s, 3)."""

@@ -53,6 +53,8 @@ class OpenVinoEngine:
     RuntimeError : OpenVINO cannot convert this network, or returns other features.
     """
 
+    note = ""
+
     def __init__(
         self, extractor: Callable[[], FeatureExtractor], image_size: int, precision: Precision, path: Path | None
     ) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.engines.base import PendingFeatures
-from featcache.errors import first_line
+from featcache.errors import BackboneError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,14 +21,44 @@ _COMPILED_BATCH = 32
 
 
 class PyTorchEngine:
-    """PyTorch. On a GPU copies and kernels are queued, and only a request for features waits."""
+    """PyTorch. On a GPU copies and kernels are queued, and only a request for features waits.
+
+    If a batch does not fit into the memory of the device, this and later batches are halved until they fit.
+    """
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         self._extractor = extractor
         self.max_in_flight = 256 if extractor.device.type == "cuda" else 0
+        self._max_batch = sys.maxsize
+        self.note = ""
 
     def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
-        """See `Engine`."""
+        """See `Engine`. Raises BackboneError if one view does not fit into the memory of the device."""
+        import torch
+
+        while True:
+            size = min(self._max_batch, max(1, len(pixels)))
+            try:
+                return _join([self._submit_batch(pixels[i : i + size]) for i in range(0, len(pixels) or 1, size)])
+            except torch.OutOfMemoryError as error:
+                reason = first_line(error)
+            self._halve(size, reason)  # here the error, which keeps tensors of the failed pass, is gone
+
+    def _halve(self, size: int, reason: str) -> None:
+        import torch
+
+        device = self._extractor.device
+        if size == 1:
+            raise BackboneError(
+                f"one view of this network does not fit into the free memory of {device} ({reason}). Stop other "
+                "programs that use this memory, or give a smaller --image-size, --device cpu or another network."
+            )
+        self._max_batch = size // 2
+        self.note = f"{device} has too little free memory for larger batches: batches have {size // 2} views"
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _submit_batch(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         if self._extractor.device.type != "cuda":
             features = self._extractor.embed(pixels)
             return lambda: features
@@ -75,11 +106,17 @@ class CompiledEngine(PyTorchEngine):
 
     def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """See `Engine`."""
-        batches = [
-            self._submit_batch(pixels[start : start + _COMPILED_BATCH])
-            for start in range(0, len(pixels), _COMPILED_BATCH)
-        ]
-        return lambda: [np.concatenate(layer) for layer in zip(*(batch() for batch in batches), strict=True)]
+        import torch
+
+        starts = range(0, len(pixels), _COMPILED_BATCH)
+        try:
+            return _join([self._submit_batch(pixels[start : start + _COMPILED_BATCH]) for start in starts])
+        except torch.OutOfMemoryError as error:
+            raise BackboneError(
+                f"{self._extractor.device} has too little free memory for a batch of {_COMPILED_BATCH} views, the size "
+                f"that the network was compiled for ({first_line(error)}). Give --engine pytorch, which takes smaller "
+                "batches."
+            ) from error
 
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return self._compiled(pixels)
@@ -96,3 +133,10 @@ class CompiledEngine(PyTorchEngine):
         with torch.no_grad(), self._extractor.autocast():
             features = [layer[:n].float().numpy() for layer in self._run(torch.from_numpy(padded))]
         return lambda: features
+
+
+def _join(batches: list[PendingFeatures]) -> PendingFeatures:
+    """Wait for all batches and concatenate the features of each layer."""
+    if len(batches) == 1:
+        return batches[0]
+    return lambda: [np.concatenate(layer) for layer in zip(*(batch() for batch in batches), strict=True)]

@@ -64,12 +64,11 @@ def check_name(name: object) -> None:
 
 def build(name: str, weights: str, seed: int, image_size: int | None = None) -> BuiltNetwork:
     """Build a network without its classifier, see `load_backbone`; random weights depend on `seed` alone."""
-    import torch
+    from featcache._utils.random_generators import seeded
 
     run = locate(weights, name).preprocessing if is_file(weights) else {}
     source = get_source(name)
-    with torch.random.fork_rng():
-        torch.manual_seed(derived_seed(seed, "weights"))
+    with seeded(derived_seed(seed, "weights")):
         built = source.build(name, weights, image_size or run.get("image_size"))
     if run and built.fixed_size and image_size:  # it was built for this size, not for that of the run
         run |= {"image_size": image_size, "resize_size": round(image_size * run["resize_size"] / run["image_size"])}
@@ -111,16 +110,16 @@ def differs_in_size(name: str, module: nn.Module) -> bool:
 
 def pretrained_state(name: str, weights: str) -> Mapping[str, Tensor]:
     """All tensors of the weights with the classifier's, by their names in the plain network."""
-    import torch
+    from featcache._utils.random_generators import forked
 
-    with torch.random.fork_rng():
+    with forked():
         return get_source(name).pretrained_state(name, weights)
 
 
 def _plain_network(source: BackboneSource, name: str) -> nn.Module | None:
-    import torch
+    from featcache._utils.random_generators import forked
 
-    with torch.random.fork_rng():  # its random weights are discarded
+    with forked():  # its random weights are discarded
         return source.plain_network(name)
 
 

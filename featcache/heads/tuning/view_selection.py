@@ -1,19 +1,20 @@
-"""`select_views`: which augmented views pay, by cross-validation on training images."""
+"""`select_views`: which augmented views lower the log-loss, by cross-validation on training images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from featcache._utils.progress_bar import Progress
 from featcache._utils.results import Result
 from featcache.cache.features import Features
 from featcache.core.progress import StepProgress
+from featcache.core.rng import content_words
 from featcache.heads.layer_scaling import weigh_layers
 from featcache.heads.solvers.closed_form import lda, ridge
 from featcache.heads.tuning.layer_comparison import LayerWeights
@@ -45,7 +46,8 @@ class ViewCandidate(Result):
     views : int
         Augmented views of each image.
     accuracy, log_loss : float
-        Of the clean views of held-out images; the log-loss is in nats.
+        Of the clean views of held-out images; the log-loss is in nats. The copies of an image, and the images of a
+        group, count as one.
     accuracy_gain : Gain
         How much higher the accuracy is than without views.
     log_loss_gain : Gain
@@ -60,7 +62,7 @@ class ViewCandidate(Result):
     log_loss_gain: Gain
 
     @property
-    def pays(self) -> bool:
+    def is_better(self) -> bool:
         """Whether the log-loss falls by more than noise, and the accuracy does not fall."""
         return self.log_loss_gain.low > 0 and self.accuracy_gain.value >= 0
 
@@ -74,9 +76,11 @@ class ViewSelection(Result):
     candidates : tuple of ViewCandidate
         In the order in which they were compared.
     chosen : ViewCandidate, optional
-        None if no views pay.
+        None if no views are better than none.
     images : int
         Training images that were held out in turn.
+    groups : int
+        How many they are if the copies of an image, and the images of a group, count as one.
     accuracy, log_loss : float
         Of these images without augmented views.
     """
@@ -84,20 +88,22 @@ class ViewSelection(Result):
     candidates: tuple[ViewCandidate, ...]
     chosen: ViewCandidate | None
     images: int
+    groups: int
     accuracy: float
     log_loss: float
 
     @property
     def best(self) -> ViewCandidate:
-        """The candidate with the lowest log-loss, whether it pays or not."""
+        """The candidate with the lowest log-loss, whether it is better than none or not."""
         return min(self.candidates, key=lambda candidate: candidate.log_loss)
 
 
 class _Scores(NamedTuple):
-    """Of each held-out image: whether the prediction is right, and the log-loss in nats, (m,) each."""
+    """Of each held-out group: the accuracy, and the log-loss in nats, (g,) each. `images` are all images of them."""
 
     right: NDArray[np.float64]
     losses: NDArray[np.float64]
+    images: int
 
 
 def select_views(
@@ -113,9 +119,10 @@ def select_views(
     The heads are the better one of ridge and LDA, with several labels logistic regressions. Their layers are chosen on
     the clean views. All heads have the same folds; all views of an image, and its copies, are held out together.
 
-    Views pay if the log-loss falls by more than noise: its interval, which holds for all choices together, excludes 0;
-    and if the accuracy does not fall. Of the views that pay, the fewest are chosen whose log-loss is within one
-    standard error of the lowest one.
+    Views are better than none if they lower the log-loss by more than noise: its interval, which holds for all choices
+    together, excludes 0; and if the accuracy does not fall. Of these views, the fewest are chosen whose log-loss is
+    within one standard error of the lowest one. The intervals take Student's t over groups: the scores of the copies of
+    an image, and of the images of a group, are averaged first, as they are not independent.
 
     Parameters
     ----------
@@ -142,9 +149,9 @@ def select_views(
     clean = next(iter(features.values())).with_views(0)
     chosen_layers = select_layers(clean, layers, keep_all=False, seed=seed)[0] if len(layers) > 1 else None
     choices = [(recipe, views) for recipe in features for views in counts]
-    z = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2 / len(choices))
     with StepProgress(progress, "compare views", 1 + len(choices)) as steps:
         without = _cross_validate(clean, chosen_layers, clean, seed)
+        t = float(stdtrit(len(without.losses) - 1, 1 - (1 - _CONFIDENCE) / 2 / len(choices)))
         steps.advance()
         candidates, losses = [], []
         for recipe, views in choices:
@@ -156,14 +163,15 @@ def select_views(
                     views,
                     float(scores.right.mean()),
                     float(scores.losses.mean()),
-                    _gain(scores.right - without.right, z),
-                    _gain(without.losses - scores.losses, z),
+                    _gain(scores.right - without.right, t),
+                    _gain(without.losses - scores.losses, t),
                 )
             )
             steps.advance()
     return ViewSelection(
         tuple(candidates),
         _fewest(candidates, losses),
+        without.images,
         len(without.losses),
         float(without.right.mean()),
         float(without.losses.mean()),
@@ -190,23 +198,30 @@ def _cross_validate(features: Features, layers: LayerWeights | None, clean: Feat
         true = probabilities[np.arange(len(labels)), labels][:, None]
         right = probabilities.argmax(axis=1) == labels
     losses = -np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean(axis=1)
-    return _Scores(right.astype(np.float64), losses)
+    _, groups, sizes = np.unique(
+        content_words(features.samples.split_keys[data.held_out.rows]), return_inverse=True, return_counts=True
+    )
+    return _Scores(np.bincount(groups, right) / sizes, np.bincount(groups, losses) / sizes, len(groups))
 
 
-def _gain(differences: NDArray[np.float64], z: float) -> Gain:
-    """Their mean, plus and minus z standard errors."""
-    mean, error = float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
-    return Gain(mean, mean - z * error, mean + z * error)
+def _gain(differences: NDArray[np.float64], t: float) -> Gain:
+    """Their mean, plus and minus t standard errors."""
+    mean, error = float(differences.mean()), _standard_error(differences)
+    return Gain(mean, mean - t * error, mean + t * error)
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _fewest(candidates: Sequence[ViewCandidate], losses: Sequence[NDArray[np.float64]]) -> ViewCandidate | None:
-    """Of those that pay, the fewest views whose log-loss is within one standard error of the lowest one."""
-    paying = [number for number, candidate in enumerate(candidates) if candidate.pays]
-    if not paying:
+    """Of those better than none, the fewest views whose log-loss is within one standard error of the lowest one."""
+    better = [number for number, candidate in enumerate(candidates) if candidate.is_better]
+    if not better:
         return None
-    best = min(paying, key=lambda number: candidates[number].log_loss)
-    for number in sorted(paying, key=lambda number: (candidates[number].views, candidates[number].log_loss)):
+    best = min(better, key=lambda number: candidates[number].log_loss)
+    for number in sorted(better, key=lambda number: (candidates[number].views, candidates[number].log_loss)):
         difference = losses[number] - losses[best]
-        if difference.mean() <= difference.std() / np.sqrt(len(difference)):
+        if difference.mean() <= _standard_error(difference):
             return candidates[number]
     return candidates[best]

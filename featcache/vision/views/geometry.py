@@ -72,27 +72,36 @@ def mirror(pixels: Pixels) -> Pixels:
     return mirrored
 
 
-def random_resized_crop(pixels: Pixels, spec: ViewSpec, rng: Generator, smallest_area: float = 0.08) -> Pixels:
-    """A random crop, aspect ratio 3/4 to 4/3, resized (Szegedy et al. 2015).
+def random_resized_crop(pixels: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
+    """A random crop, aspect ratio 3/4 to 4/3, resized (Szegedy et al. 2015)."""
+    return resized_box(pixels, crop_box(pixels.shape[0], pixels.shape[1], rng), spec)
 
-    smallest_area : of the crop, as a fraction of the image; by default as torchvision's.
-    """
-    top, left, height, width = crop_box(pixels.shape[0], pixels.shape[1], rng, smallest_area)
+
+def resized_box(pixels: Pixels, box: tuple[int, int, int, int], spec: ViewSpec) -> Pixels:
+    """A part of an image at the size of a view; box : top, left, height, width."""
+    top, left, height, width = box
     crop = pixels[top : top + height, left : left + width]
     return scale(crop, spec.image_size, spec.image_size, spec.interpolation)
 
 
-def crop_box(height: int, width: int, rng: Generator, smallest_area: float = 0.08) -> tuple[int, int, int, int]:
-    """Top, left, height, width of a random crop, drawn as torchvision's RandomResizedCrop draws it."""
+def crop_box(
+    height: int, width: int, rng: Generator, smallest_area: float = 0.08, aspect: float = 1.0
+) -> tuple[int, int, int, int]:
+    """Top, left, height, width of a random crop, by default drawn as torchvision's RandomResizedCrop draws it.
+
+    smallest_area : of the crop, as a fraction of the image.
+    aspect : the ratio of width to height is 3/4 to 4/3 times this one.
+    """
+    smallest, largest = aspect * 3 / 4, aspect * 4 / 3
     for _ in range(10):
         area = height * width * rng.uniform(smallest_area, 1.0)
-        ratio = exp(rng.uniform(log(3 / 4), log(4 / 3)))
+        ratio = aspect * exp(rng.uniform(log(3 / 4), log(4 / 3)))
         h, w = round(sqrt(area / ratio)), round(sqrt(area * ratio))
         if 0 < h <= height and 0 < w <= width:
             return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
     h, w = height, width  # no crop fits: the largest central one with an allowed ratio
-    if width < height * 3 / 4:
-        h = round(width / (3 / 4))
-    elif width > height * 4 / 3:
-        w = round(height * (4 / 3))
+    if width < height * smallest:
+        h = round(width / smallest)
+    elif width > height * largest:
+        w = round(height * largest)
     return (height - h) // 2, (width - w) // 2, h, w

@@ -1,0 +1,54 @@
+"""`ieee_float32`: convolutions and matrix products of float32 in full precision, without TF32 and bf16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+
+_PARENTS: tuple[Any, ...] = (torch.backends, torch.backends.cudnn, torch.backends.mkldnn)
+"""Settings whose value is that of the operations that have none. `cudnn` is for all CUDA operations."""
+
+_MATMULS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+_OTHERS: tuple[Any, ...] = tuple(
+    getattr(backend, operation)
+    for backend in (torch.backends.cudnn, torch.backends.mkldnn)
+    for operation in ("conv", "rnn")
+)
+
+
+@contextmanager
+def ieee_float32() -> Iterator[None]:
+    """A context in which PyTorch computes float32 as IEEE float32. Afterwards each setting has its former value."""
+    legacy = _legacy_matmul_precision()
+    before = []
+    for setting in (*_PARENTS, *_MATMULS, *_OTHERS):
+        before.append((setting, setting.fp32_precision))  # its own value: its parents have none at this moment
+        if setting in _PARENTS:
+            setting.fp32_precision = "none"
+    try:
+        if legacy:  # some kernels compare both
+            torch.set_float32_matmul_precision("highest")
+        torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        changed = list(_PARENTS)
+        for setting in (*_MATMULS, *_OTHERS):
+            # PyTorch's initial value of convolutions follows the parent, and no assignment restores it
+            if setting in _MATMULS or setting.fp32_precision != "ieee":
+                setting.fp32_precision = "ieee"
+                changed.append(setting)
+        yield
+    finally:
+        if legacy:
+            torch.set_float32_matmul_precision(legacy)
+        for setting, value in before:
+            if setting in changed:
+                setting.fp32_precision = value
+
+
+def _legacy_matmul_precision() -> str | None:
+    """The value of `torch.get_float32_matmul_precision`; None if the program has set `fp32_precision` instead."""
+    with suppress(RuntimeError):
+        return torch.get_float32_matmul_precision()
+    return None

@@ -1,0 +1,107 @@
+"""A batch that does not fit into the memory of a GPU is halved. The stand-in for a GPU is a network that raises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.feature_extractor import FeatureExtractor
+from featcache.core.specs import ExtractSpec, ViewSpec
+from featcache.errors import BackboneError, RunError
+from featcache.extraction.extract import extract
+from featcache.finetuning.checks import explain_torch_errors
+from featcache.training.config import TrainConfig
+from toys import TOY_SIZE, ToyNet, toy_answer, toy_backbone
+
+
+class SmallMemory(ToyNet):
+    """Raises if a batch has more than `most` images. `sizes` : those of the batches that fit."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.sizes = most, list[int]()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore")
+        self.sizes.append(len(pixels))
+        return super().forward(pixels)
+
+
+def small_memory(most: int) -> tuple[Backbone, SmallMemory]:
+    toy = toy_backbone()
+    network = SmallMemory(10**6)
+    backbone = Backbone(
+        network, name="toy", image_size=TOY_SIZE, resize_size=toy.resize_size, mean=toy.mean, std=toy.std
+    )
+    network.most, network.sizes = most, []
+    return backbone, network
+
+
+def noise(n: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (n, TOY_SIZE, TOY_SIZE, 3), dtype=np.uint8)
+
+
+def test_batches_are_halved_until_they_fit_and_stay_so() -> None:
+    backbone, network = small_memory(20)
+    assert backbone.note == ""
+    pixels = noise(70)
+    np.testing.assert_allclose(backbone.embed(pixels), toy_answer(pixels), rtol=1e-4, atol=1e-4)
+    assert network.sizes == [17, 17, 17, 17, 2]
+    network.sizes.clear()
+    np.testing.assert_allclose(backbone.embed(pixels), toy_answer(pixels), rtol=1e-4, atol=1e-4)
+    assert network.sizes == [17, 17, 17, 17, 2]
+    assert backbone.note == "cpu has too little free memory for larger batches: batches have 17 views"
+
+
+def test_one_image_that_does_not_fit_is_an_error_with_what_to_do() -> None:
+    backbone, network = small_memory(0)
+    with pytest.raises(BackboneError) as error:
+        backbone.embed(noise(8))
+    assert str(error.value) == (
+        "one view of this network does not fit into the free memory of cpu (CUDA out of memory. Tried to allocate "
+        "20.00 GiB.). Stop other programs that use this memory, or give a smaller --image-size, --device cpu or "
+        "another network."
+    )
+    assert network.sizes == []
+
+
+def test_an_extraction_goes_on_with_smaller_batches_and_says_so_once(split_folder: Path, tmp_path: Path) -> None:
+    expected = extract(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=2, batch_size=24)
+    backbone, network = small_memory(7)
+    found = extract(split_folder, tmp_path / "b.h5", backbone=backbone, views=2, batch_size=24)
+    for split in ("train", "val"):
+        x, y = (extraction.cache.features(split).x for extraction in (expected, found))
+        np.testing.assert_allclose(np.asarray(y), np.asarray(x), rtol=1e-2, atol=1e-3)
+    assert max(network.sizes) == 6
+    assert found.note == "cpu has too little free memory for larger batches: batches have 6 views"
+    assert str(found).count("batches have 6 views") == 1
+
+
+def test_weights_that_do_not_fit_are_an_error() -> None:
+    class TooLarge(nn.Linear):
+        def to(self, *_: Any, **__: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(BackboneError, match=r"^the weights of giant do not fit into the free memory of cpu"):
+        FeatureExtractor(
+            TooLarge(1, 1), name="giant", mean=(0,) * 3, std=(1,) * 3, layers=("penultimate",), device="cpu",
+            precision="fp32",
+        )  # fmt: skip
+
+
+def test_training_batches_that_do_not_fit_are_an_error() -> None:
+    view = ViewSpec(image_size=8, resize_size=10)
+    spec = ExtractSpec(backbone="toy", weights_sha256="0" * 64, view=view, views=1)
+    with (
+        pytest.raises(RunError, match=r"with batches of 64 \(CUDA out of memory\.\)\. Give a smaller --batch-size"),
+        explain_torch_errors(spec, TrainConfig(batch_size=64), False),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
