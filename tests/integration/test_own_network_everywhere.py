@@ -65,7 +65,7 @@ def test_a_benchmark_runs_a_network_of_ones_own_in_its_processes(data: Path, her
     assert told["settings"]["backbone"] == "ownnet4:build"
     spec = FeatureCache.open(here / "out/work/cached-0/cache.h5").spec
     card = ModelCard.read(here / "out/work/frozen-0/run")
-    assert spec.layers == ("penultimate", "layer")
+    assert spec.layers == ("penultimate", "layer", "layer:max", "layer:std", "layer:grid")
     assert (spec.backbone, card.spec.backbone) == ("ownnet4:build", "ownnet4:build")
     assert spec.weights_sha256 == card.spec.weights_sha256
     assert "ownnet4:build" in (here / "out/report.html").read_text()
@@ -137,7 +137,13 @@ def test_the_command_that_repeats_an_extraction_has_its_range(tmp_path: Path) ->
 
 def test_try_takes_a_network_of_ones_own_and_says_that_it_is_wanted_again(data: Path, here: Path) -> None:
     text = done("try", data, "-o", "out", "--views", 0, "--backbone", "ownnet4:build", *SMALL)
-    assert FeatureCache.open(here / "out/cache.h5").spec.layers == ("penultimate", "layer")
+    assert FeatureCache.open(here / "out/cache.h5").spec.layers == (
+        "penultimate",
+        "layer",
+        "layer:max",
+        "layer:std",
+        "layer:grid",
+    )
     assert FeatureCache.open(here / "out/cache.h5").spec.backbone == "ownnet4:build"
     lines = [line for line in text.splitlines() if line.startswith("  featcache")]
     assert [" --backbone ownnet4:build" in line for line in lines] == [True] * 5
