@@ -303,8 +303,13 @@ def view_curve(
     progress: ProgressOption = None,
 ) -> Curve:
     """`curve` over views."""
-    progress = as_callback(progress)
-    head, data, note = choose_head(FeatureCache.open(cache), head, layer, seed, progress)
+    progress, cache = as_callback(progress), FeatureCache.open(cache)
+    if not cache.spec.views:
+        raise HeadError(
+            f"{cache.path} has no augmented views, so there is no curve over them. Add some: "
+            f"featcache update {cache.path} DATA --views 4"
+        )
+    head, data, note = choose_head(cache, head, layer, seed, progress)
     train = data.train
     counts = sorted({0, train.views, *(2**power for power in range(16) if 2**power < train.views)})
     points = []

@@ -76,7 +76,7 @@ def comparison_markdown(comparison: Comparison, name: str) -> str:
         f"cached: {cached_views(settings)}, head {settings['head']}; live routes: a new view by "
         f"{settings['view_recipes']['live']} in each epoch, {recipe}. "
         f"Computed: {computed(comparison)}. "
-        f"{plural(settings['repeats'], 'repeat')} from seed {settings['seed']}: medians (lowest to highest).",
+        f"{plural(comparison.repeats, 'repeat')} from seed {settings['seed']}: medians (lowest to highest).",
         comparison_table(comparison).markdown(),
         "\n".join(f"- {line}" for line in remarks(comparison)),
         "## Seconds by phase",

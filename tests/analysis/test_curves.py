@@ -259,3 +259,10 @@ def test_a_curve_of_an_older_version_has_no_accuracy_on_train() -> None:
     values["points"][0]["train_accuracies"] = [1.5]
     with pytest.raises(TypeError, match="not those of a curve"):
         Curve.from_dict(values)
+
+
+def test_a_cache_without_views_has_no_curve_over_views(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    cache = FeatureCache.from_arrays(rng.normal(size=(40, 4)), np.arange(40) % 2)
+    with pytest.raises(HeadError, match=r"has no augmented views, so there is no curve .* DATA --views 4$"):
+        curve(cache, over="views")

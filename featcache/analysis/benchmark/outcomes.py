@@ -175,8 +175,13 @@ class Comparison(Result, NotebookResult):
             if has_test:
                 cells.append(f"{statistics.median(outcome.test_accuracy):.4f}" if outcome.test_accuracy else "-")
             lines.append([*cells, f"{outcome.median_s:.1f}"])
-        repeats = self.settings.get("repeats", 1)
-        return "\n".join([*text_table(lines, "<>"), *([f"Medians of {repeats} repeats."] if repeats > 1 else [])])
+        repeats = [f"Medians of {self.repeats} repeats."] if self.repeats > 1 else []
+        return "\n".join([*text_table(lines, "<>"), *repeats])
+
+    @property
+    def repeats(self) -> int:
+        """The most repeats that a route has had; a budget can end before all that were asked for."""
+        return max((len(outcome.accuracy) for outcome in self.outcomes), default=0)
 
     def outcome(self, route: str) -> Outcome | None:
         """The outcome of a route; None if it did not run."""

@@ -77,7 +77,7 @@ def write_benchmark_page(
 def _overview(comparison: Comparison) -> Section:
     settings = comparison.settings
     images = ", ".join(f"{count} {split}" for split, count in settings["images"].items() if count)
-    repeats = f"{plural(settings['repeats'], 'repeat')} from seed {settings['seed']}"
+    repeats = f"{plural(comparison.repeats, 'repeat')} from seed {settings['seed']}"
     return Section(
         "Result",
         [

@@ -41,7 +41,8 @@ def head_section(head: Path, cache: FeatureCache, data: str | os.PathLike[str] |
         add(lambda: cache_figures.map_figure(cache, layer=layer), caption)
     if data is not None:
         add(lambda: model_figures.predictions_figure(head, data), "Wrong and right predictions of val images")
-        add(lambda: cache_figures.views_figure(cache, data), "Augmented views of training images")
+        if cache.spec.views:
+            add(lambda: cache_figures.views_figure(cache, data), "Augmented views of training images")
     return section
 
 
