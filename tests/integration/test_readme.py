@@ -306,7 +306,7 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
     ],
     "fine_tuning": [
         ("as accurate on {} pairs", "head at least as accurate"),
-        ("may pay on {} pairs", "may pay"),
+        ("could be significantly better on {} pairs", "could be better"),
     ],
     "label_curve": [
         ("median error is {:.1f} points", "median error, points"),
