@@ -94,7 +94,7 @@ def wrong_images(model: Path) -> list[str]:
 
 
 def compare(pair: dict[str, Any]) -> dict[str, Any]:
-    """The gain of fine-tuning, McNemar's two-sided p or its lower bound, and whether it could be significantly better."""
+    """The gain of fine-tuning, McNemar's two-sided p or its lower bound; whether it could be significantly better."""
     gain = pair["tuned"] - pair["head"]
     one, other = 0, abs(round(gain * pair["images"]["test"]))
     if "tuned_wrong" in pair:
@@ -118,9 +118,9 @@ def page(figures: dict[str, Any]) -> str:
         "# Is fine-tuning better than the default head?",
         "",
         "The default head (`extract --views 0`, `fit-head`) is at least as accurate as fine-tuning on "
-        f"{at_least} of {n} pairs of a data set and a network. Fine-tuning could be significantly better on {tuned_better}: it gains a point or "
-        f"more, and McNemar's p is, or can be, below {SIGNIFICANT:g}. That is {needed} for a prediction that beats "
-        f'always answering "no" with p < 0.1, which needs {NEEDED}.',
+        f"{at_least} of {n} pairs of a data set and a network. Fine-tuning could be significantly "
+        f"better on {tuned_better}: it gains a point or more, and McNemar's p is, or can be, below {SIGNIFICANT:g}. "
+        f'That is {needed} for a prediction that beats always answering "no" with p < 0.1, which needs {NEEDED}.',
         "",
         "Test accuracy at 96 pixels, one seed. Fine-tuning: the better of two recipes of 8 epochs on val. The labels "
         f"of coins are random. The former rule of `featcache forecast` was right for {rule['right']} of {n} pairs "

@@ -34,6 +34,9 @@ from featcache.extraction.results import Update, with_ids
 if TYPE_CHECKING:
     from torch import nn
 
+VIEW_TRIAL = "view_trial"
+"""Name in the provenance of the outcome of a trial, which chose the views of the cache."""
+
 
 @dataclass(frozen=True)
 class UpdatePlan:
@@ -66,6 +69,12 @@ class UpdatePlan:
         """Number of views of each row to extract."""
         return expected_views(self.spec, self.samples) - self.matches.views
 
+    @property
+    def changes_views(self) -> bool:
+        """Whether the new cache has other augmented views than the old one."""
+        old, new = self.old.spec, self.spec
+        return old.views != new.views or (new.views > 0 and old.view.augment != new.view.augment)
+
     def load(
         self, weights: str | None, backbone: Backbone | nn.Module | None, runtime: RuntimeOptions
     ) -> ExtractionPlan | None:
@@ -80,6 +89,8 @@ class UpdatePlan:
     def provenance(self, extraction: ExtractionPlan | None) -> dict[str, Any]:
         """That of the new cache."""
         provenance = {**self.old.provenance, **(extraction.info().provenance if extraction else {})}
+        if self.changes_views:
+            provenance.pop(VIEW_TRIAL, None)
         if self.samples is self.manifest.samples:  # a repair leaves the split unchanged
             provenance.pop("val_is_held_out", None)
             provenance |= {} if self.manifest.held_out_seed is None else {"val_is_held_out": True}
