@@ -73,6 +73,23 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def available_memory_bytes() -> float:
+    """Memory that this process may still take, in bytes; infinity if the system does not report it."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            free = next(float(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float("inf")
+    try:  # the limit of a container
+        limit, used = (
+            Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
+            for name in ("memory.max", "memory.current")
+        )
+        return free if limit == "max" else min(free, float(limit) - float(used))
+    except (OSError, ValueError):
+        return free
+
+
 def peak_gpu_memory_bytes() -> int | None:
     """Highest memory of PyTorch on one GPU, in bytes, of all GPUs; None if PyTorch is not imported or uses no GPU."""
     torch = sys.modules.get("torch")

@@ -83,6 +83,7 @@ def _select_layers(
         data.train,
         data.layers,
         keep_all=data.keep_layers,
+        rows_of_image=1 + data.train.views if options.use_views in (None, "all") else 1,
         class_weight=options.parameters.get("class_weight"),
         folds=options.cv,
         seed=options.seed,

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from featcache.analysis.doctor.label_errors import Overlap, find_label_errors, gain, overlaps, rank_labels, thresholds
+from featcache.analysis.doctor.label_errors import (
+    Overlap,
+    find_label_errors,
+    gain,
+    leave_out,
+    overlaps,
+    rank_labels,
+    thresholds,
+)
+from featcache.cache.features import Features
+from featcache.core.samples import Samples
 
 
 def test_confident_learning_by_hand() -> None:
@@ -73,3 +83,16 @@ def test_gain_is_the_share_of_log_loss_that_is_gone() -> None:
     assert gain(p, y, p) == (0.0, 0.0)
     guess = np.random.default_rng(1).dirichlet([5, 5], 100)
     assert gain(guess, y)[1] < 3
+
+
+def test_nearly_every_class_has_one_image() -> None:
+    """Of 80 classes one has four images: the first fold is empty or small, and all folds choose the strength."""
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([np.arange(80), [0, 0, 0]])
+    x = (rng.normal(size=(80, 16))[labels] + 0.1 * rng.normal(size=(83, 16)))[:, None].astype(np.float32)
+    samples = Samples(
+        tuple(map(str, range(83))), labels, np.zeros(83, np.uint8), rng.integers(0, 256, (83, 32), dtype=np.uint8),
+        tuple(f"c{n:02d}" for n in range(80)),
+    )  # fmt: skip
+    result = leave_out(Features(x, samples))
+    assert len(result.rows) == 4

@@ -42,7 +42,7 @@ def held_out(fit: HeadFit) -> dict[str, Accuracy | LabelAccuracy]:
 
 def test_cheap_heads_come_first() -> None:
     assert AUTO == ("lda", "centroid", "ridge", "linear")
-    assert [spec.name for spec in auto_heads() if spec.estimate_s] == ["linear"]
+    assert all(spec.estimate_s for spec in auto_heads())
 
 
 @pytest.mark.parametrize("kind", ["plain", "wide", "correlated", "mislabelled"])

@@ -19,8 +19,12 @@ from featcache.errors import HeadError
 from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.heads.layer_scaling import weigh_layers
+from featcache.heads.solvers.path import PathWeights
+from featcache.heads.tuning import layer_comparison
 from featcache.heads.tuning.image_sample import sample_images
-from featcache.heads.tuning.layer_selection import WEIGHTS, LayerWeights, select_layers
+from featcache.heads.tuning.layer_comparison import LayerWeights
+from featcache.heads.tuning.layer_selection import WEIGHTS, select_layers
+from featcache.heads.tuning.path_selection import HeldOut, select_on_path
 from featcache.metrics.classification import Accuracy
 
 STAGES = ("penultimate", "layer1", "layer2:mean")
@@ -290,7 +294,7 @@ def test_json_names_the_layers_and_how_they_were_chosen(tmp_path: Path) -> None:
     values = json.loads((tmp_path / "head" / "run.json").read_text())
     assert values["layers"] == ["penultimate", "layer1"]
     selection = values["layer_selection"]
-    assert set(selection) == {"candidates", "chosen", "images", "seconds", "skipped"}
+    assert set(selection) == {"candidates", "chosen", "images", "seconds", "skipped", "too_wide"}
     assert selection["images"] == 120
     assert [candidate["weights"] for candidate in selection["candidates"][: 1 + len(WEIGHTS)]] == [
         [1.0],
@@ -417,3 +421,53 @@ def test_options_that_do_not_fit_are_refused_before_layers_are_compared(
         fit_head(cache, parameters={"C": 1.0})
     with pytest.raises(HeadError, match="scaling is for heads that are not tuned"):
         fit_head(cache, head="ridge", scaling="l2")
+
+
+def test_layers_that_are_too_wide_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer that says least for its width goes first. The width of few rows does not matter."""
+    apart = {"penultimate": 2.0, "layer1": 2.0, "layer2": 1.4, "layer3": 2.0}
+    known = cache(tmp_path / "c.h5", apart, n=300)
+    features, names = known.features("train", "all"), tuple(known.spec.layers)
+    wide, selection = select_layers(features, names, keep_all=False)
+    assert selection
+    assert (wide.layers, selection.too_wide) == ((0, 1, 2, 3), 0)
+    monkeypatch.setattr(layer_comparison, "MAX_WIDTH", 48)
+    narrow, selection = select_layers(features, names, keep_all=False)
+    assert selection
+    assert (narrow.layers, selection.too_wide) == ((0, 1, 3), 1)
+    assert selection.candidates[selection.chosen].layers == ("penultimate", "layer1", "layer3")
+    assert "1 layer more would help, but take too long with so many images." in str(selection)
+    assert select_layers(features, names, keep_all=True)[0].layers == (0, 1, 2, 3)
+    few = cache(tmp_path / "d.h5", apart, n=45)
+    monkeypatch.setattr(layer_comparison, "MAX_WIDTH", 0)
+    assert len(select_layers(few.features("train", "all"), names, keep_all=True)[0].layers) == 4
+    monkeypatch.setattr(layer_comparison, "is_smaller", lambda *_: True)
+    assert select_layers(features, names, keep_all=False)[0].layers == (0, 1, 2, 3)
+
+
+def test_class_weights_of_classes_that_the_sample_lacks(tmp_path: Path) -> None:
+    """Of 130 classes, the sample has 125."""
+    apart = dict.fromkeys(STAGES, 9.0)
+    val = parts(apart, 130, 130, d=140, seed=9)
+    known = cache_of_layers(tmp_path / "c.h5", parts(apart, 650, 130, d=140), val)
+    for name in ("c000", "c064", "c129"):
+        fit = fit_head(known, head="ridge", parameters={"class_weight": {name: 2.0}})
+        assert fit.accuracy.accuracy > 0.95
+
+
+def test_images_of_a_group_count_as_one(tmp_path: Path) -> None:
+    """Twenty images of each of ten groups, which differ by group alone: the standard error is that of ten."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(10), 20)
+    samples = Samples(
+        tuple(map(str, range(200))), (group % 2).astype(np.int64), np.zeros(200, np.uint8),
+        rng.integers(0, 256, (200, 32), dtype=np.uint8), ("a", "b"), tuple(f"group {n}" for n in group),
+    )  # fmt: skip
+    logits = np.repeat(rng.normal(size=10), 20)[:, None] * [[-0.5, 0.5]]
+    held_out = HeldOut(samples.labels, np.zeros(200, np.int64), np.ones(200), lambda _: logits)
+    selection = select_on_path([PathWeights(1.0, np.zeros((1, 2, 0)), np.zeros((1, 2)))], held_out)
+    losses = layer_comparison._losses(selection, held_out, samples)
+    assert losses.shape == (10,)
+    expected = -np.log(selection.probabilities(False)[np.arange(200), samples.labels])
+    assert losses.mean() == pytest.approx(expected.mean())
+    np.testing.assert_allclose(np.sort(losses), np.sort(expected.reshape(10, 20).mean(axis=1)))

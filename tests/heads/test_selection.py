@@ -19,6 +19,7 @@ from caches import cache_of, clouds
 from featcache.cache.features import Features
 from featcache.errors import HeadError
 from featcache.heads.registry import HEADS, HeadSpec
+from featcache.heads.solvers import closed_form
 from featcache.heads.solvers.path import OutOfTimeError
 from featcache.heads.tuning.selection import select
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
@@ -144,6 +145,26 @@ def test_the_first_head_is_fitted_however_short_the_budget(train: Features) -> N
     _, selection = select(TuningData(train), specs(), train.samples.classes, -1.0)
     assert [item.head for item in selection.candidates] == [AUTO[0]]
     assert selection.skipped == tuple((name, "the budget was spent") for name in ("centroid", "ridge", "linear"))
+
+
+@pytest.mark.parametrize(
+    ("memory", "reason"),
+    [
+        (1e15, r"it would take about [\d,]+ s, and \d+ s are left"),
+        (10.0, "its matrices of all pairs of features do not"),
+    ],
+)
+def test_closed_forms_of_too_many_features_are_left_out(
+    memory: float, reason: str, train: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last head is fitted nevertheless."""
+    monkeypatch.setattr(closed_form, "_NARROW", 1)
+    monkeypatch.setattr(closed_form, "_FACTORIZATIONS", 1e12)
+    monkeypatch.setattr(closed_form, "available_memory_bytes", lambda: memory)
+    _, selection = select(TuningData(train), specs(), train.samples.classes, 5.0)
+    assert [item.head for item in selection.candidates] == ["linear"]
+    assert [name for name, _ in selection.skipped] == ["lda", "centroid", "ridge"]
+    assert all(re.match(reason, why) for _, why in selection.skipped)
 
 
 def test_a_slow_head_neither_keeps_cheap_ones_out_nor_overruns(train: Features) -> None:

@@ -26,6 +26,7 @@ from featcache.heads.solvers import closed_form
 from featcache.heads.solvers.closed_form import RegularizedCovariances, lda, nearest_centroid, ridge
 from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights
 from featcache.heads.solvers.softmax import solve_path
+from featcache.heads.tuning import tuning_data
 from featcache.heads.tuning.path_selection import CVSelection, HeldOut, select_on_path, two_sided
 from featcache.heads.tuning.strength_search import PENALTIES
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
@@ -438,6 +439,7 @@ def test_the_first_fold_chooses_the_strength_at_which_all_folds_are_predicted(
     solve: Any, classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A factorization for each strength, one for each other fold, and one for all images."""
+    monkeypatch.setattr(tuning_data, "_ENOUGH", 12)
     train = clouds(classes, apart=1.0)
     factorized, whiten = [], closed_form._Covariance.whiten
 
@@ -447,7 +449,7 @@ def test_the_first_fold_chooses_the_strength_at_which_all_folds_are_predicted(
 
     monkeypatch.setattr(closed_form._Covariance, "whiten", counted)
     tuning = TuningData(train)
-    tuned = tuning.tune_closed_form(solve, first_fold=True)
+    tuned = tuning.tune_closed_form(solve)
     assert len(factorized) == len(tuned.trials) + 4 + 1
     strength = min(tuned.trials, key=lambda trial: trial.log_loss).value
     assert tuned.setting == f"strength={strength:.3g}"
@@ -459,8 +461,17 @@ def test_the_first_fold_chooses_the_strength_at_which_all_folds_are_predicted(
     single = TuningData(train).tune_closed_form(solve)
     assert single.setting == tuned.setting
     np.testing.assert_allclose(np.array(single.trials), np.array(tuned.trials), rtol=1e-6)  # of float32
-    again = TuningData(train).tune_closed_form(solve, first_fold=True)
+    again = TuningData(train).tune_closed_form(solve)
     np.testing.assert_allclose(again.probabilities, single.probabilities, rtol=1e-6)
+
+
+def test_a_small_first_fold_does_not_choose_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = clouds(2, apart=1.0)
+    by_all = TuningData(train).tune_closed_form(lda)
+    monkeypatch.setattr(tuning_data, "_ENOUGH", 13)
+    assert TuningData(train).tune_closed_form(lda).trials == by_all.trials
+    monkeypatch.setattr(tuning_data, "_ENOUGH", 12)
+    assert TuningData(train).tune_closed_form(lda).trials != by_all.trials
 
 
 @pytest.mark.parametrize("folds", [2, 3, 10])
@@ -612,9 +623,10 @@ def test_a_search_ends_before_strengths_that_are_rounding_errors(
 def test_a_strength_of_the_first_fold_that_is_too_weak_for_others_is_not_taken(
     solve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tuning_data, "_ENOUGH", 1)
     tuning = TuningData(fine())
     covariances, whiten = tuning._regularized(lambda: False), closed_form._Covariance.whiten
-    free = tuning.tune_closed_form(solve, first_fold=True)
+    free = tuning.tune_closed_form(solve)
     least = PENALTIES.index(min(free.trials, key=lambda trial: trial.log_loss).value) - 1
     covariances._whitened.clear()
 
@@ -624,7 +636,7 @@ def test_a_strength_of_the_first_fold_that_is_too_weak_for_others_is_not_taken(
         return whiten(self, penalty)
 
     monkeypatch.setattr(closed_form._Covariance, "whiten", fails)
-    tuned = tuning.tune_closed_form(solve, first_fold=True)
+    tuned = tuning.tune_closed_form(solve)
     assert tuned.setting == tuning.tune_closed_form(solve).setting
     assert min(trial.value for trial in tuned.trials) >= PENALTIES[least]
     assert tuned.probabilities.shape == (60, 2)

@@ -185,13 +185,13 @@ def leave_out(
 ) -> HeldOutProbabilities:
     """Fit heads to the clean views, each without the fold that it predicts. Raises HeadError.
 
-    The first fold alone chooses the strength of LDA, so that the time is about that of one held-out part.
+    The first fold alone chooses the strength of LDA if it is large, see `TuningData.tune_closed_form`.
     """
     samples = features.samples
     tuning = TuningData(features, "clean", folds=folds, seed=seed, progress=progress)
     head = head_for(len(samples), len(samples.classes))
     try:
-        tuned = linear.tune(tuning) if head == "linear" else tuning.tune_closed_form(lda, first_fold=True)
+        tuned = linear.tune(tuning) if head == "linear" else tuning.tune_closed_form(lda)
     except (ValueError, MemoryError, RuntimeError) as error:  # LinAlgError
         raise HeadError(f"{head} could not be fitted: {error}") from error
     rows = tuning.held_out.rows

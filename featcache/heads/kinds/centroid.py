@@ -23,10 +23,16 @@ def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
     return data.tuned_head(data.select([weights]), data.expand(layer), "")
 
 
+def estimate_s(data: TuningData) -> float:
+    """See `HeadSpec`."""
+    return data.estimate_closed_form_s()
+
+
 register(
     HeadSpec(
         "centroid",
         tune=tune,
+        estimate_s=estimate_s,
         estimator="sklearn.neighbors.NearestCentroid",
         cluster=True,
         linear=True,

@@ -18,10 +18,16 @@ def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
     return data.tune_closed_form(lda, stop)
 
 
+def estimate_s(data: TuningData) -> float:
+    """See `HeadSpec`."""
+    return data.estimate_closed_form_s()
+
+
 register(
     HeadSpec(
         "lda",
         tune=tune,
+        estimate_s=estimate_s,
         estimator="sklearn.discriminant_analysis.LinearDiscriminantAnalysis",
         defaults={"solver": "lsqr", "shrinkage": "auto"},
         cluster=True,

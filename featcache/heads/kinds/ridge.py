@@ -18,10 +18,16 @@ def tune(data: TuningData, stop: Stop = lambda: False) -> TunedHead:
     return data.tune_closed_form(ridge, stop)
 
 
+def estimate_s(data: TuningData) -> float:
+    """See `HeadSpec`."""
+    return data.estimate_closed_form_s()
+
+
 register(
     HeadSpec(
         "ridge",
         tune=tune,
+        estimate_s=estimate_s,
         estimator="sklearn.linear_model.RidgeClassifier",
         cluster=True,
         linear=True,

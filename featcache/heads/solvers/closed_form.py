@@ -5,6 +5,8 @@ One pass over the rows accumulates sums by fold; those of a problem are the sums
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +15,12 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array
 
+from featcache._utils.environment import available_memory_bytes
 from featcache.cache.lazy_arrays import CenteredMatrix, safe_mean_variance
 from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights, Stop, never
+
+_NARROW = 3072  # features; fewer take seconds
+_FACTORIZATIONS = 16  # in the search of a strength
 
 Solve = Callable[
     [NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -163,6 +169,22 @@ class RegularizedCovariances:
             self._whitened[number, strength] = covariance.whiten(strength * self.scale)
         coef, offset = solve(covariance.priors, covariance.between, self._whitened[number, strength])
         return _layer(coef, offset - coef @ (covariance.center + self._mean))
+
+
+def estimate_s(n: int, d: int, problems: int) -> float:
+    """The time of sums and factorizations for n rows of d features, in seconds.
+
+    0 for few features; infinity if the matrices do not fit in memory.
+    """
+    if d <= _NARROW:
+        return 0.0
+    if 2 * problems * 8 * d * d > available_memory_bytes():
+        return math.inf
+    matrix = np.eye(512) + 1 / 512
+    started = time.perf_counter()
+    np.linalg.cholesky(matrix)
+    products_per_s = 512**3 / 3 / (time.perf_counter() - started)
+    return (n * d * d + _FACTORIZATIONS * d**3 / 3) / products_per_s
 
 
 def ridge(

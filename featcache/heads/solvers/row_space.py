@@ -15,6 +15,11 @@ _MAX_BYTES = 2**29  # of the rows, which are read as a whole
 _MAX_PRODUCTS = 2**34  # of the decomposition, n * n * d: some seconds
 
 
+def is_smaller(n: int, d: int, itemsize: int = 4) -> bool:
+    """Whether the space of n rows of d features is much smaller than d, and can be computed in seconds."""
+    return n <= _LARGEST * d and n * d * itemsize <= _MAX_BYTES and n * n * d <= _MAX_PRODUCTS
+
+
 class RowSpace(NamedTuple):
     """An orthonormal basis of the space that rows minus a mean span.
 
@@ -30,9 +35,8 @@ class RowSpace(NamedTuple):
     @classmethod
     def from_rows(cls, x: NDArray[Any] | LazyRows) -> RowSpace | None:
         """The space of rows of shape (n, d); None if it is not much smaller than d, or does not fit in memory."""
-        n, d = x.shape
         dtype = np.float64 if x.dtype == np.float64 else np.float32
-        if n > _LARGEST * d or n * d * np.dtype(dtype).itemsize > _MAX_BYTES or n * n * d > _MAX_PRODUCTS:
+        if not is_smaller(len(x), x.shape[1], np.dtype(dtype).itemsize):
             return None
         rows = np.asarray(x[:], dtype)
         mean = rows.mean(axis=0, dtype=np.float64).astype(dtype)

@@ -178,7 +178,8 @@ def select(
     specs : sequence of HeadSpec
         Kinds that have `tune`.
     budget_s : float, optional
-        Seconds from now. The first head is always fitted. A later one is skipped if it would not end in time, or fails.
+        Seconds from now. A head that would not end in time, or fails, is skipped; the last one is fitted if there is no
+        other.
     progress : callable, optional
         Called for each head that was tried.
 
@@ -198,11 +199,11 @@ def select(
             if heads and started >= end:
                 skipped.append((spec.name, "the budget was spent"))
                 continue
-            if heads and budget_s is not None and spec.estimate_s:
+            is_last_resort = number == len(specs) - 1 and not heads
+            if budget_s is not None and spec.estimate_s and not is_last_resort:
                 expected = spec.estimate_s(tuning)
-                if started + expected > end:
-                    left = max(0.0, end - started)
-                    skipped.append((spec.name, f"it would take about {expected:.0f} s, and {left:.0f} s are left"))
+                if expected and started + expected > end:
+                    skipped.append((spec.name, _too_long(expected, max(0.0, end - started))))
                     continue
             is_limited = budget_s is not None and heads
             tuned = _tune(spec, tuning, partial(_is_over, end) if is_limited else never)
@@ -265,6 +266,12 @@ def _choose(
     )
     tuned = heads[best][0]
     return tuned, Selection(candidates, len(rows), tuning.folds, tuned.temperature, skipped)
+
+
+def _too_long(expected_s: float, left_s: float) -> str:
+    if expected_s == float("inf"):
+        return "its matrices of all pairs of features do not fit in memory"
+    return f"it would take about {expected_s:.0f} s, and {left_s:.0f} s are left"
 
 
 def _is_over(limit: float) -> bool:

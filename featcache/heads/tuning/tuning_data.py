@@ -23,7 +23,7 @@ from featcache.errors import HeadError
 from featcache.heads.class_weights import weights_by_index
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.solvers.closed_form import RegularizedCovariances, Solve, SufficientStatistics
+from featcache.heads.solvers.closed_form import RegularizedCovariances, Solve, SufficientStatistics, estimate_s
 from featcache.heads.solvers.one_vs_rest import balance_labels
 from featcache.heads.solvers.path import Layer, PathWeights, Stop, never
 from featcache.heads.solvers.preconditioner import LowRankPreconditioner
@@ -49,6 +49,7 @@ On held-out images a head solved to 1e-3 differs from the exact one by less than
 """
 
 
+_ENOUGH = 200  # images that choose a strength
 _PASSES = 80  # over the rows, in the search of C on features of photos and of digits
 
 
@@ -228,24 +229,25 @@ class TuningData:
             self._statistics = self.rows.statistics(stop)
         return self._statistics
 
-    def tune_closed_form(self, solve: Solve, stop: Stop = never, *, first_fold: bool = False) -> TunedHead:
+    def tune_closed_form(self, solve: Solve, stop: Stop = never) -> TunedHead:
         """A head with a closed form at the strength that is best on held-out images.
+
+        If the first fold has 200 images or more, these alone choose the strength, which takes less time; the head is
+        still fitted without each fold at this strength.
 
         Parameters
         ----------
         solve : Solve
             `featcache.heads.solvers.closed_form.ridge` or `lda`.
-        first_fold : bool, default False
-            Whether the images of the first fold alone choose the strength. The head is still fitted without each fold
-            at this strength, which takes less time than a choice by all folds.
 
         Raises
         ------
         OutOfTimeError
         """
+        first_fold = self.folds > 1 and int(np.sum(self.held_out.fold == 0)) >= _ENOUGH
         with StepProgress(self.progress, "fit strengths", len(PENALTIES)) as steps:
             selection = self.select_closed_form(solve, stop, steps, first_fold=first_fold)
-        if first_fold and self.folds > 1:
+        if first_fold:
             try:
                 by_folds = self.select_closed_form(solve, stop, only=float(selection.values[0]))
                 selection = replace(by_folds, trials=selection.trials, interrupted=selection.interrupted)
@@ -281,6 +283,10 @@ class TuningData:
             width = self._features.x.shape[2]
             self._covariances = RegularizedCovariances(self.statistics(stop), self.problem.x.mean, width)
         return self._covariances
+
+    def estimate_closed_form_s(self) -> float:
+        """See `featcache.heads.solvers.closed_form.estimate_s`."""
+        return estimate_s(*self.problem.x.shape, self.folds + 1)
 
     def logistic_path(
         self,

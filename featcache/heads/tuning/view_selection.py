@@ -17,7 +17,8 @@ from featcache.core.progress import StepProgress
 from featcache.core.rng import content_words
 from featcache.heads.layer_scaling import weigh_layers
 from featcache.heads.solvers.closed_form import lda, ridge
-from featcache.heads.tuning.layer_selection import LayerWeights, select_layers
+from featcache.heads.tuning.layer_comparison import LayerWeights
+from featcache.heads.tuning.layer_selection import select_layers
 from featcache.heads.tuning.tuning_data import TuningData
 
 COUNTS = (1, 2, 4)
