@@ -29,7 +29,8 @@ from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import SpecError
 from featcache.extraction.extract import extract as extract_views
 from featcache.extraction.results import Extraction
-from featcache.extraction.update import VIEW_TRIAL, change_views
+from featcache.extraction.update import change_views
+from featcache.extraction.update_plan import VIEW_TRIAL
 
 AUTO = "auto"
 
