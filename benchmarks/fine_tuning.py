@@ -10,12 +10,12 @@ with one seed; another seed can change its result by several points.
 Only the heads are measured anew. The accuracies of fine-tuning are those in results/fine_tuning.json, measured at the
 commit in `fine_tuning_versions`. Of these runs the predictions were not kept, so McNemar's p is not known, but it has a
 lower bound: that no image is predicted right by the worse of the two alone. --finetune repeats the better recipe of
-some pairs, and stores which images it predicts wrongly; for these p is exact. Fine-tuning may pay if it gains at least
-one point of test accuracy and p, or its lower bound, is below 0.05.
+some pairs, and stores which images it predicts wrongly; for these p is exact. Fine-tuning could be
+significantly better if it gains at least one point of test accuracy and p, or its lower bound, is below 0.05.
 
-These figures decided the removal of `featcache forecast`: a prediction whether fine-tuning pays beats always
-answering "no" with p < 0.1 in an exact one-sided sign test only if it finds four pairs or more in which fine-tuning
-pays, without a false alarm (0.5 ** 4 = 0.06; 0.5 ** 3 = 0.13).
+These figures decided the removal of `featcache forecast`: a prediction whether fine-tuning is better beats always
+answering "no" with p < 0.1 in an exact one-sided sign test only if it finds four pairs or more in which fine-tuning is
+better, without a false alarm (0.5 ** 4 = 0.06; 0.5 ** 3 = 0.13).
 
 mobilenet_v2 takes its weights from FEATCACHE_WEIGHTS; the photos are in FEATCACHE_ANTS_BEES. Writes
 results/fine_tuning.json and the table results/fine_tuning.md.
@@ -44,7 +44,7 @@ RECIPES = {
 }
 MIN_GAIN, SIGNIFICANT = 0.01, 0.05
 NEEDED = 4
-"""Pairs in which fine-tuning pays that a prediction must find to beat always answering "no" with p < 0.1."""
+"""Pairs in which fine-tuning is better that a prediction must find to beat always answering "no" with p < 0.1."""
 
 
 def prepare(pair: dict[str, Any], work: Path) -> tuple[Path, Path, dict[str, Any]]:
@@ -94,28 +94,33 @@ def wrong_images(model: Path) -> list[str]:
 
 
 def compare(pair: dict[str, Any]) -> dict[str, Any]:
-    """The gain of fine-tuning, McNemar's two-sided p or its lower bound, and whether fine-tuning may pay."""
+    """The gain of fine-tuning, McNemar's two-sided p or its lower bound; whether it could be significantly better."""
     gain = pair["tuned"] - pair["head"]
     one, other = 0, abs(round(gain * pair["images"]["test"]))
     if "tuned_wrong" in pair:
         head, tuned = set(pair["head_wrong"]), set(pair["tuned_wrong"])
         one, other = len(tuned - head), len(head - tuned)
     p = float(binomtest(one, one + other).pvalue) if one + other else 1.0
-    return {"gain": gain, "p": p, "p_is_exact": "tuned_wrong" in pair, "may_pay": gain >= MIN_GAIN and p < SIGNIFICANT}
+    return {
+        "gain": gain,
+        "p": p,
+        "p_is_exact": "tuned_wrong" in pair,
+        "could_be_better": gain >= MIN_GAIN and p < SIGNIFICANT,
+    }
 
 
 def page(figures: dict[str, Any]) -> str:
     """The table of all pairs as Markdown."""
     pairs = sorted(figures["pairs"], key=lambda pair: -pair["gain"])
-    n, better, paying = len(pairs), figures["head at least as accurate"], figures["may pay"]
-    rule, needed = figures["former rule"], "enough" if paying >= NEEDED else "not enough"
+    n, at_least, tuned_better = len(pairs), figures["head at least as accurate"], figures["could be better"]
+    rule, needed = figures["former rule"], "enough" if tuned_better >= NEEDED else "not enough"
     lines = [
-        "# Does fine-tuning pay against the default head?",
+        "# Is fine-tuning better than the default head?",
         "",
         "The default head (`extract --views 0`, `fit-head`) is at least as accurate as fine-tuning on "
-        f"{better} of {n} pairs of a data set and a network. Fine-tuning may pay on {paying}: it gains a point or "
-        f"more, and McNemar's p is, or can be, below {SIGNIFICANT:g}. That is {needed} for a prediction that beats "
-        f'always answering "no" with p < 0.1, which needs {NEEDED}.',
+        f"{at_least} of {n} pairs of a data set and a network. Fine-tuning could be significantly "
+        f"better on {tuned_better}: it gains a point or more, and McNemar's p is, or can be, below {SIGNIFICANT:g}. "
+        f'That is {needed} for a prediction that beats always answering "no" with p < 0.1, which needs {NEEDED}.',
         "",
         "Test accuracy at 96 pixels, one seed. Fine-tuning: the better of two recipes of 8 epochs on val. The labels "
         f"of coins are random. The former rule of `featcache forecast` was right for {rule['right']} of {n} pairs "
@@ -124,13 +129,16 @@ def page(figures: dict[str, Any]) -> str:
         f"{figures['versions']['commit']}, fine-tuning of commit {figures['fine_tuning_versions']['commit']}; where p "
         "is exact, the better recipe was repeated later.",
         "",
-        "| set | backbone | weights | test images | default head | fine-tuning | gain | p | may pay |",
+        "| set | backbone | weights | test images | default head | fine-tuning | gain | p | could be better |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for pair in pairs:
         cells = [pair["set"], pair["network"], pair["weights"], str(pair["images"]["test"])]
         cells += [f"{pair['head']:.3f}", f"{pair['tuned']:.3f}", f"{100 * pair['gain']:+.1f} points"]
-        cells += [f"{'' if pair['p_is_exact'] else 'at least '}{pair['p']:.2g}", "yes" if pair["may_pay"] else "no"]
+        cells += [
+            f"{'' if pair['p_is_exact'] else 'at least '}{pair['p']:.2g}",
+            "yes" if pair["could_be_better"] else "no",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -151,7 +159,7 @@ def main() -> None:
             pair |= {**measure_finetuning(pair, options.work), "fine_tuning_commit": measured}
         figures["pairs"][number] = pair = {**pair, **compare(pair)}
         print(pair["set"], pair["network"], f"{pair['head']:.4f} {pair['tuned']:.4f}", file=sys.stderr, flush=True)
-    figures["may pay"] = sum(pair["may_pay"] for pair in figures["pairs"])
+    figures["could be better"] = sum(pair["could_be_better"] for pair in figures["pairs"])
     figures["head at least as accurate"] = sum(pair["gain"] <= 0 for pair in figures["pairs"])
     record.write("fine_tuning", figures, measured)
     results.with_suffix(".md").write_text(page(json.loads(results.read_text())))

@@ -4,8 +4,9 @@
 
 The curve sees an eighth, a quarter and half of the training images, three draws of each. Its `gain_from_doubling` is
 compared with the gain in val accuracy that the head with all training images has over the median of the draws of half
-of them. The curve also says whether the head underfits: if it predicts train wrongly at least half as often as val, it
-says that another network may help more than labels. The gains of both groups of pairs are compared.
+of them. The curve also says whether the head underfits: if it predicts train wrongly more than half as often as
+val, by more than noise, it says that another network may help more than labels. The gains of both groups of pairs are
+compared.
 
 The head is linear, on the penultimate layer. Val has 80 to 300 images, so one standard error of a gain is
 about two points. It uses the caches of fine_tuning.py in --work, and extracts those that are missing. Writes

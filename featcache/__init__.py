@@ -47,8 +47,8 @@ _RESULTS = {
 
 
 _REMOVED = {
-    "forecast": "it was not better than always answering that fine-tuning does not pay. "
-    "featcache.benchmark(data, budget_s=...) measures whether it pays, featcache.curve(cache) estimates the gain from "
+    "forecast": "it was not better than always answering that fine-tuning brings no gain. "
+    "featcache.benchmark(data, budget_s=...) measures the gain, featcache.curve(cache) estimates the gain from "
     "more labels",
 }
 """Former public names without a new one: why, and what to use."""

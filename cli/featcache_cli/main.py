@@ -28,8 +28,8 @@ GROUPS = {
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 REMOVED = {
-    "forecast": "it was not better than always answering that fine-tuning does not pay. `featcache benchmark DATA "
-    "-o REPORT --budget 30m` measures whether it pays, `featcache curve CACHE` estimates the gain from more labels",
+    "forecast": "it was not better than always answering that fine-tuning brings no gain. `featcache benchmark DATA "
+    "-o REPORT --budget 30m` measures the gain, `featcache curve CACHE` estimates the gain from more labels",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -21,69 +21,18 @@ from featcache.cache.paths import on_disk
 from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, keep_unread, match_rows, stash_partial
 from featcache.cache.writer import CacheWriter
 from featcache.core.options import RuntimeOptions, takes_options
-from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheDamagedError, CacheMismatchError
 from featcache.extraction.estimate import measure
 from featcache.extraction.extractor import LocalExtractor
 from featcache.extraction.fill import fill_cache, reject_unreadable
-from featcache.extraction.plan import ExtractionPlan, load_cache_backbone
+from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.results import Update, with_ids
+from featcache.extraction.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class UpdatePlan:
-    """The cache to write, and where its features come from.
-
-    Parameters
-    ----------
-    old : FeatureCache
-    spec : ExtractSpec
-        Of the new cache.
-    samples : Samples
-        Of the new cache.
-    manifest : Manifest
-        Where the files of these samples are now, in the same order.
-    matches : RowMatches
-        Rows of the old cache that the new one takes over.
-    record : mapping
-        Additions to the provenance.
-    """
-
-    old: FeatureCache
-    spec: ExtractSpec
-    samples: Samples
-    manifest: Manifest
-    matches: RowMatches
-    record: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> NDArray[np.integer[Any]]:
-        """Number of views of each row to extract."""
-        return expected_views(self.spec, self.samples) - self.matches.views
-
-    def load(
-        self, weights: str | None, backbone: Backbone | nn.Module | None, runtime: RuntimeOptions
-    ) -> ExtractionPlan | None:
-        """The network of the cache on its engine; None where nothing is to be extracted."""
-        views = int(self.missing.sum())
-        if not views:
-            return None
-        network = load_cache_backbone(self.old, weights, runtime["device"], backbone)
-        engine = str(self.old.provenance.get("engine", ""))
-        return ExtractionPlan(network, self.spec, runtime, engine).select_engine(views)
-
-    def provenance(self, extraction: ExtractionPlan | None) -> dict[str, Any]:
-        """That of the new cache."""
-        provenance = {**self.old.provenance, **(extraction.info().provenance if extraction else {})}
-        if self.samples is self.manifest.samples:  # a repair leaves the split unchanged
-            provenance.pop("val_is_held_out", None)
-            provenance |= {} if self.manifest.held_out_seed is None else {"val_is_held_out": True}
-        return {**provenance, **self.record}
 
 
 @takes_options(RuntimeOptions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,10 @@ def decide(monkeypatch: pytest.MonkeyPatch, recipe: str, views: int) -> list[str
     """A trial with this outcome; returns the list of its calls."""
     calls: list[str] = []
 
-    def run_trial(*_: object) -> ViewTrial:
+    def run_trial(*arguments: Any) -> ViewTrial:
         calls.append(recipe)
-        return ViewTrial(recipe, views, f"views: {views} by {recipe}\n  as the test says", None, 0.25, 7)
+        text = f"views: {views} by {recipe}\n  as the test says"
+        return ViewTrial(recipe, views, text, tuple(arguments[3]), None, 0.25, 7)
 
     monkeypatch.setattr(module, "run_trial", run_trial)
     return calls
@@ -148,6 +150,47 @@ def test_a_clean_cache_gets_the_views(flags: Path, tmp_path: Path, monkeypatch: 
     found = featcache.extract(flags, tmp_path / "a.h5", backbone=backbone(), views="auto")
     assert (found.extracted, found.shown, Shown.count) == (60, 60, 60)
     assert (found.cache.spec.views, found.cache.spec.view.augment) == (1, "crop")
+
+
+def test_a_recipe_that_the_trial_did_not_compare_is_compared_now(
+    flags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.h5"
+    first = decide(monkeypatch, "gentle", 2)
+    featcache.extract(flags, out, backbone=backbone(), views="auto")
+    for augment in ("crop", "none", None):  # the trial compared them, or there is nothing to compare
+        again = featcache.extract(flags, out, backbone=backbone(), views="auto", augment=augment)
+        assert (again.extracted, first) == (0, ["gentle"])
+    notes: list[str] = []
+    second = decide(monkeypatch, "trivial", 1)
+    with pytest.raises(StopError):
+        featcache.extract(
+            flags, out, backbone=backbone(), views="auto", augment="trivial", batch_size=4,
+            progress=stop_at("extract", 9), on_note=notes.append,
+        )  # fmt: skip
+    assert f"the trial of {out} did not compare trivial: it is repeated" in notes
+    found = featcache.extract(flags, out, backbone=backbone(), views="auto", augment="trivial", batch_size=4)
+    assert second == ["trivial"]
+    assert (found.cache.spec.views, found.cache.spec.view.augment) == (1, "trivial")
+    assert found.view_trial is not None
+    assert found.view_trial["recipes"] == ["gentle", "gentle-flip", "crop", "tutorial", "trivial"]
+    expected = extract_views(flags, tmp_path / "b.h5", backbone=backbone(), views=1, augment="trivial").cache
+    np.testing.assert_array_equal(found.cache.features("train").x, expected.features("train").x)
+    for augment in ("trivial", "crop", None):
+        featcache.extract(flags, out, backbone=backbone(), views="auto", augment=augment)
+    assert (Shown.count, second) == (0, ["trivial"])
+
+
+@pytest.mark.parametrize(("change", "kept"), [({"views": 3}, False), ({"augment": "crop"}, False), ({}, True)])
+def test_other_views_are_not_those_that_a_trial_chose(
+    change: Any, kept: bool, flags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide(monkeypatch, "gentle", 2)
+    images = shutil.copytree(flags, tmp_path / "images")
+    featcache.extract(images, tmp_path / "a.h5", backbone=backbone(), views="auto")
+    (images / "train" / "left" / "000.png").unlink()
+    featcache.update(tmp_path / "a.h5", images, backbone=backbone(), **change)
+    assert ("view_trial" in FeatureCache.open(tmp_path / "a.h5").provenance) == kept
 
 
 def test_a_call_killed_in_the_trial_leaves_a_clean_cache_and_goes_on(flags: Path, tmp_path: Path) -> None:

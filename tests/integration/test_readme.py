@@ -306,7 +306,7 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
     ],
     "fine_tuning": [
         ("as accurate on {} pairs", "head at least as accurate"),
-        ("may pay on {} pairs", "may pay"),
+        ("could be significantly better on {} pairs", "could be better"),
     ],
     "label_curve": [
         ("median error is {:.1f} points", "median error, points"),
@@ -314,9 +314,9 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         ("(no gain) the median error is {:.1f} points", "median error of no gain, points"),
         ("closer on {} pairs", "closer than no gain"),
         ("farther on {}.", "farther than no gain"),
-        ("says for {} pairs", "pairs that underfit"),
-        ("their median gain is {:.1f} points", "median gain, points", "underfits"),
-        ("the others {:.1f} points", "median gain, points", "others"),
+        ("says for {} of the pairs", "pairs that underfit"),
+        ("its gain is {:.1f} points", "median gain, points", "underfits"),
+        ("the others is {:.1f} points", "median gain, points", "others"),
     ],
     "safety": [
         ("images {:.1%}", "shares", "hash, of extract"),

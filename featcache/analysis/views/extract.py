@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack, cast
 
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
-from featcache.analysis.views.trial import RECIPES, RECORD, run_trial
+from featcache.analysis.views.trial import RECIPES, run_trial
 from featcache.backbones.backbone import Backbone
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.paths import on_disk, partial_path
@@ -30,6 +30,7 @@ from featcache.errors import SpecError
 from featcache.extraction.extract import extract as extract_views
 from featcache.extraction.results import Extraction
 from featcache.extraction.update import change_views
+from featcache.extraction.update_plan import VIEW_TRIAL
 
 AUTO = "auto"
 
@@ -56,7 +57,7 @@ def extract(
     then compares the recipes gentle, gentle-flip, crop and tutorial (and `augment`, if it is another one), with 1, 2
     and 4 views each, by cross-validation; see `featcache.heads.tuning.view_selection.select_views`. Only if views
     lower the log-loss, they are added for all training images. The provenance of the cache has the outcome, so that a
-    repeated call finds it.
+    repeated call finds it; it repeats the trial if that did not compare `augment`.
 
     Parameters
     ----------
@@ -122,26 +123,32 @@ def extract(
     run: Callable[..., Extraction] = lambda **views: extract_views(  # noqa: E731
         manifest, path, **shared, progress=monitor.progress, on_note=on_note, **{**options, **views}
     )
+    augment = options["augment"]
+    recipes = RECIPES if augment in (*RECIPES, "none", None) else (*RECIPES, augment)
     finished = FeatureCache.open(path) if path.exists() else None
-    if finished and _outcome(finished):
-        spec = finished.spec
-        return replace(run(views=spec.views, augment=spec.view.augment), view_trial=_outcome(finished))
-    first = run(views=0)
+    had_trial = finished is not None and VIEW_TRIAL in finished.provenance
+    if finished and had_trial:
+        first = run(views=finished.spec.views, augment=finished.spec.view.augment)
+        if outcome := _outcome(finished, recipes):
+            return replace(first, view_trial=outcome)
+    else:
+        first = run(views=0)
     network = None if isinstance(backbone, str) else backbone
     runtime = select(RuntimeOptions, options)
     unfinished = _unfinished(path)
-    record = unfinished and _outcome(unfinished)
+    record = unfinished and _outcome(unfinished, recipes)
     if unfinished and record:
         views, augment = unfinished.spec.views, unfinished.spec.view.augment
     else:
-        extra = [] if options["augment"] in (*RECIPES, "none", None) else [options["augment"]]
+        if had_trial:
+            monitor.note(f"the trial of {path} did not compare {augment}: it is repeated")
         with monitor.phase("trial"):
-            trial = run_trial(first.cache, manifest, network, [*RECIPES, *extra], options["seed"], runtime, monitor)
+            trial = run_trial(first.cache, manifest, network, recipes, options["seed"], runtime, monitor)
         monitor.note(trial.text.splitlines()[0])
         record, views = trial.to_record(), trial.views
         augment = trial.recipe or first.cache.spec.view.augment
     started = time.perf_counter()
-    added = change_views(first.cache, manifest, views, augment, {RECORD: record}, network, runtime, monitor)
+    added = change_views(first.cache, manifest, views, augment, {VIEW_TRIAL: record}, network, runtime, monitor)
     if added.cache is None:
         raise AssertionError("a changed cache is written")
     seconds = {**first.report.seconds, **monitor.seconds(), "views": time.perf_counter() - started}
@@ -162,10 +169,10 @@ def extract(
     )
 
 
-def _outcome(cache: FeatureCache) -> Mapping[str, Any] | None:
-    """The record of a trial in the provenance of a cache."""
-    record = cache.provenance.get(RECORD)
-    return record if isinstance(record, dict) else None
+def _outcome(cache: FeatureCache, recipes: Collection[str]) -> Mapping[str, Any] | None:
+    """The record in the provenance of a cache of a trial that compared these recipes."""
+    record = cache.provenance.get(VIEW_TRIAL)
+    return record if isinstance(record, dict) and {*recipes} <= {*record.get("recipes", RECIPES)} else None
 
 
 def _unfinished(path: Path) -> FeatureCache | None:

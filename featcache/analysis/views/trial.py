@@ -32,9 +32,6 @@ RECIPES = ("gentle", "gentle-flip", "crop", "tutorial")
 MAX_IMAGES = 400
 """Of a trial."""
 
-RECORD = "view_trial"
-"""Name of the outcome in the provenance of a cache."""
-
 
 @dataclass(frozen=True)
 class ViewTrial:
@@ -46,6 +43,8 @@ class ViewTrial:
         The choice; the recipe is "" and views are 0 if no views are better than none.
     text : str
         The outcome with its figures, for people.
+    recipes : tuple of str
+        The recipes that were compared.
     selection : ViewSelection or None
         All figures; None if no trial was possible.
     seconds : float
@@ -57,6 +56,7 @@ class ViewTrial:
     recipe: str
     views: int
     text: str
+    recipes: tuple[str, ...]
     selection: ViewSelection | None = None
     seconds: float = 0.0
     shown: int = 0
@@ -65,7 +65,7 @@ class ViewTrial:
         """The outcome as JSON values, for the provenance of a cache."""
         figures = self.selection.to_dict() if self.selection else {}
         figures.pop("chosen", None)
-        outcome = {"text": self.text, "recipe": self.recipe, "views": self.views}
+        outcome = {"text": self.text, "recipe": self.recipe, "views": self.views, "recipes": list(self.recipes)}
         return {**outcome, **figures, "seconds": round(self.seconds, 3), "shown": self.shown}
 
 
@@ -118,11 +118,11 @@ def run_trial(
         selection = select_views(features, layers, seed=seed, progress=monitor.progress)
     except HeadError as error:
         text = f"views: none; no trial was possible: {error}"
-        return ViewTrial("", 0, text, None, time.perf_counter() - started, shown)
+        return ViewTrial("", 0, text, tuple(recipes), None, time.perf_counter() - started, shown)
     seconds, chosen = time.perf_counter() - started, selection.chosen
     text = describe_selection(selection, recipes, seconds, shown, int(np.count_nonzero(~is_there)))
     recipe, count = (chosen.recipe, chosen.views) if chosen else ("", 0)
-    return ViewTrial(recipe, count, text, selection, seconds, shown)
+    return ViewTrial(recipe, count, text, tuple(recipes), selection, seconds, shown)
 
 
 def describe_selection(
