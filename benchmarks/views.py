@@ -42,8 +42,8 @@ from numpy.typing import NDArray
 from sets import SETS, write_set
 
 from featcache import FeatureCache, extract
+from featcache.analysis.views.extract import RECIPES as TRIED
 from featcache.analysis.views.trial import MAX_IMAGES
-from featcache.analysis.views.trial import RECIPES as TRIED
 from featcache.heads.fit import default_layer, fit
 from featcache.heads.predict import classify
 from featcache.heads.training_data import FitOptions, TrainingData

@@ -11,7 +11,6 @@ from typing import Any, Unpack, cast
 
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
-from featcache.analysis.views.trial import RECIPES, run_trial
 from featcache.backbones.backbone import Backbone
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.paths import on_disk, partial_path
@@ -33,6 +32,9 @@ from featcache.extraction.update import change_views
 from featcache.extraction.update_plan import VIEW_TRIAL
 
 AUTO = "auto"
+
+RECIPES = ("gentle", "gentle-flip", "crop", "tutorial")
+"""The view recipes that are compared."""
 
 
 @takes_options(AutoExtractArguments)
@@ -143,6 +145,8 @@ def extract(
         if had_trial:
             monitor.note(f"the trial of {path} did not compare {augment}: it is repeated")
         with monitor.phase("trial"):
+            from featcache.analysis.views.trial import run_trial  # scikit-learn takes a second
+
             trial = run_trial(first.cache, manifest, network, recipes, options["seed"], runtime, monitor)
         monitor.note(trial.text.splitlines()[0])
         record, views = trial.to_record(), trial.views

@@ -26,9 +26,6 @@ from featcache.extraction.plan import ExtractionPlan, load_cache_backbone
 from featcache.heads.tuning.image_sample import sample_images
 from featcache.heads.tuning.view_selection import COUNTS, Gain, ViewCandidate, ViewSelection, select_views
 
-RECIPES = ("gentle", "gentle-flip", "crop", "tutorial")
-"""The view recipes that are compared."""
-
 MAX_IMAGES = 400
 """Of a trial."""
 
