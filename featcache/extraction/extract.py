@@ -180,8 +180,9 @@ def _write(
     samples, info = extractor.manifest.samples, extractor.info
     spec, dims = info.spec, info.dims
     grids = [layer for layer in spec.layers if grid_side(parse_layer(layer)[1]) > 2]
-    fine = f": grids keep every place ({', '.join(grids)})" if grids else ""
-    monitor.note(f"{out} will take about {human_bytes(size_needed(spec, samples, dims))}{fine}")
+    if grids:
+        size = human_bytes(size_needed(spec, samples, dims))
+        monitor.note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
     extractor.prepare(expected_views(spec, samples))
     provenance = {**extractor.info.provenance, **split_record}
     check_loss(out, spec, samples)

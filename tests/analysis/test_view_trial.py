@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import featcache
-from featcache.analysis.views import extract as module
+from featcache.analysis.views import trial as view_trial
 from featcache.analysis.views.trial import ViewTrial
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
@@ -84,7 +84,7 @@ def decide(monkeypatch: pytest.MonkeyPatch, recipe: str, views: int) -> list[str
         text = f"views: {views} by {recipe}\n  as the test says"
         return ViewTrial(recipe, views, text, tuple(arguments[3]), None, 0.25, 7)
 
-    monkeypatch.setattr(module, "run_trial", run_trial)
+    monkeypatch.setattr(view_trial, "run_trial", run_trial)
     return calls
 
 

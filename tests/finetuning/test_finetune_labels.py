@@ -174,7 +174,7 @@ def test_a_run_from_before_they_were_kept_says_how_to_get_them(split_folder: Pat
 
 
 def test_patience_and_class_weights_work_for_a_head_on_cached_views(split_folder: Path, tmp_path: Path) -> None:
-    extract(split_folder, tmp_path / "c.h5", backbone=toy_backbone(), views=2, dtype="float32")
+    extract(split_folder, tmp_path / "c.h5", backbone=toy_backbone(), views=2, augment="tutorial", dtype="float32")
     config = TrainConfig(epochs=30, lr=3.0, patience=2, class_weight={"ants": 2}, label_smoothing=0.1, batch_size=5)
     cached = fit_head(tmp_path / "c.h5", head="sgd", parameters=vars(config))
     live = tune(split_folder, tmp_path / "run", config=dataclasses.replace(config, epochs=2))
