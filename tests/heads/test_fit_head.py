@@ -41,7 +41,7 @@ def parameters(head: str) -> dict[str, Any]:
 
 def cached(data: Path, **options: Any) -> FeatureCache:
     """Features of the toy network, whose channel means tell the tints of the classes apart."""
-    return extract(data, data.parent / "toy.h5", backbone=toy_backbone(), views=2, **options).cache
+    return extract(data, data.parent / "toy.h5", backbone=toy_backbone(), views=2, augment="tutorial", **options).cache
 
 
 @pytest.fixture
