@@ -95,8 +95,8 @@ def test_views_that_are_not_there_are_refused(cache: FeatureCache) -> None:
 
 
 def test_pictures_are_predicted_from_the_very_views_of_the_cache(split_folder: Path, tmp_path: Path) -> None:
-    done("extract", split_folder, "-o", tmp_path / "c.h5", "--views", 2, "--val-views", 2, "--precision", "fp32",
-         "--dtype", "float32", *SMALL)  # fmt: skip
+    done("extract", split_folder, "-o", tmp_path / "c.h5", "--views", 2, "--val-views", 2, "--augment", "tutorial",
+         "--precision", "fp32", "--dtype", "float32", *SMALL)  # fmt: skip
     done("fit-head", tmp_path / "c.h5", "-o", tmp_path / "head", "--tta", 2)
     result = as_json("predict", tmp_path / "head", split_folder / "val")["predictions"]
     requested = as_json("predict", tmp_path / "head", split_folder / "val", "--tta", 2)["predictions"]
