@@ -195,6 +195,20 @@ def test_images_with_several_labels(tmp_path: Path) -> None:
         assert not isinstance(fit.accuracy, Accuracy)
 
 
+def test_class_weights_count_with_several_labels(tmp_path: Path) -> None:
+    """The weight of a label counts where it is present: the log-loss of the choice is another one."""
+    y = np.random.default_rng(0).integers(0, 2, (150, 3)).astype(np.uint8)
+    data = parts(dict.fromkeys(STAGES, 2.0), 150, labels=y)
+    features = cache_of_layers(tmp_path / "c.h5", data, data).features("train", "all")
+    losses = []
+    for class_weight in (None, {0: 1.0, 1: 1.0, 2: 1.0}, {0: 9.0}):
+        selection = select_layers(features, STAGES, keep_all=True, class_weight=class_weight)[1]
+        assert selection
+        losses.append(selection.candidates[0].log_loss)
+    assert losses[0] == losses[1]
+    assert abs(losses[2] - losses[0]) > 1e-3
+
+
 def test_layers_of_images_with_several_labels_have_their_own_weights(tmp_path: Path) -> None:
     """Two layers of ten say the labels; the others are left out, or count less."""
     train, val = (np.random.default_rng(n).integers(0, 2, (n, 3)).astype(np.uint8) for n in (150, 200))

@@ -158,7 +158,7 @@ def test_closed_forms_of_too_many_features_are_left_out(
     memory: float, reason: str, train: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last head is fitted nevertheless."""
-    monkeypatch.setattr(closed_form, "_NARROW", 1)
+    monkeypatch.setattr(closed_form, "MAX_WIDTH", 1)
     monkeypatch.setattr(closed_form, "_FACTORIZATIONS", 1e12)
     monkeypatch.setattr(closed_form, "available_memory_bytes", lambda: memory)
     _, selection = select(TuningData(train), specs(), train.samples.classes, 5.0)

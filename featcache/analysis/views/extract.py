@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -122,9 +123,8 @@ def extract(
     monitor, path = Monitor(progress, on_note), on_disk(out)
     with monitor.phase("hash"):
         manifest = read_manifest(data, **manifest_keywords(options), progress=monitor.progress)
-    run: Callable[..., Extraction] = lambda **views: extract_views(  # noqa: E731
-        manifest, path, **shared, progress=monitor.progress, on_note=on_note, **{**options, **views}
-    )
+    shared |= {**options, "progress": monitor.progress, "on_note": on_note}
+    run = partial(extract_views, manifest, path, **shared)
     augment = options["augment"]
     recipes = RECIPES if augment in (*RECIPES, "none", None) else (*RECIPES, augment)
     finished = FeatureCache.open(path) if path.exists() else None

@@ -19,7 +19,9 @@ from featcache._utils.environment import available_memory_bytes
 from featcache.cache.lazy_arrays import CenteredMatrix, safe_mean_variance
 from featcache.heads.solvers.path import Layer, OutOfTimeError, PathWeights, Stop, never
 
-_NARROW = 3072  # features; fewer take seconds
+MAX_WIDTH = 3072
+"""Features of which the matrices of all problems take a gigabyte, and their factorizations seconds."""
+
 _FACTORIZATIONS = 16  # in the search of a strength
 
 Solve = Callable[
@@ -176,7 +178,7 @@ def estimate_s(n: int, d: int, problems: int) -> float:
 
     0 for few features; infinity if the matrices do not fit in memory.
     """
-    if d <= _NARROW:
+    if d <= MAX_WIDTH:
         return 0.0
     if 2 * problems * 8 * d * d > available_memory_bytes():
         return math.inf

@@ -22,10 +22,10 @@ def sample_images(samples: Samples, images: int, seed: int) -> NDArray[np.int64]
     if samples.multilabel:
         return np.sort(order[:images])
     labels = samples.labels[order]
-    classes = np.unique(labels)
+    classes, first = np.unique(labels, return_index=True)
     most = max(_LEAST, images // len(classes))
     if len(classes) * _LEAST > images:  # a part of the classes
-        classes = classes[np.argsort([np.flatnonzero(labels == label)[0] for label in classes])][: images // _LEAST]
+        classes = classes[np.argsort(first)][: images // _LEAST]
     rows = [order[labels == label][:most] for label in classes]
     return np.sort(np.concatenate(rows))
 

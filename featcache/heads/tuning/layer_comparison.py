@@ -17,17 +17,13 @@ from featcache.core.progress import StepProgress
 from featcache.core.rng import content_words
 from featcache.core.samples import Samples
 from featcache.heads.class_weights import weights_by_index
-from featcache.heads.solvers.closed_form import Solve, lda, ridge
+from featcache.heads.solvers.closed_form import MAX_WIDTH, Solve, lda, ridge
 from featcache.heads.solvers.dual_ridge import DualRidge, Kernel
 from featcache.heads.solvers.path import PathWeights
 from featcache.heads.solvers.row_space import is_smaller
 from featcache.heads.tuning.path_selection import CVSelection, HeldOut, select_on_path
 from featcache.heads.tuning.strength_search import PENALTIES
 from featcache.heads.tuning.tuning_data import TuningData
-
-MAX_WIDTH = 3072
-"""Features of the layers that are chosen, unless the rows span a smaller space: the matrices of closed-form heads then
-take a gigabyte, and their factorizations some seconds."""
 
 _ROUNDING = 1e-7  # of the kernel matrix, as a fraction of its largest value
 
@@ -79,13 +75,15 @@ class LayerComparison:
             class_weight = {label: class_weight[label] for label in np.unique(features.y) if label in class_weight}
         self._options, self._end, self._progress = {**options, "class_weight": class_weight}, end, progress
         has_labels = self._samples.multilabel
-        self._label_data = TuningData(features.take_layers(layers[:1]), "clean", **options) if has_labels else None
+        self._label_data = (
+            TuningData(features.take_layers(layers[:1]), "clean", **self._options) if has_labels else None
+        )
         self.results: dict[LayerWeights, LayerResult] = {}
         self.skipped = 0
 
-    def compare_all(self, what: str, candidates: Sequence[LayerWeights]) -> None:
-        """Compare candidates; `what` is the text of the progress."""
-        with StepProgress(self._progress, what, len(candidates)) as steps:
+    def compare(self, candidates: Sequence[LayerWeights]) -> None:
+        """Compare candidates."""
+        with StepProgress(self._progress, "compare layers", len(candidates)) as steps:
             for candidate in candidates:
                 self._compare(candidate)
                 steps.advance()

@@ -153,7 +153,7 @@ def select_layers(
         math.inf if budget_s is None else started + budget_s,
         progress,
     )
-    comparison.compare_all("compare layers", candidates)
+    comparison.compare(candidates)
     best = chosen = comparison.change_weights(comparison.simplest(), main, factors)
     if not keep_all and features.concatenated:
         chosen = comparison.narrow(best, main, features.concatenated.widths, len(features.samples) * rows_of_image)
