@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from commands import PATHS
 from toys import TOY_SIZE, toy_backbone
 
 START = """
@@ -64,7 +65,8 @@ SETTINGS = [
 
 def run(program: str) -> None:
     """In a process of its own: no assignment gives PyTorch's initial values back."""
-    done = subprocess.run([sys.executable, "-c", program], env=os.environ, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": PATHS}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
