@@ -73,7 +73,7 @@ class DeviceRows:
         stored = torch.from_numpy(self._x.stored(slice(0, 0))).dtype
         buffers = [torch.empty((blocks[0].stop, d), dtype=stored, pin_memory=on_cuda) for _ in blocks[:2]]
         copied: list[torch.cuda.Event | None] = [None, None]
-        copies = torch.cuda.Stream(self._device) if on_cuda else None
+        copies = torch.cuda.Stream(self._device) if on_cuda else None  # type: ignore[no-untyped-call]
         for number, rows in enumerate(blocks):
             buffer, event = buffers[number % 2][: rows.stop - rows.start], copied[number % 2]
             if event is not None:
