@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from featcache._utils.progress_bar import Progress
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.transfer import to_device
 from featcache.core.rng import epoch_order
 from featcache.core.specs import ExtractSpec
 from featcache.data.sample_loader import Batch, SampleLoader
@@ -24,7 +24,7 @@ _EVAL_BATCH = 32
 
 
 class LiveBatches:
-    """Batches of (inputs, labels) on the network's device.
+    """Batches of (inputs, labels) on the network's device. A GPU gets them without the host waiting for it.
 
     Parameters
     ----------
@@ -131,14 +131,14 @@ class LiveBatches:
                 batch = next(batches, None)
             if batch is None:
                 return
-            labels = torch.from_numpy(batch.labels).to(self._backbone.device)
+            labels = to_device(batch.labels, self._backbone.device)
             yield batch, (self._inputs(batch.inputs), labels)
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> Tensor:
         """The input of the trained module: pixels for a network, features for a head."""
         if self._mode == "all":
             return self._backbone.normalise(pixels)
-        return torch.from_numpy(self._backbone.embed(pixels)).to(self._backbone.device)
+        return self._backbone.embed_on_device(pixels)
 
     def _readable(self, rows: NDArray[Any]) -> NDArray[Any]:
         return rows[~np.isin(rows, list(self._loader.skipped))]
