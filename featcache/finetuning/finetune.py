@@ -15,7 +15,6 @@ from featcache._utils.locks import exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.devices import resolve_device
 from featcache.backbones.engines.base import has_compiler
 from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import check_name
