@@ -26,7 +26,10 @@ from featcache.training.evaluation import EvalAccumulator, EvalResult
 from featcache.training.loss import ClassificationLoss
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-"""Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, or (b, c), 0 or 1, on the module's device."""
+"""Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, or (b, c), 0 or 1, on the module's device.
+
+An empty shard has a placeholder input, because networks may refuse empty batches, and no labels.
+"""
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state of a checkpoint."""
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(_of_this_kind(state["optimizer"], self.optimizer))
         self.schedule.load_state_dict(state["schedule"])
         self.history[:] = [EpochMetrics(**epoch) for epoch in state["history"]]
         self.best_val = EvalResult(**state["best_val"]) if state["best_val"] else None
@@ -234,10 +237,11 @@ def train(
     context : Callable[[], context manager]
         The forward pass runs in it, for mixed precision.
     process_group : ProcessGroup
-        The processes that train together. Each gets its shards of the batches.
+        The processes that train together. Each gets its shards of the batches, and draws its own random numbers.
+        `train_batches` sets its `batch_images`.
     """
     module, compute_loss = state.module, state.loss or ClassificationLoss()
-    wrapped = process_group.wrap(module)
+    wrapped, seed = process_group.wrap(module), process_group.own_seed(seed)
     while not state.is_finished:
         epoch, started = len(state.history) + 1, time.perf_counter()
         lr = state.optimizer.param_groups[0]["lr"]
@@ -247,7 +251,7 @@ def train(
             module.train()
             for inputs, labels in train_batches(epoch):
                 with context():
-                    logits = wrapped(inputs)
+                    logits = wrapped(inputs)[: len(labels)]
                 loss = compute_loss(logits, labels)
                 state.optimizer.zero_grad()
                 process_group.scale_loss(loss, len(labels)).backward()  # type: ignore[no-untyped-call]
@@ -325,9 +329,18 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     parameters: Any = trainable if param_groups is None else param_groups
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if trainable and all(parameter.is_cuda and parameter.is_floating_point() for parameter in trainable):
+        options["fused"] = True
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, **options)
+    return torch.optim.SGD(parameters, momentum=config.momentum, **options)
+
+
+def _of_this_kind(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state for this optimizer, which is fused on a GPU; the one that gave the state need not have been."""
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    return {**state, "param_groups": [{**saved, "fused": group.get("fused")} for saved, group in groups]}
 
 
 def _schedule(optimizer: torch.optim.Optimizer, config: TrainConfig) -> LRScheduler:
