@@ -62,5 +62,5 @@ class IdleTimer:
 def _record(gpu: str) -> Any:
     """An event behind the work that is queued on a GPU."""
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(gpu))  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(gpu))
     return event

@@ -155,6 +155,19 @@ class DeviceOptions(TypedDict, total=False):
     device: Annotated[str, Option("auto", "Device of the network: auto (CUDA, then MPS, then CPU), cpu, cuda:1.")]
 
 
+class DeterminismOptions(TypedDict, total=False):
+    """Whether PyTorch may take algorithms whose results vary from run to run."""
+
+    deterministic: Annotated[
+        bool,
+        Option(
+            False,
+            "Use deterministic algorithms alone: the same seed gives the same result on the same GPU, bit by bit. It "
+            "can be slower, and is an error for a network with an operation that has none.",
+        ),
+    ]
+
+
 class EngineOptions(TypedDict, total=False):
     """What runs a frozen network."""
 
@@ -171,8 +184,8 @@ class LoaderOptions(TypedDict, total=False):
     max_pixels: Annotated[int, Option(MAX_PIXELS, "Images with more pixels are skipped as unreadable.")]
 
 
-class RuntimeOptions(DeviceOptions, EngineOptions, LoaderOptions, total=False):
-    """What decides how long an extraction takes, and not the features."""
+class RuntimeOptions(DeviceOptions, DeterminismOptions, EngineOptions, LoaderOptions, total=False):
+    """What decides how long an extraction takes, and not the features, except their rounding."""
 
     batch_size: Annotated[
         int | None, Option(None, "Number of views, not images, in a forward pass.", none="32, on a GPU 256")
@@ -281,7 +294,7 @@ class HeadOptions(HeadFitOptions, total=False):
     ]
 
 
-class LiveOptions(ViewOptions, SplitOptions, DeviceOptions, LoaderOptions, total=False):
+class LiveOptions(ViewOptions, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False):
     """Options of a training that runs the network on images, which an extraction has as well."""
 
 

@@ -14,6 +14,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.formatting import human_bytes, human_duration
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
@@ -29,6 +30,7 @@ from featcache.core.options import ExtractArguments, manifest_keywords, takes_op
 from featcache.core.specs import EMBEDDED, ExtractSpec
 from featcache.data.input_notes import input_notes, remark_notes
 from featcache.data.manifest import Manifest, read_manifest
+from featcache.errors import BackboneError
 from featcache.extraction.plan import ExtractionPlan, ExtractionRequest
 from featcache.extraction.results import with_ids
 
@@ -97,6 +99,7 @@ class Estimate(Result, NotebookResult):
 
 
 @takes_options(ExtractArguments)
+@deterministic_on_request(BackboneError)
 def estimate(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],

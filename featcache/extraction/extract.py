@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.environment import check_writable
 from featcache._utils.formatting import human_bytes
 from featcache._utils.monitor import Monitor
@@ -33,6 +34,7 @@ from featcache.core.options import (
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import EMBEDDED
 from featcache.data.manifest import Manifest, read_manifest
+from featcache.errors import BackboneError
 from featcache.extraction.extractor import Extractor, LocalExtractor, ViewCounts
 from featcache.extraction.fill import fill_cache, reject_unreadable
 from featcache.extraction.plan import ExtractionRequest
@@ -42,6 +44,7 @@ from featcache.metrics.run_report import Report
 
 
 @takes_options(ExtractArguments)
+@deterministic_on_request(BackboneError)
 def extract(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],

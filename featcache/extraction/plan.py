@@ -103,6 +103,7 @@ class ExtractionPlan:
             "versions": package_versions(),
             "host": platform.node(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **({"deterministic": True} if self.runtime.get("deterministic") else {}),
         }
         return ExtractorInfo(
             self.spec, dict(backbone.dims), provenance, backbone.device_name, backbone.precision, backbone.note

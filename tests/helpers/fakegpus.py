@@ -31,7 +31,7 @@ class FakeGPUs:
                 gpus.now = max(gpus.now, self.reached)
 
             def elapsed_time(self, end: Event) -> float:
-                assert self._timing and end._timing and self.query() and end.query(), "PyTorch raises"
+                assert all(event._timing and event.query() for event in (self, end)), "PyTorch raises"
                 return 1000 * (end.reached - self.reached)
 
         monkeypatch.setattr(torch.cuda, "Event", Event)

@@ -77,8 +77,12 @@ def test_several_gpus_have_the_mean_of_their_idle_times(gpus: FakeGPUs) -> None:
 
 def test_on_a_cpu_the_whole_wait_counts_also_one_that_fails(gpus: FakeGPUs) -> None:
     timer = PhaseTimer()
-    idle_timer = IdleTimer(timer, "data", ["cpu"])
-    with pytest.raises(KeyError), idle_timer.wait():
-        gpus.pass_time(3)
-        raise KeyError
+
+    def fail() -> None:
+        with IdleTimer(timer, "data", ["cpu"]).wait():
+            gpus.pass_time(3)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert idle_seconds(timer) == 3
