@@ -219,6 +219,15 @@ class Backbone:
         """Features of every layer by its name, each (b, d), float32; see `embed`."""
         return dict(zip(self.layers, self.submit(pixels)(), strict=True))
 
+    def embed_on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Features (b, d) as `embed` returns them, on the device. A GPU computes them while the caller goes on."""
+        import torch
+
+        engine = self._engine_for(pixels.shape[1])
+        if self.device.startswith("cuda") and isinstance(engine, PyTorchEngine):
+            return engine.embed_on_device(pixels)[self._computed.index(self.main_layer)]
+        return torch.from_numpy(self.embed(pixels)).to(self.device)
+
     def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """Start on pixels (b, s, s, 3), uint8. Call the result to get the features, in the order of `layers`."""
         features = self._engine_for(pixels.shape[1]).submit(pixels)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from featcache.backbones.float32 import ieee_float32
 from featcache.backbones.pooling import check_layer, pool
+from featcache.backbones.transfer import to_device
 from featcache.core.layer_names import parse_layer
 from featcache.core.specs import PENULTIMATE, Precision
 from featcache.errors import BackboneError, first_line
@@ -79,11 +80,11 @@ class FeatureExtractor(nn.Module):
     def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:
         """Features (b, d) of each layer from pixels (b, s, s, 3). precision : None is that of the network."""
         with torch.inference_mode(), self.autocast(precision):
-            return [values.float().cpu().numpy() for values in self(self._on_device(pixels))]
+            return [values.float().cpu().numpy() for values in self(to_device(pixels, self.device))]
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
         """The network's input (b, 3, s, s), float32, channels last, on the device, from pixels (b, s, s, 3)."""
-        return self._scale(self._on_device(pixels))
+        return self._scale(to_device(pixels, self.device))
 
     @contextmanager
     def autocast(self, precision: Precision | None = None) -> Iterator[None]:
@@ -96,9 +97,6 @@ class FeatureExtractor(nn.Module):
     def exact(self, precision: Precision | None = None) -> AbstractContextManager[None]:
         """A context in which fp32 is IEEE float32, not TF32, forward and backward; without effect otherwise."""
         return ieee_float32() if (precision or self.precision) == "fp32" else nullcontext()
-
-    def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(np.require(pixels, requirements="W")).to(self.device, non_blocking=True)
 
     def _scale(self, batch: Tensor) -> Tensor:
         return batch.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)  # in place: in half of the time

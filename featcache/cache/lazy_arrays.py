@@ -224,6 +224,10 @@ class CenteredMatrix:
         block -= self.mean
         return block
 
+    def stored(self, rows: slice) -> NDArray[Any]:
+        """Rows as they are stored, in their own dtype and not centred, shape (m, d)."""
+        return self._x[rows]
+
     def _slices(self) -> Iterator[slice]:
         n, d = self._x.shape
         yield from iter_blocks(n, d * self.mean.itemsize, BLOCK_BYTES)

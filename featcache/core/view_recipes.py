@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from featcache.core.registry import Registry
 from featcache.errors import SpecError
@@ -52,6 +52,47 @@ class DrawView(Protocol):
         """
 
 
+class AxisPlan(NamedTuple):
+    """Rows or columns of a view: a part of the image is resized, and a part of that is the view.
+
+    Parameters
+    ----------
+    offset, length : int
+        First pixel and number of pixels of the image that are resized.
+    resized : int
+        Number of pixels to which they are resized.
+    start : int
+        First of the resized pixels that is in the view.
+    """
+
+    offset: int
+    length: int
+    resized: int
+    start: int = 0
+
+
+class ViewPlan(NamedTuple):
+    """A view that is a crop of the image, resized, cropped again and mirrored.
+
+    Parameters
+    ----------
+    rows, columns : AxisPlan
+    is_mirrored : bool
+        Whether left and right are exchanged, last of all.
+    """
+
+    rows: AxisPlan
+    columns: AxisPlan
+    is_mirrored: bool = False
+
+
+class PlanView(Protocol):
+    """Plans one view by the size of its image alone. Law 1 holds as for `DrawView`."""
+
+    def __call__(self, height: int, width: int, spec: ViewSpec, rng: Generator) -> ViewPlan:
+        """Plan the view of an image of this size. For `spec` and `rng` see `DrawView`."""
+
+
 @dataclass(frozen=True)
 class ViewRecipe:
     """A way to make augmented views.
@@ -64,10 +105,14 @@ class ViewRecipe:
         Increase it with every change of the views' pixels: caches of another version are then refused. The digest of a
         cache covers the name and the version of its recipe, as "NAME@VERSION". The recipes of featcache have no version
         in the digest: their pixels do not change.
+    plan : callable, optional
+        Plans the view that `draw` makes, see `PlanView`. A GPU then makes it. None: a view is more than crops, a resize
+        and a flip.
     """
 
     draw: DrawView
     version: int = 1
+    plan: PlanView | None = None
 
 
 VIEW_RECIPES: Registry[ViewRecipe] = Registry("view recipe", "featcache.vision.views", "featcache.views", SpecError)

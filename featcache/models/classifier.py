@@ -24,6 +24,7 @@ from featcache._utils.results import NotebookResult
 from featcache.backbones.backbone import Backbone
 from featcache.core.model_card import ModelCard
 from featcache.core.samples import format_labels
+from featcache.core.specs import PENULTIMATE
 from featcache.core.thresholds import decide, format_thresholds
 from featcache.errors import UnreadableImageError
 from featcache.heads import predict
@@ -334,12 +335,26 @@ def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multila
 def _network_classifier(backbone: Backbone, network: BackboneWithHead, card: ModelCard) -> _Classify:
     import torch
 
+    from featcache.backbones.engines.pytorch import PyTorchEngine
+    from featcache.backbones.feature_extractor import FeatureExtractor
+
+    engine = PyTorchEngine(
+        FeatureExtractor(
+            network,
+            name=backbone.name,
+            mean=backbone.mean,
+            std=backbone.std,
+            layers=(PENULTIMATE,),  # what the network returns: logits
+            device=backbone.device,
+            precision=backbone.precision,
+        )
+    )
+
     def classify(views: NDArray[Any]) -> _Answer:
-        with torch.inference_mode(), backbone.feature_extractor.autocast():
-            logits = network(backbone.normalise(views))
+        logits = engine.submit(views)
 
         def answer() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-            values = logits.cpu().double()
+            values = torch.from_numpy(logits()[0]).double()
             probabilities = (values.sigmoid() if card.multilabel else values.softmax(1)).numpy()
             labels = decide(probabilities, card.thresholds) if card.multilabel else probabilities.argmax(1)
             return labels, probabilities

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,6 +14,7 @@ from featcache._utils.idle_time import IdleTimer
 from featcache._utils.progress_bar import Progress
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.transfer import to_device
 from featcache.core.rng import epoch_order
 from featcache.core.specs import ExtractSpec
 from featcache.data.sample_loader import Batch, SampleLoader
@@ -25,7 +25,7 @@ _EVAL_BATCH = 32
 
 
 class LiveBatches:
-    """Batches of (inputs, labels) on the network's device.
+    """Batches of (inputs, labels) on the network's device. A GPU gets them without the host waiting for it.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class LiveBatches:
                 self._report(phase, done, total)
         if not len(last_shard):
             side = self._spec.view.image_size
-            labels = torch.from_numpy(self._samples.labels[:0]).to(self._backbone.device)
+            labels = to_device(self._samples.labels[:0], self._backbone.device)
             yield self._inputs(np.empty((0, side, side, 3), np.uint8)), labels
 
     def _to_device(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, tuple[Tensor, Tensor]]]:
@@ -135,14 +135,14 @@ class LiveBatches:
                 batch = next(batches, None)
             if batch is None:
                 return
-            labels = torch.from_numpy(batch.labels).to(self._backbone.device)
+            labels = to_device(batch.labels, self._backbone.device)
             yield batch, (self._inputs(batch.inputs), labels)
 
     def _inputs(self, pixels: NDArray[np.uint8]) -> Tensor:
         """The input of the trained module: pixels for a network, features for a head."""
         if self._mode == "all":
             return self._backbone.normalise(pixels)
-        return torch.from_numpy(self._backbone.embed(pixels)).to(self._backbone.device)
+        return self._backbone.embed_on_device(pixels)
 
     def _readable(self, rows: NDArray[Any]) -> NDArray[Any]:
         return rows[~np.isin(rows, list(self._loader.skipped))]

@@ -172,7 +172,7 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state of a checkpoint."""
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(_of_this_kind(state["optimizer"], self.optimizer))
         self.schedule.load_state_dict(state["schedule"])
         self.history[:] = [EpochMetrics(**epoch) for epoch in state["history"]]
         self.best_val = EvalResult(**state["best_val"]) if state["best_val"] else None
@@ -325,9 +325,18 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     parameters: Any = trainable if param_groups is None else param_groups
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if trainable and all(parameter.is_cuda and parameter.is_floating_point() for parameter in trainable):
+        options["fused"] = True
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, **options)
+    return torch.optim.SGD(parameters, momentum=config.momentum, **options)
+
+
+def _of_this_kind(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state for this optimizer, which is fused on a GPU; the one that gave the state need not have been."""
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    return {**state, "param_groups": [{**saved, "fused": group.get("fused")} for saved, group in groups]}
 
 
 def _schedule(optimizer: torch.optim.Optimizer, config: TrainConfig) -> LRScheduler:

@@ -38,18 +38,25 @@ class ClassificationLoss:
         logits = logits.float()
         if labels.ndim == 2:
             return self._multilabel_loss(logits, labels)
-        if self._weights is None:
+        weights = self._weights_on(labels.device)
+        if weights is None:
             return functional.cross_entropy(logits, labels, label_smoothing=self._smoothing)
         losses = functional.cross_entropy(logits, labels, label_smoothing=self._smoothing, reduction="none")
-        return (losses * self._weights.to(labels.device)[labels]).mean()
+        return (losses * weights[labels]).mean()
 
     def _multilabel_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         targets = labels.float() * (1 - self._smoothing) + self._smoothing / 2
-        weight = None
-        if self._weights is not None:
-            absent, present = self._weights.to(labels.device).T
+        weight, weights = None, self._weights_on(labels.device)
+        if weights is not None:
+            absent, present = weights.T
             weight = torch.where(labels > 0, present, absent)
         return functional.binary_cross_entropy_with_logits(logits, targets, weight)
+
+    def _weights_on(self, device: torch.device) -> Tensor | None:
+        """The weights, copied once: a copy to a GPU in every step would wait for the steps before it."""
+        if self._weights is not None and self._weights.device != device:
+            self._weights = self._weights.to(device)
+        return self._weights
 
 
 def class_weights(

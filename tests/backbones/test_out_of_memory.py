@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.errors import BackboneError, RunError
 from featcache.extraction.extract import extract
 from featcache.finetuning.checks import explain_torch_errors
+from featcache.models.classifier import _network_classifier
 from featcache.training.config import TrainConfig
+from featcache.training.network import BackboneWithHead
 from toys import TOY_SIZE, ToyNet, toy_answer, toy_backbone
 
 
@@ -59,6 +62,17 @@ def test_batches_are_halved_until_they_fit_and_stay_so() -> None:
     np.testing.assert_allclose(backbone.embed(pixels), toy_answer(pixels), rtol=1e-4, atol=1e-4)
     assert network.sizes == [17, 17, 17, 17, 2]
     assert backbone.note == "cpu has too little free memory for larger batches: batches have 17 views"
+
+
+def test_a_fine_tuned_network_predicts_in_smaller_batches() -> None:
+    backbone, network = small_memory(7)
+    pixels, head = noise(20), nn.Linear(backbone.dim, 2)
+    card: Any = SimpleNamespace(multilabel=False, thresholds=None)
+    labels, probabilities = _network_classifier(backbone, BackboneWithHead(backbone.module, head), card)(pixels)()
+    assert network.sizes == [5, 5, 5, 5]
+    expected = head(torch.from_numpy(toy_answer(pixels)).float()).softmax(1).detach().numpy()
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert labels.tolist() == expected.argmax(1).tolist()
 
 
 def test_one_image_that_does_not_fit_is_an_error_with_what_to_do() -> None:

@@ -14,7 +14,7 @@ from featcache.cache import lazy_arrays
 from featcache.cache.lazy_arrays import CenteredMatrix
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
-from featcache.heads.solvers import torch_pass
+from featcache.heads.solvers import device_rows, torch_pass
 from featcache.heads.solvers.one_vs_rest import OneVsRestProblem
 from featcache.heads.solvers.softmax import BatchedProblem, CVSoftmaxProblem, loss_and_gradient
 from featcache.heads.solvers.torch_pass import TorchLossAndGradient
@@ -51,9 +51,11 @@ def test_losses_gradients_and_curvature_are_equal(
 ) -> None:
     """With few rows a block, and few logits at a time."""
     monkeypatch.setattr(lazy_arrays, "BLOCK_BYTES", 64 * D * 4)
+    monkeypatch.setattr(device_rows, "_COPY_BYTES", 64 * D * 4)
     monkeypatch.setattr(torch_pass, "_LOGITS_BYTES", 37 * 12 * 4)
     if not mask:
         monkeypatch.setattr(lazy_arrays, "MAX_CACHED_BYTES", 0)
+        monkeypatch.setattr(device_rows, "free_bytes", lambda _device: 0)
     problems = {"two": lambda: softmax(2, dtype), "five": lambda: softmax(5, dtype), "labels": lambda: labelled(dtype)}
     data = problems[kind]()
     problem_ids = np.array([0, 2, 3])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featcache.backbones.feature_extractor import FeatureExtractor
+
+_T = TypeVar("_T")
 
 _COMPILED_BATCH = 32
 """Compiled code is for one batch size; smaller batches are padded."""
@@ -34,12 +37,23 @@ class PyTorchEngine:
 
     def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         """See `Engine`. Raises BackboneError if one view does not fit into the memory of the device."""
+        return _join(self._in_batches(self._submit_batch, pixels))
+
+    def embed_on_device(self, pixels: NDArray[np.uint8]) -> list[Tensor]:
+        """Features (b, d), float32, of each layer, queued on a GPU. Raises as `submit` does."""
+        import torch
+
+        batches = self._in_batches(self._forward, pixels)
+        return [torch.cat(layer) for layer in zip(*batches, strict=True)]  # copies, which may need gradients
+
+    def _in_batches(self, run: Callable[[NDArray[np.uint8]], _T], pixels: NDArray[np.uint8]) -> list[_T]:
+        """The results of `run` on batches that fit into the memory of the device."""
         import torch
 
         while True:
             size = min(self._max_batch, max(1, len(pixels)))
             try:
-                return _join([self._submit_batch(pixels[i : i + size]) for i in range(0, len(pixels) or 1, size)])
+                return [run(pixels[i : i + size]) for i in range(0, len(pixels) or 1, size)]
             except torch.OutOfMemoryError as error:
                 reason = first_line(error)
             self._halve(size, reason)  # here the error, which keeps tensors of the failed pass, is gone
@@ -67,21 +81,25 @@ class PyTorchEngine:
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return self._extractor(pixels)
 
+    def _forward(self, pixels: NDArray[np.uint8]) -> list[Tensor]:
+        """Features (b, d), float32, of each layer, queued on the GPU."""
+        import torch
+
+        from featcache.backbones.transfer import to_device
+
+        device = self._extractor.device
+        with torch.inference_mode(), self._extractor.autocast(), torch.cuda.device(device):
+            return [layer.float() for layer in self._run(to_device(pixels, device))]
+
     def _queue(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         import torch
 
-        with torch.inference_mode(), self._extractor.autocast(), torch.cuda.device(self._extractor.device):
-            pinned = torch.from_numpy(np.require(pixels, requirements="W")).pin_memory()
-            layers = self._run(pinned.to(self._extractor.device, non_blocking=True))
-            on_host = [layer.float().to("cpu", non_blocking=True) for layer in layers]  # into pinned memory
-            finished = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            finished.record()
+        from featcache.backbones.transfer import to_host
 
-        def wait() -> list[NDArray[np.float32]]:
-            finished.synchronize()
-            return [layer.numpy() for layer in on_host]
-
-        return wait
+        device = self._extractor.device
+        with torch.inference_mode(), torch.cuda.device(device):
+            wait = to_host(self._forward(pixels), device)
+        return lambda: [layer.numpy() for layer in wait()]
 
 
 class CompiledEngine(PyTorchEngine):
@@ -104,13 +122,12 @@ class CompiledEngine(PyTorchEngine):
         except Exception as error:  # the compiler raises any type
             raise RuntimeError(first_line(error)) from error
 
-    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
-        """See `Engine`."""
+    def _in_batches(self, run: Callable[[NDArray[np.uint8]], _T], pixels: NDArray[np.uint8]) -> list[_T]:
         import torch
 
         starts = range(0, len(pixels), _COMPILED_BATCH)
         try:
-            return _join([self._submit_batch(pixels[start : start + _COMPILED_BATCH]) for start in starts])
+            return [run(pixels[start : start + _COMPILED_BATCH]) for start in starts]
         except torch.OutOfMemoryError as error:
             raise BackboneError(
                 f"{self._extractor.device} has too little free memory for a batch of {_COMPILED_BATCH} views, the size "
@@ -121,18 +138,25 @@ class CompiledEngine(PyTorchEngine):
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return self._compiled(pixels)
 
+    def _forward(self, pixels: NDArray[np.uint8]) -> list[Tensor]:
+        return [layer[: len(pixels)] for layer in super()._forward(_pad(pixels))]
+
     def _submit_batch(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
         import torch
 
-        n = len(pixels)
-        padded = np.zeros((_COMPILED_BATCH, *pixels.shape[1:]), np.uint8)
-        padded[:n] = pixels
         if self._extractor.device.type == "cuda":
-            wait = self._queue(padded)
-            return lambda: [layer[:n] for layer in wait()]
+            return self._queue(pixels)
         with torch.no_grad(), self._extractor.autocast():
-            features = [layer[:n].float().numpy() for layer in self._run(torch.from_numpy(padded))]
+            layers = self._run(torch.from_numpy(_pad(pixels)))
+            features = [layer[: len(pixels)].float().numpy() for layer in layers]
         return lambda: features
+
+
+def _pad(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Black images follow, up to the size that the network is compiled for."""
+    padded = np.zeros((_COMPILED_BATCH, *pixels.shape[1:]), np.uint8)
+    padded[: len(pixels)] = pixels
+    return padded
 
 
 def _join(batches: list[PendingFeatures]) -> PendingFeatures:

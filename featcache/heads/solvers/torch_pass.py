@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.cache import lazy_arrays
+from featcache.backbones.float32 import ieee_float32
+from featcache.heads.solvers.device_rows import DeviceRows
 
 if TYPE_CHECKING:
     from featcache.heads.solvers.softmax import BatchedProblem
 
 _LOGITS_BYTES = 2**28  # of one array; about four such arrays exist at a time
-_CACHE_FRACTION = 0.5  # of the free memory: rows that fit into it stay on the device
 
 
 class TorchLossAndGradient:
@@ -26,15 +26,10 @@ class TorchLossAndGradient:
     """
 
     def __init__(self, problem: BatchedProblem, device: str) -> None:
-        self._x, self._outputs, self._device = problem.x, problem.outputs, torch.device(device)
+        self._device = torch.device(device)
         self._dtype = torch.from_numpy(problem.x.mean).dtype
         self._problem = problem.to_device(self._to_device)
-        self._rows: Tensor | None = None
-        n, d = problem.x.shape
-        if n * d * problem.x.mean.itemsize <= _CACHE_FRACTION * _free_bytes(self._device):
-            self._rows = torch.empty((n, d), dtype=self._dtype, device=self._device)
-            for rows, block in problem.x:
-                self._rows[rows] = torch.from_numpy(block).to(self._device)
+        self._rows = DeviceRows(problem.x, self._device)
         self._sums = self._dtype if self._device.type == "mps" else torch.float64  # MPS has no float64
 
     def __call__(
@@ -44,7 +39,17 @@ class TorchLossAndGradient:
         totals: NDArray[np.float64],
         curvature: NDArray[np.float64] | None,
     ) -> tuple[NDArray[np.float64], NDArray[Any]]:
-        """See `featcache.heads.solvers.softmax.loss_and_gradient`."""
+        """See `featcache.heads.solvers.softmax.loss_and_gradient`. float32 is IEEE float32, not TF32."""
+        with ieee_float32():
+            return self._compute(theta, problem_ids, totals, curvature)
+
+    def _compute(
+        self,
+        theta: NDArray[Any],
+        problem_ids: NDArray[np.int64],
+        totals: NDArray[np.float64],
+        curvature: NDArray[np.float64] | None,
+    ) -> tuple[NDArray[np.float64], NDArray[Any]]:
         a, outputs, width = theta.shape
         parameters = self._to_device(np.ascontiguousarray(theta.swapaxes(0, 1)).reshape(outputs * a, width))
         coef, intercept = parameters[:, :-1], parameters[:, -1:]
@@ -68,26 +73,17 @@ class TorchLossAndGradient:
         return losses.cpu().numpy().astype(np.float64), gradients
 
     def _to_device(self, array: NDArray[Any]) -> Tensor:
-        """A copy on the device (the next block overwrites this one), real numbers in the dtype of the rows."""
+        """A copy on the device, real numbers in the dtype of the rows."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.to(self._device, self._dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
     def _blocks(self, logits: int) -> Iterator[tuple[slice, Tensor]]:
         """Rows on the device, so many at a time that their logits, `logits` of each row, fit in _LOGITS_BYTES."""
-        step = max(1, _LOGITS_BYTES // (logits * self._x.mean.itemsize))
-        whole = [] if self._rows is None else [(slice(0, len(self._rows)), self._rows)]
-        for rows, x in whole or ((rows, self._to_device(x)) for rows, x in self._x):
+        step = max(1, _LOGITS_BYTES // (logits * self._dtype.itemsize))
+        for rows, x in self._rows:
             for start in range(0, len(x), step):
                 part = x[start : start + step]
                 yield slice(rows.start + start, rows.start + start + len(part)), part
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
-    return 2 * lazy_arrays.MAX_CACHED_BYTES
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

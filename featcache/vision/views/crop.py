@@ -5,17 +5,17 @@ from __future__ import annotations
 from numpy.random import Generator
 
 from featcache.core.specs import ViewSpec
-from featcache.core.view_recipes import VIEW_RECIPES, ViewRecipe
-from featcache.vision.views.geometry import Pixels, random_flip, resize
+from featcache.core.view_recipes import VIEW_RECIPES, ViewPlan
+from featcache.vision.views.geometry import draws_flip, plan_resize, planned_recipe
 
 
-def draw_crop(image: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
-    """See `DrawView`."""
-    resized = resize(image, spec)
-    height, width = resized.shape[:2]
-    size = spec.image_size
-    top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
-    return random_flip(resized[top : top + size, left : left + size], rng)
+def plan_crop(height: int, width: int, spec: ViewSpec, rng: Generator) -> ViewPlan:
+    """See `PlanView`."""
+    rows, columns = (
+        axis._replace(start=int(rng.integers(axis.resized - spec.image_size + 1)))
+        for axis in plan_resize(height, width, spec)
+    )
+    return ViewPlan(rows, columns, draws_flip(rng))
 
 
-VIEW_RECIPES.register("crop", ViewRecipe(draw_crop))
+VIEW_RECIPES.register("crop", planned_recipe(plan_crop))

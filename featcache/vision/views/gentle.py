@@ -10,22 +10,21 @@ from __future__ import annotations
 from numpy.random import Generator
 
 from featcache.core.specs import ViewSpec
-from featcache.core.view_recipes import VIEW_RECIPES, ViewRecipe
-from featcache.vision.views.geometry import Pixels, crop_box, random_flip, resized_box
+from featcache.core.view_recipes import VIEW_RECIPES, ViewPlan
+from featcache.vision.views.geometry import crop_box, draws_flip, plan_box, planned_recipe
 
 _SMALLEST_AREA = 0.5  # of the image
 
 
-def draw_gentle(image: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
-    """See `DrawView`."""
-    height, width = image.shape[:2]
-    return resized_box(image, crop_box(height, width, rng, _SMALLEST_AREA, aspect=width / height), spec)
+def plan_gentle(height: int, width: int, spec: ViewSpec, rng: Generator) -> ViewPlan:
+    """See `PlanView`."""
+    return ViewPlan(*plan_box(crop_box(height, width, rng, _SMALLEST_AREA, aspect=width / height), spec))
 
 
-def draw_gentle_flip(image: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
-    """See `DrawView`."""
-    return random_flip(draw_gentle(image, spec, rng), rng)
+def plan_gentle_flip(height: int, width: int, spec: ViewSpec, rng: Generator) -> ViewPlan:
+    """See `PlanView`."""
+    return plan_gentle(height, width, spec, rng)._replace(is_mirrored=draws_flip(rng))
 
 
-VIEW_RECIPES.register("gentle", ViewRecipe(draw_gentle))
-VIEW_RECIPES.register("gentle-flip", ViewRecipe(draw_gentle_flip))
+VIEW_RECIPES.register("gentle", planned_recipe(plan_gentle))
+VIEW_RECIPES.register("gentle-flip", planned_recipe(plan_gentle_flip))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from featcache.core.specs import Interpolation, ViewSpec
+from featcache.core.view_recipes import AxisPlan, PlanView, ViewPlan, ViewRecipe
 
 Pixels = NDArray[np.uint8]
 """Shape (h, w, 3). PyTorch only resizes them: its copies and flips would use all cores in each thread."""
@@ -31,14 +32,50 @@ def shrink(image: Pixels, side: int) -> Pixels:
     return image if (height, width) == image.shape[:2] else scale(image, height, width, "bilinear")
 
 
-def resize(pixels: Pixels, spec: ViewSpec) -> Pixels:
-    """Short side to resize_size, antialiased, as torchvision's Resize does."""
-    height, width = pixels.shape[:2]
+def planned_recipe(plan: PlanView) -> ViewRecipe:
+    """A recipe whose views are crops, a resize and a flip."""
+
+    def draw(image: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
+        return draw_plan(image, plan(image.shape[0], image.shape[1], spec, rng), spec)
+
+    return ViewRecipe(draw, plan=plan)
+
+
+def draw_plan(image: Pixels, plan: ViewPlan, spec: ViewSpec) -> Pixels:
+    """The view of a plan."""
+    rows, columns = plan.rows, plan.columns
+    part = image[_part(rows.offset, rows.length), _part(columns.offset, columns.length)]
+    resized = scale(part, rows.resized, columns.resized, spec.interpolation)
+    view = resized[_part(rows.start, spec.image_size), _part(columns.start, spec.image_size)]
+    return mirror(view) if plan.is_mirrored else view
+
+
+def plan_resize(height: int, width: int, spec: ViewSpec) -> tuple[AxisPlan, AxisPlan]:
+    """Rows and columns: short side to resize_size, as torchvision's Resize does."""
     limit = _MAX_ASPECT * min(height, width)
-    pixels = crop_center(pixels, min(height, limit), min(width, limit))
-    height, width = pixels.shape[:2]
-    short = min(height, width)
-    return scale(pixels, spec.resize_size * height // short, spec.resize_size * width // short, spec.interpolation)
+    lengths = min(height, limit), min(width, limit)
+    short = min(lengths)
+    rows, columns = (
+        AxisPlan(center_start(whole, length), length, spec.resize_size * length // short)
+        for whole, length in zip((height, width), lengths, strict=True)
+    )
+    return rows, columns
+
+
+def plan_box(box: tuple[int, int, int, int], spec: ViewSpec) -> tuple[AxisPlan, AxisPlan]:
+    """Rows and columns: a part of an image at the size of a view; box : top, left, height, width."""
+    top, left, height, width = box
+    return AxisPlan(top, height, spec.image_size), AxisPlan(left, width, spec.image_size)
+
+
+def center_start(whole: int, length: int) -> int:
+    """First pixel of the middle, rounded as torchvision rounds it."""
+    return round((whole - length) / 2)
+
+
+def draws_flip(rng: Generator) -> bool:
+    """True with probability 1/2."""
+    return rng.random() < 0.5
 
 
 def scale(pixels: Pixels, height: int, width: int, interpolation: Interpolation) -> Pixels:
@@ -52,17 +89,6 @@ def scale(pixels: Pixels, height: int, width: int, interpolation: Interpolation)
     return resized.permute(0, 2, 3, 1)[0].numpy()
 
 
-def crop_center(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The middle of an image, rounded as torchvision rounds it."""
-    top, left = round((pixels.shape[0] - height) / 2), round((pixels.shape[1] - width) / 2)
-    return pixels[top : top + height, left : left + width]
-
-
-def random_flip(pixels: Pixels, rng: Generator) -> Pixels:
-    """The image, mirrored with probability 1/2."""
-    return mirror(pixels) if rng.random() < 0.5 else pixels
-
-
 def mirror(pixels: Pixels) -> Pixels:
     """The image with left and right exchanged, in C order."""
     mirrored = np.empty(pixels.shape, pixels.dtype)
@@ -70,18 +96,6 @@ def mirror(pixels: Pixels) -> Pixels:
     for channel in range(pixels.shape[2]):
         mirrored[:, :, channel] = pixels[:, ::-1, channel]
     return mirrored
-
-
-def random_resized_crop(pixels: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
-    """A random crop, aspect ratio 3/4 to 4/3, resized (Szegedy et al. 2015)."""
-    return resized_box(pixels, crop_box(pixels.shape[0], pixels.shape[1], rng), spec)
-
-
-def resized_box(pixels: Pixels, box: tuple[int, int, int, int], spec: ViewSpec) -> Pixels:
-    """A part of an image at the size of a view; box : top, left, height, width."""
-    top, left, height, width = box
-    crop = pixels[top : top + height, left : left + width]
-    return scale(crop, spec.image_size, spec.image_size, spec.interpolation)
 
 
 def crop_box(
@@ -105,3 +119,7 @@ def crop_box(
     elif width > height * largest:
         w = round(height * largest)
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _part(start: int, length: int) -> slice:
+    return slice(start, start + length)

@@ -13,15 +13,16 @@ from torch import Tensor
 
 from featcache.core.specs import ViewSpec
 from featcache.core.view_recipes import VIEW_RECIPES, ViewRecipe
-from featcache.vision.views.geometry import Pixels
-from featcache.vision.views.tutorial import draw_tutorial
+from featcache.vision.views.geometry import Pixels, draw_plan
+from featcache.vision.views.tutorial import plan_tutorial
 
 _BINS = 31
 
 
 def draw_trivial(image: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
     """See `DrawView`."""
-    view = torch.from_numpy(draw_tutorial(image, spec, rng)).permute(2, 0, 1)
+    plan = plan_tutorial(image.shape[0], image.shape[1], spec, rng)
+    view = torch.from_numpy(draw_plan(image, plan, spec)).permute(2, 0, 1)
     return trivial_augment(view, rng).permute(1, 2, 0).numpy()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from numpy.random import Generator
 
 from featcache.core.specs import ViewSpec
-from featcache.core.view_recipes import VIEW_RECIPES, ViewRecipe
-from featcache.vision.views.geometry import Pixels, random_flip, random_resized_crop
+from featcache.core.view_recipes import VIEW_RECIPES, ViewPlan
+from featcache.vision.views.geometry import crop_box, draws_flip, plan_box, planned_recipe
 
 
-def draw_tutorial(image: Pixels, spec: ViewSpec, rng: Generator) -> Pixels:
-    """See `DrawView`."""
-    return random_flip(random_resized_crop(image, spec, rng), rng)
+def plan_tutorial(height: int, width: int, spec: ViewSpec, rng: Generator) -> ViewPlan:
+    """See `PlanView`. A random crop, aspect ratio 3/4 to 4/3, resized (Szegedy et al. 2015)."""
+    rows, columns = plan_box(crop_box(height, width, rng), spec)
+    return ViewPlan(rows, columns, draws_flip(rng))
 
 
-VIEW_RECIPES.register("tutorial", ViewRecipe(draw_tutorial))
+VIEW_RECIPES.register("tutorial", planned_recipe(plan_tutorial))

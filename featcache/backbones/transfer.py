@@ -1,0 +1,35 @@
+"""Copies between the host and a device. To and from a GPU they are asynchronous, from and into pinned memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def to_device(array: NDArray[Any], device: torch.device | str) -> Tensor:
+    """The array as a tensor on the device. A copy to a GPU is queued; PyTorch keeps the pinned memory until its end."""
+    tensor, device = torch.from_numpy(np.require(array, requirements="W")), torch.device(device)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensors: Iterable[Tensor], device: torch.device) -> Callable[[], list[Tensor]]:
+    """Start to copy tensors of a device to the host. The result waits for them, and for nothing queued later."""
+    if device.type != "cuda":
+        on_host = [tensor.cpu() for tensor in tensors]
+        return lambda: on_host
+    queued = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # into pinned memory
+    finished = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    finished.record()
+
+    def wait() -> list[Tensor]:
+        finished.synchronize()
+        return queued
+
+    return wait

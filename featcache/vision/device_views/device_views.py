@@ -1,0 +1,189 @@
+"""`DeviceViews`: plans views and makes them on a GPU; `DecodedViews`: a batch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.core.rng import generator
+from featcache.core.specs import ViewSpec
+from featcache.core.view_recipes import AxisPlan, ViewPlan, recipe_of
+from featcache.errors import first_line
+from featcache.vision.augment import make_views
+from featcache.vision.device_views.packing import Packing, PlannedView, fits, is_inside, pack
+from featcache.vision.device_views.staging import StagingBuffers
+from featcache.vision.views.geometry import Pixels, draw_plan
+
+TILE = (8, 256)
+"""Rows, and columns times channels, of a view that one program of a kernel makes."""
+
+
+class DeviceViews:
+    """Makes views of one spec on a GPU, the very pixels of `make_views`.
+
+    Each device is checked with a few images before its first batch. If its kernels do not compile, do not run or give
+    other pixels, all views are made on the CPU, and `note` says why.
+
+    Parameters
+    ----------
+    spec : ViewSpec
+    tile : (int, int)
+        See `TILE`; powers of two.
+
+    Attributes
+    ----------
+    note : str
+        Why views are made on the CPU; "" if they are not.
+    """
+
+    def __init__(self, spec: ViewSpec, tile: tuple[int, int] = TILE) -> None:
+        self.spec, self.note = spec, ""
+        self._tile = tile
+        self._staging: dict[torch.device, StagingBuffers] = {}
+        self._lock = Lock()
+
+    def plan(self, height: int, width: int, sha256: bytes, numbers: Sequence[int]) -> list[ViewPlan] | None:
+        """Plans of the views of one image; None if they are to be made on the CPU.
+
+        Parameters
+        ----------
+        height, width : int
+            Of the image, in pixels.
+        sha256, numbers : see `make_views`.
+        """
+        spec, size, plans = self.spec, self.spec.image_size, []
+        if self.note or not fits(height, width, size):
+            return None
+        for number in numbers:
+            recipe = recipe_of("none" if number == 0 else spec.augment)
+            if recipe.plan is None:
+                return None
+            plan = recipe.plan(height, width, spec, generator(spec.seed, "view", sha256, number))
+            if not is_inside(plan, height, width, size):
+                return None
+            plans.append(plan)
+        return plans
+
+    def check(self, device: torch.device) -> None:
+        """Make a few views on the device, once, and compare them with those of the CPU."""
+        with self._lock:
+            if self.note or device in self._staging:
+                return
+            self._staging[device] = StagingBuffers(device)
+            try:
+                same = self._gives_the_pixels_of_the_cpu(device)
+            except Exception as error:  # compilers and drivers raise any type
+                self._stop(device, first_line(error))
+            else:
+                if not same:
+                    self._stop(device, "its kernels give other pixels")
+
+    def make(self, views: Sequence[PlannedView], device: torch.device) -> Tensor:
+        """Views (n, s, s, 3), uint8, on the device. Raises torch.OutOfMemoryError."""
+        self.check(device)
+        if not self.note:
+            try:
+                with self._lock:
+                    return self._run(views, device)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                self._stop(device, first_line(error))
+        return torch.from_numpy(self.draw(views)).to(device)
+
+    def draw(self, views: Sequence[PlannedView]) -> Pixels:
+        """The same views made on the CPU, (n, s, s, 3), uint8."""
+        size = self.spec.image_size
+        drawn = np.empty((len(views), size, size, 3), np.uint8)
+        for target, view in zip(drawn, views, strict=True):
+            target[...] = draw_plan(view.image, view.plan, self.spec)
+        return drawn
+
+    def _run(self, views: Sequence[PlannedView], device: torch.device) -> Tensor:
+        size = self.spec.image_size
+        made = torch.empty((len(views), size, size, 3), dtype=torch.uint8, device=device)
+        with _current(device):
+            for packing in pack(views, size, self.spec.interpolation):
+                self._launch(packing, made)
+        return made
+
+    def _launch(self, packing: Packing, made: Tensor) -> None:
+        from featcache.vision.device_views.kernels import resize_columns, resize_rows  # needs Triton
+
+        size, (rows, columns) = self.spec.image_size, self._tile
+        staging = self._staging[made.device]
+        buffer = staging.take(packing.nbytes)
+        packing.write(buffer.numpy())
+        column_passes, row_passes, firsts, weights, pixels = packing.regions(staging.send(buffer))
+        middle = torch.empty(packing.middle_bytes, dtype=torch.uint8, device=made.device)
+        firsts, weights = firsts.view(torch.int32), weights.view(torch.int16)
+        grid = (len(packing), -(-packing.most_rows // rows), -(-size * 3 // columns))
+        resize_columns[grid](
+            column_passes.view(torch.int64), firsts, weights, pixels, middle, size, ROWS=rows, COLUMNS=columns
+        )
+        grid = (len(packing), -(-size // rows), -(-size * 3 // columns))
+        resize_rows[grid](row_passes.view(torch.int64), firsts, weights, middle, made, size, ROWS=rows, COLUMNS=columns)
+
+    def _gives_the_pixels_of_the_cpu(self, device: torch.device) -> bool:
+        spec, numbers = self.spec, range(2)
+        views, expected = [], []
+        for height, width in ((5, 3), (2 * spec.image_size + 1, 3 * spec.image_size // 2)):  # enlarged, reduced
+            image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            plans = self.plan(height, width, b"", numbers)
+            if plans is not None:
+                views += [PlannedView(image, plan) for plan in plans]
+                expected.append(make_views(image, spec, b"", numbers))
+        return not views or bool((self._run(views, device).cpu().numpy() == np.concatenate(expected)).all())
+
+    def _stop(self, device: torch.device, reason: str) -> None:
+        self.note = f"views are made on the CPU, because {device} cannot make them: {reason}"
+
+
+class DecodedViews:
+    """Views that are made on the device of the network; see `DeviceInputs`.
+
+    Parameters
+    ----------
+    maker : DeviceViews
+    views : sequence of PlannedView
+        In the order of the batch.
+    """
+
+    def __init__(self, maker: DeviceViews, views: Sequence[PlannedView]) -> None:
+        self._maker, self._views = maker, views
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `DeviceInputs`: (n, s, s, 3)."""
+        size = self._maker.spec.image_size
+        return len(self._views), size, size, 3
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, part: slice) -> DecodedViews:
+        return DecodedViews(self._maker, self._views[part])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self._maker.draw(self._views).astype(dtype or np.uint8, copy=False)
+
+    def to(self, device: torch.device) -> Tensor:
+        """See `DeviceInputs`."""
+        return self._maker.make(self._views, device)
+
+
+def made_view(view: Pixels) -> PlannedView:
+    """A view (s, s, 3) that was made already: `make` copies it."""
+    size = len(view)
+    return PlannedView(view, ViewPlan(AxisPlan(0, size, size), AxisPlan(0, size, size)))
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,210 @@
+"""Device views: the pixels of `make_views`, by the kernels in Triton's interpreter; compiled code for a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from commands import in_process
+from featcache.core.specs import AUGMENTS, Interpolation, ViewSpec
+from featcache.core.view_recipes import VIEW_RECIPES, AxisPlan, ViewPlan, ViewRecipe
+from featcache.vision.augment import make_views
+from featcache.vision.device_views import packing
+from featcache.vision.device_views.device_views import DecodedViews, DeviceViews, made_view
+from featcache.vision.device_views.packing import PlannedView, pack
+from featcache.vision.device_views.taps import axis_taps
+from featcache.vision.views.geometry import Pixels, scale
+
+CPU = torch.device("cpu")
+PLANNED = [augment for augment in AUGMENTS if augment != "trivial"]
+SHA = bytes(range(32))
+
+INTERPRETED = """
+import json
+import numpy as np, torch
+from featcache.core.specs import ViewSpec
+from featcache.vision.augment import make_views
+from featcache.vision.device_views import packing
+from featcache.vision.device_views.device_views import DeviceViews, PlannedView, made_view
+
+packing.PACKED_BYTES = 8_000  # several steps
+SIZES = [(1, 1), (1, 2), (2, 1), (1, 99), (60, 3), (3, 5), (9, 9), (10, 11), (31, 40)]
+found = {}
+for augment in ("none", "crop", "tutorial", "gentle", "gentle-flip"):
+    for interpolation in ("bilinear", "bicubic"):
+        spec = ViewSpec(9, 10, interpolation, augment, seed=2)
+        maker = DeviceViews(spec, tile=(128, 32))
+        views, expected = [], []
+        for n, (height, width) in enumerate(SIZES):
+            image = np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            sha, numbers = bytes([n]) * 32, [0] if augment == "none" else [1, 2]
+            made = make_views(image, spec, sha, numbers)
+            plans = maker.plan(height, width, sha, numbers)
+            views += [made_view(made[0]), *(PlannedView(image, plan) for plan in plans)]
+            expected += [made[0], *made]
+        steps = len(list(packing.pack(views, 9, interpolation)))
+        given = maker.make(views, torch.device("cpu")).numpy()
+        found[f"{augment} {interpolation}"] = [int((given != np.stack(expected)).sum()), given.size, steps, maker.note]
+print(json.dumps(found))
+"""
+
+COMPILED = """
+import json, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from featcache.vision.device_views import kernels
+from featcache.vision.device_views.device_views import TILE
+
+types = {"passes": "*i64", "firsts": "*i32", "weights": "*i16", "size": "i32"}
+types |= {"ROWS": "constexpr", "COLUMNS": "constexpr"}
+found = {}
+for kernel in (kernels.resize_columns, kernels.resize_rows):
+    signature = {name: types.get(name, "*u8") for name in kernel.arg_names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=dict(zip(("ROWS", "COLUMNS"), TILE)))
+    found[kernel.__name__] = len(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"])
+print(json.dumps(found))
+"""
+
+
+def noise(height: int, width: int) -> Pixels:
+    return np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def resize_axis(pixels: Pixels, resized: int, interpolation: Interpolation) -> Pixels:
+    """Along the first axis, by the integer weights."""
+    taps = axis_taps(len(pixels), resized, interpolation)
+    padded = np.pad(pixels.astype(np.int64), [(0, len(taps.weights)), (0, 0), (0, 0)])
+    total = sum(
+        weight[:, None, None] * padded[taps.first + k] for k, weight in enumerate(taps.weights.astype(np.int64))
+    )
+    return np.clip((total + (1 << (taps.bits - 1))) >> taps.bits, 0, 255).astype(np.uint8)
+
+
+def planned(maker: DeviceViews, image: Pixels, numbers: Sequence[int]) -> list[PlannedView]:
+    return [PlannedView(image, plan) for plan in maker.plan(*image.shape[:2], SHA, numbers) or ()]
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 60), st.integers(1, 60), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_the_integer_weights_give_the_pixels_of_pytorch(h: int, w: int, height: int, width: int, bicubic: bool) -> None:
+    image, interpolation = noise(h, w), "bicubic" if bicubic else "bilinear"
+    columns = resize_axis(image.transpose(1, 0, 2), width, interpolation).transpose(1, 0, 2)
+    np.testing.assert_array_equal(
+        resize_axis(columns, height, interpolation), scale(image, height, width, interpolation)
+    )
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_weights_of_long_axes_are_those_of_pytorch(interpolation: Interpolation) -> None:
+    for length, resized in ((6000, 224), (4032, 256), (3000, 1), (16384, 7), (5, 4096), (2, 3000)):
+        strip = noise(1, length)
+        given = resize_axis(strip.transpose(1, 0, 2), resized, interpolation).transpose(1, 0, 2)
+        np.testing.assert_array_equal(given, scale(strip, 1, resized, interpolation))
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
+def test_interpreted_kernels_give_the_pixels_of_make_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    ran = in_process(INTERPRETED)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found.keys() == {f"{augment} {kind}" for augment in PLANNED for kind in ("bilinear", "bicubic")}
+    for case, (different, values, steps, note) in found.items():
+        assert (different, note) == (0, ""), case
+        assert values == (18 if case.startswith("none") else 27) * 9 * 9 * 3
+        assert steps > 1, case
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
+def test_the_kernels_compile_for_a_gpu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton import knobs
+
+    try:
+        knobs.nvidia.ptxas  # noqa: B018
+    except RuntimeError as error:
+        pytest.skip(f"{error}")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    ran = in_process(COMPILED)
+    assert ran.returncode == 0, ran.stderr
+    assert min(json.loads(ran.stdout).values()) > 0
+
+
+@pytest.mark.parametrize("augment", PLANNED)
+def test_views_drawn_on_the_cpu_from_plans_are_those_of_make_views(augment: str) -> None:
+    maker, image = DeviceViews(ViewSpec(9, 10, augment=augment)), noise(31, 40)
+    expected = make_views(image, maker.spec, SHA, range(4))
+    batch = DecodedViews(maker, [*planned(maker, image, range(4)), made_view(expected[1])])
+    assert (len(batch), batch.shape) == (5, (5, 9, 9, 3))
+    np.testing.assert_array_equal(np.asarray(batch), [*expected, expected[1]])
+    np.testing.assert_array_equal(np.asarray(batch[1:3]), expected[1:3])
+
+
+def test_views_that_a_device_does_not_make_have_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    trivial, maker = DeviceViews(ViewSpec(9, 10, augment="trivial")), DeviceViews(ViewSpec(9, 10))
+    assert trivial.plan(30, 30, SHA, [0, 1]) is None
+    assert trivial.plan(30, 30, SHA, [0]) == maker.plan(30, 30, SHA, [0])
+    assert maker.plan(packing.MAX_SIDE + 1, 2, SHA, [0]) is None
+    assert maker.plan(8000, 8000, SHA, [0]) is None
+    outside = ViewPlan(AxisPlan(0, 31, 9), AxisPlan(0, 30, 9))
+    recipe = ViewRecipe(VIEW_RECIPES.get("crop").draw, plan=lambda height, width, spec, rng: outside)
+    monkeypatch.setitem(VIEW_RECIPES._entries, "crop", recipe)
+    assert DeviceViews(ViewSpec(9, 10, augment="crop")).plan(30, 30, SHA, [1]) is None
+    assert DeviceViews(ViewSpec(9, 10, augment="crop")).plan(31, 30, SHA, [1]) == [outside]
+
+
+def test_a_step_takes_no_more_memory_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 12_000
+    monkeypatch.setattr(packing, "PACKED_BYTES", limit)
+    maker = DeviceViews(ViewSpec(9, 10))
+    views = [view for n in range(1, 30) for view in planned(maker, noise(2 * n, 30), range(3))]
+    steps = list(pack(views, 9, "bilinear"))
+    assert sum(map(len, steps)) == len(views)
+    assert max(step.nbytes for step in steps) <= limit
+    assert max(step.middle_bytes for step in steps) <= limit
+    assert len(steps) <= 2 + sum(60 * n * 3 for n in range(1, 30)) * 2 // limit  # all but the last are half full
+
+
+@pytest.mark.parametrize("reason", ["gcc: not found", "other pixels"])
+def test_a_device_that_fails_leaves_the_views_to_the_cpu(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[int] = []
+
+    def launch(self: DeviceViews, packing: Any, made: torch.Tensor) -> None:
+        launched.append(len(packing))
+        made.zero_()
+        if reason != "other pixels":
+            raise RuntimeError(reason)
+
+    monkeypatch.setattr(DeviceViews, "_launch", launch)
+    maker, image = DeviceViews(ViewSpec(9, 10)), noise(31, 40)
+    views = planned(maker, image, range(3))
+    expected = make_views(image, maker.spec, SHA, range(3))
+    for _ in range(2):
+        np.testing.assert_array_equal(maker.make(views, CPU).numpy(), expected)
+    assert len(launched) == 1
+    assert maker.note.startswith("views are made on the CPU, because cpu cannot make them: ")
+    assert maker.note.endswith(reason)
+    assert maker.plan(31, 40, SHA, [0]) is None
+
+
+def test_a_device_without_memory_says_so_to_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network then takes smaller batches."""
+    maker, image = DeviceViews(ViewSpec(9, 10)), noise(31, 40)
+    views = planned(maker, image, range(3))
+    monkeypatch.setattr(DeviceViews, "_gives_the_pixels_of_the_cpu", lambda self, device: True)
+    maker.check(CPU)
+
+    def launch(self: DeviceViews, packing: Any, made: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(DeviceViews, "_launch", launch)
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        maker.make(views, CPU)
+    assert maker.note == ""
