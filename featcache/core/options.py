@@ -15,13 +15,12 @@ imports nothing heavy, because `featcache extract --help` imports it.
 from __future__ import annotations
 
 import inspect
-import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
-from featcache.core.option_docs import UNIONS, insert_paragraphs, type_name
+from featcache.core.option_docs import UNIONS, describe_parameter, insert_paragraphs
 from featcache.core.specs import (
     CACHED_AUGMENT,
     LIVE_AUGMENT,
@@ -38,8 +37,6 @@ from featcache.core.specs import (
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
-
-_DOC_WIDTH = 108
 
 
 class Option(NamedTuple):
@@ -320,8 +317,7 @@ class Field(NamedTuple):
     def paragraph(self) -> str:
         """The parameter in a NumPy docstring, without indentation."""
         none = f" None: {self.option.none}." if self.option.none else ""
-        lines = textwrap.wrap(self.option.description + none, _DOC_WIDTH)
-        return "\n    ".join([f"{self.name} : {type_name(self.type)}, default {self.option.default!r}", *lines])
+        return describe_parameter(self.name, self.type, self.option.default, self.option.description + none)
 
 
 _fields: dict[type[Any], Mapping[str, Field]] = {}
