@@ -157,11 +157,7 @@ class DeterminismOptions(TypedDict, total=False):
 
     deterministic: Annotated[
         bool,
-        Option(
-            False,
-            "Use deterministic algorithms alone: the same seed gives the same result on the same GPU, bit by bit. It "
-            "can be slower, and is an error for a network with an operation that has none.",
-        ),
+        Option(False, "Same seed, same bits on a GPU: PyTorch takes deterministic algorithms, which can be slower."),
     ]
 
 
