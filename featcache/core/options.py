@@ -149,7 +149,9 @@ class SplitOptions(DataOptions, total=False):
 class DeviceOptions(TypedDict, total=False):
     """Where a network runs."""
 
-    device: Annotated[str, Option("auto", "Device of the network: auto (CUDA, then MPS, then CPU), cpu, cuda:1.")]
+    device: Annotated[
+        str, Option("auto", "Device of the network: auto (CUDA, MPS or CPU), cpu, cuda:1, cuda:all (all GPUs).")
+    ]
 
 
 class DeterminismOptions(TypedDict, total=False):

@@ -16,6 +16,7 @@ from featcache._utils.formatting import human_bytes
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.devices import unused_gpus_note
 from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
@@ -126,6 +127,7 @@ def extract(
             extractor = RayExtractor(manifest, request, cluster, monitor)
         else:
             extractor = LocalExtractor(manifest, request.load(), monitor.timer)
+            monitor.note(unused_gpus_note(options["device"]) if isinstance(backbone, str) else "")
     with closing(extractor):
         if out.exists():
             cache, views_extracted = _check_existing(out, extractor, strict, monitor)

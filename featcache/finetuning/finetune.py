@@ -16,7 +16,7 @@ from featcache._utils.locks import exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.devices import resolve_device, resolve_precision
+from featcache.backbones.devices import check_training_device, resolve_device, resolve_precision
 from featcache.backbones.engines.base import has_compiler
 from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import check_name
@@ -159,6 +159,7 @@ def finetune(
     mode, init_head = options["mode"], options["init_head"]
     options["augment"] = options["augment"] or LIVE_AUGMENT
     timer = PhaseTimer()
+    check_training_device(device)
     if process_group.size > 1:
         check_distributed(process_group, make_train_config(config), image_cache, compile)
         device = process_device(process_group, backbone, device)
