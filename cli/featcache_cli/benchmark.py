@@ -51,7 +51,7 @@ from featcache_cli.wrapping import wrap
 @options.machine_options
 @options.deterministic_option
 @options.precision_option("auto", help="The precision of the extraction.")
-@options.precision_option("fp32", "--train-precision", help="The precision of live routes.")
+@options.train_precision_option("--train-precision", "The precision of live routes.")
 @options.seed_option
 @options.val_fraction_option
 @options.allow_leak_option

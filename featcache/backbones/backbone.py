@@ -201,6 +201,15 @@ class Backbone:
         """ "cpu", "mps", or the name of the GPU, or of all of them."""
         return name_devices(self.devices)
 
+    @property
+    def allows_tf32(self) -> bool:
+        """Whether a GPU may compute in TF32 what bf16 or fp16 leaves in float32. The precision "fp32" is IEEE's."""
+        if not self.device.startswith("cuda") or self.precision == "fp32":
+            return False
+        from featcache.backbones.float32 import tf32_is_allowed
+
+        return tf32_is_allowed(self.device)
+
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features of the main layer.
 

@@ -143,6 +143,8 @@ def extract(
         seed=options["seed"],
         device=info.device_name,
         precision=info.precision,
+        tf32=info.tf32,
+        compiled=info.provenance["engine"] == "compiled",
     )
     return Extraction(
         cache=cache,

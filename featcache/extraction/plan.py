@@ -42,6 +42,8 @@ class ExtractorInfo:
         Host, date, device, engine and versions; stored, not compared.
     device_name, precision, note : str
         See `Backbone`.
+    tf32 : bool
+        See `Backbone.allows_tf32`.
     """
 
     spec: ExtractSpec
@@ -50,6 +52,7 @@ class ExtractorInfo:
     device_name: str
     precision: str
     note: str
+    tf32: bool
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,13 @@ class ExtractionPlan:
             **({"deterministic": True} if self.runtime.get("deterministic") else {}),
         }
         return ExtractorInfo(
-            self.spec, dict(backbone.dims), provenance, backbone.device_name, backbone.precision, backbone.note
+            self.spec,
+            dict(backbone.dims),
+            provenance,
+            backbone.device_name,
+            backbone.precision,
+            backbone.note,
+            backbone.allows_tf32,
         )
 
 
