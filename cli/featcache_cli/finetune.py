@@ -23,7 +23,7 @@ GROUPS = {
                  "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
     "Images": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels", "value_range",
                "image_cache", "listed"),
-    "Machine": ("workers", "device", "precision", "compile"),
+    "Machine": ("workers", "device", "deterministic", "precision", "compile"),
 }  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
 @_training("label_smoothing", type=click.FloatRange(0, 1, max_open=True))
 @_training("patience", type=click.IntRange(1), metavar="EPOCHS")
 @options.machine_options
+@options.deterministic_option
 @options.train_precision_option("--precision", "The precision of the network; auto trains in bf16 or fp32.")
 @click.option("--compile", is_flag=True, help="Train through torch.compile: it starts later, and then runs faster.")
 @options.seed_option

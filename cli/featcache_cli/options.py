@@ -108,6 +108,7 @@ data_options = _all(
 )
 device_option = shared("device")
 machine_options = _all(shared("workers", type=click.IntRange(1)), device_option)
+deterministic_option = shared("deterministic")
 batch_size_option = shared("batch_size", type=click.IntRange(1))
 engine_option = shared("engine")
 

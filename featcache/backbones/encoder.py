@@ -17,6 +17,7 @@ class Encoder(Protocol):
     ----------
     weights : str. Where its weights come from.
     layers : tuple of str. Names of the layers whose features it returns, in their order.
+    devices : tuple of str. Where it computes, each batch on one of them.
     device_name, precision, engine : str. Where and how it computes.
     allows_tf32 : bool. Whether it may compute what is left in float32 in TF32.
     note : str. Notes for the user, a line each.
@@ -26,6 +27,7 @@ class Encoder(Protocol):
 
     weights: str
     layers: tuple[str, ...]
+    devices: tuple[str, ...]
     engine: EngineName
 
     @property

@@ -106,6 +106,7 @@ class ExtractionPlan:
             "versions": package_versions(),
             "host": platform.node(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **({"deterministic": True} if self.runtime.get("deterministic") else {}),
         }
         return ExtractorInfo(
             self.spec,

@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
+from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.environment import check_writable
 from featcache._utils.locks import exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.devices import check_training_device
 from featcache.backbones.engines.base import has_compiler
 from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import check_name
@@ -49,6 +51,7 @@ class FineTuneOptions(StrategyOptions, LiveOptions, total=False):
 
 
 @takes_options(FineTuneOptions)
+@deterministic_on_request(RunError)
 def finetune(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
@@ -150,15 +153,16 @@ def finetune(
     1
     """
     if recipe is not None:
-        warnings.warn("finetune(recipe=...) is now finetune(config=...).", DeprecationWarning, stacklevel=3)
+        warnings.warn("finetune(recipe=...) is now finetune(config=...).", DeprecationWarning, stacklevel=4)
         config = recipe if config is None else config
     if world is not None:
-        warnings.warn("finetune(world=...) is now finetune(process_group=...).", DeprecationWarning, stacklevel=3)
+        warnings.warn("finetune(world=...) is now finetune(process_group=...).", DeprecationWarning, stacklevel=4)
         process_group = world
     progress, device, max_pixels = as_callback(progress), options["device"], options["max_pixels"]
     mode, init_head = options["mode"], options["init_head"]
     options["augment"] = options["augment"] or LIVE_AUGMENT
     timer, no_bf16 = PhaseTimer(), ""
+    check_training_device(device)
     if process_group.size > 1:
         check_distributed(process_group, make_train_config(config), image_cache, compile)
         device = process_device(process_group, backbone, device)

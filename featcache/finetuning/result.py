@@ -67,7 +67,10 @@ class FineTune(Result, NotebookResult):
 
     @property
     def data_share(self) -> float:
-        """The fraction of this call's training and evaluation time that was spent waiting for images, 0 to 1."""
+        """The fraction of this call's training and evaluation time that was spent waiting for images, 0 to 1.
+
+        On a GPU, time in which it computes or copies does not count.
+        """
         seconds = self.report.seconds
         return seconds.get("data", 0.0) / max(1e-9, seconds.get("train", 0.0) + seconds.get("evaluate", 0.0))
 

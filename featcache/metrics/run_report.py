@@ -18,8 +18,8 @@ class Report(Result):
     """What one run cost and reached.
 
     seconds : by phase and `wall`. In the main thread: start, convert, hash, forward (waiting for the network),
-    write, fit, train, data (waiting for images), evaluate. Summed over the threads that run beside it: read,
-    decode, view.
+    write, fit, train, data (waiting for images; on a GPU only while it has no work), evaluate. Summed over the threads
+    that run beside it: read, decode, view.
     images : images worked on. size_bytes : size of the file written, if any.
     device, precision : where and in what the network computed, if one did. tf32 : whether a GPU may compute what is
     left in float32 in TF32. compiled : whether torch.compile compiled the network. peak_memory_bytes : highest resident

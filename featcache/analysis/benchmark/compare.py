@@ -19,6 +19,7 @@ from featcache._utils.remote import display_name
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
 from featcache.analysis.benchmark.routes import LAYERS, ROUTES, BenchmarkOptions, changing_weights
 from featcache.analysis.benchmark.runner import BenchmarkRunner
+from featcache.backbones.devices import check_training_device
 from featcache.backbones.factory import from_factory, is_factory
 from featcache.backbones.sources.registry import check_name
 from featcache.core.model_card import write_json
@@ -116,6 +117,7 @@ def benchmark(
         warn_renamed("benchmark(recipe=...)", "benchmark(config=...)", stacklevel=3)
         config = recipe if config is None else config
     progress, weights, seed = as_callback(progress), options["weights"], options["seed"]
+    check_training_device(options["device"])
     repeats = repeats or (1 if budget_s is None else _REPEATS)
     is_own = is_factory(backbone)
     if is_own and weights != "pretrained":

@@ -22,6 +22,7 @@ from featcache._utils.environment import keep_freed_memory
 from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import Progress
 from featcache.core.options import (
+    DeterminismOptions,
     DeviceOptions,
     ExtractOptions,
     FeatureOptions,
@@ -47,7 +48,9 @@ ROUTES = {
 }
 
 
-class BenchmarkOptions(FeatureOptions, ViewCount, SplitOptions, DeviceOptions, LoaderOptions, total=False):
+class BenchmarkOptions(
+    FeatureOptions, ViewCount, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False
+):
     """`LiveOptions`, which all routes get, and those of the routes that extract."""
 
 
