@@ -92,9 +92,9 @@ def some_views(manifest: featcache.Manifest, backbone: featcache.Backbone) -> np
     """BATCH clean views of the data."""
     loader = ViewLoader(manifest, backbone.view_spec())
     step = max(1, len(manifest.samples) // BATCH)
-    pixels = next(loader.batches(range(0, len(manifest.samples), step), [0], BATCH)).inputs
+    pixels: np.ndarray = next(loader.batches(range(0, len(manifest.samples), step), [0], BATCH)).inputs
     loader.close()
-    return pixels[:, 0]
+    return pixels
 
 
 def faithfulness(features: np.ndarray, exact: np.ndarray) -> dict[str, float]:

@@ -49,7 +49,7 @@ def ants_bees(folder: Path, repeats: int) -> dict[str, Any] | None:
         cache = folder / f"ants-bees-{views}.h5"
         tool = [sys.executable, "-m", "featcache_cli.main"]
         subprocess.run([*tool, "extract", data, "-o", cache, "--views", str(views)], check=True, capture_output=True)
-        fit = [*tool, "fit-head", cache, "-o", folder / "head"]
+        fit = [*tool, "fit-head", cache, "-o", folder / "head", "--overwrite"]
         bare = [sys.executable, "-c", "import sklearn.linear_model"]
         times = []
         for _ in range(repeats + 1):  # the first warms the disk's cache and is not counted

@@ -1,12 +1,12 @@
 """Run other tools that compute features or train classifiers, as their authors document it, each in its own process.
 
-    python benchmarks/peers.py NAME DATA OUT [--network resnet18] [--epochs 10]
+    python benchmarks/peers.py NAME DATA OUT [--network resnet18] [--epochs 10] [--device cpu] [--workers 0]
 
 NAME is one of these:
 
 - thingsvision, img2vec, timm (with torch's DataLoader): write the features of all images of DATA to OUT.npy.
 - tutorial-pass: one pass of the PyTorch tutorial's loader and frozen network.
-- tutorial-frozen, tutorial-finetune: train ten epochs as the tutorial does.
+- tutorial-frozen, tutorial-finetune: train ten epochs as the tutorial does. --device and --workers are for these.
 
 Prints one JSON line with images and seconds. The seconds run from the first file to the last byte written or the last
 epoch. Imports and building the network are not counted, nor one pass of the network before (the tutorial routes have
@@ -124,14 +124,14 @@ def tutorial_pass(data: Path, out: Path, network: str) -> Job:
     return job
 
 
-def tutorial_frozen(data: Path, out: Path, network: str, epochs: int) -> Job:
+def tutorial_frozen(data: Path, network: str, epochs: int, device: str, workers: int) -> Job:
     """ "ConvNet as fixed feature extractor"."""
-    return _tutorial_training(data, network, epochs, frozen=True)
+    return _tutorial_training(data, network, epochs, device, workers, frozen=True)
 
 
-def tutorial_finetune(data: Path, out: Path, network: str, epochs: int) -> Job:
+def tutorial_finetune(data: Path, network: str, epochs: int, device: str, workers: int) -> Job:
     """ "Finetuning the ConvNet"."""
-    return _tutorial_training(data, network, epochs, frozen=False)
+    return _tutorial_training(data, network, epochs, device, workers, frozen=False)
 
 
 def _folder(data: Path, transform: Any) -> Any:
@@ -140,7 +140,7 @@ def _folder(data: Path, transform: Any) -> Any:
     return torch.utils.data.ConcatDataset([ImageFolder(str(part), transform) for part in sorted(data.iterdir())])
 
 
-def _tutorial(data: Path, network: str) -> tuple[Any, dict[str, Any]]:
+def _tutorial(data: Path, network: str, workers: int = 0) -> tuple[Any, dict[str, Any]]:
     from torchvision import datasets, models, transforms
 
     normalise = [transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
@@ -151,15 +151,18 @@ def _tutorial(data: Path, network: str) -> tuple[Any, dict[str, Any]]:
     images = {
         split: datasets.ImageFolder(str(data / split), transforms.Compose(recipe)) for split, recipe in recipes.items()
     }
-    loaders = {split: DataLoader(part, batch_size=4, shuffle=True, num_workers=0) for split, part in images.items()}
+    loaders = {
+        split: DataLoader(part, batch_size=4, shuffle=True, num_workers=workers) for split, part in images.items()
+    }
     return models.get_model(network, weights=None), loaders
 
 
-def _tutorial_training(data: Path, network: str, epochs: int, frozen: bool) -> Job:
+def _tutorial_training(data: Path, network: str, epochs: int, device: str, workers: int, frozen: bool) -> Job:
     """`train_model` of the tutorial, which stores its best weights in a temporary folder."""
-    model, loaders = _tutorial(data, network)
+    model, loaders = _tutorial(data, network, workers)
     model.requires_grad_(not frozen)
     model.fc = nn.Linear(model.fc.in_features, len(loaders["train"].dataset.classes))
+    model = model.to(device)
     learns = model.fc if frozen else model
     optimizer = torch.optim.SGD(learns.parameters(), lr=0.001, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
@@ -174,6 +177,7 @@ def _tutorial_training(data: Path, network: str, epochs: int, frozen: bool) -> J
                     model.train(split == "train")
                     right = 0
                     for pixels, labels in loaders[split]:
+                        pixels, labels = pixels.to(device), labels.to(device)
                         optimizer.zero_grad()
                         with torch.set_grad_enabled(split == "train"):
                             outputs = model(pixels)
@@ -204,15 +208,18 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
     paths = (options.data, options.out, options.network)
+    training = (options.data, options.network, options.epochs, options.device, options.workers)
     jobs: dict[str, Callable[[], Job]] = {
         "thingsvision": lambda: thingsvision(*paths),
         "img2vec": lambda: img2vec(*paths),
         "timm": lambda: timm_loader(*paths),
         "tutorial-pass": lambda: tutorial_pass(*paths),
-        "tutorial-frozen": lambda: tutorial_frozen(*paths, options.epochs),
-        "tutorial-finetune": lambda: tutorial_finetune(*paths, options.epochs),
+        "tutorial-frozen": lambda: tutorial_frozen(*training),
+        "tutorial-finetune": lambda: tutorial_finetune(*training),
     }
     job = jobs[options.name]()
     started = time.perf_counter()

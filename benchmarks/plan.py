@@ -50,7 +50,7 @@ SETS = ((5_000, 256, 10, 1.0), (5_000, 256, 10, 3.0), (20_000, 512, 100, 2.0))
 @contextmanager
 def driver_cpu(spent: list[float]) -> Iterator[None]:
     """Add the processor time of this thread while features arrive."""
-    fill = extraction.fill
+    fill = extraction.fill_cache
 
     def timed(*arguments: Any) -> Any:
         before = time.thread_time()
@@ -58,11 +58,11 @@ def driver_cpu(spent: list[float]) -> Iterator[None]:
         spent.append(time.thread_time() - before)
         return result
 
-    extraction.fill = timed
+    extraction.fill_cache = timed
     try:
         yield
     finally:
-        extraction.fill = fill
+        extraction.fill_cache = fill
 
 
 def foretold(data: Path, folder: Path, views: int, repeats: int) -> dict[str, Any]:

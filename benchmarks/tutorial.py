@@ -80,7 +80,7 @@ def one_round(data: str, network: str, views: int, work: Path) -> dict[str, Seco
         return both(featcache(home, "extract", data, "-o", cache, *augmented, *options), warm())
 
     def warm() -> Seconds:
-        return featcache(home, "fit-head", cache)
+        return featcache(home, "fit-head", cache, "--overwrite")
 
     def finetune(*more: object) -> Seconds:
         shutil.rmtree(work / "run", ignore_errors=True)

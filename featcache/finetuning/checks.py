@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.devices import resolve_device
 from featcache.core.specs import ExtractSpec
 from featcache.errors import RunError, first_line
 from featcache.training.config import TrainConfig
@@ -23,6 +25,13 @@ def check_distributed(process_group: ProcessGroup, config: TrainConfig, image_ca
         raise RunError(
             f"{process_group.size} processes cannot share batches of {config.batch_size}: raise --batch-size"
         )
+
+
+def process_device(process_group: ProcessGroup, backbone: str | Backbone, device: str) -> str:
+    """The device of one of several processes: that of a given network, else by the option. Raises RunError."""
+    if isinstance(backbone, Backbone):
+        device = str(torch.empty(0, device=backbone.device).device)  # "cuda" is the current GPU
+    return resolve_device(process_group.local_device(device))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from featcache.core.options import LiveOptions, ViewOptions, manifest_keywords, 
 from featcache.core.specs import EMBEDDED, LIVE_AUGMENT
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
-from featcache.finetuning.checks import check_distributed, explain_torch_errors
+from featcache.finetuning.checks import check_distributed, explain_torch_errors, process_device
 from featcache.finetuning.initial_weights import build_initial_model
 from featcache.finetuning.notes import run_notes
 from featcache.finetuning.result import FineTune
@@ -104,8 +104,9 @@ def finetune(
         Start again if the folder holds a run. Default: False.
     process_group : ProcessGroup
         The processes that train together, each with its shard of every batch, see `ProcessGroup.from_torchrun`. Losses
-        are those of one process, up to rounding. All processes must see the folder; the main process writes. The number
-        of processes may change when a run resumes. Default: one process.
+        are those of one process, up to rounding and the random numbers of dropout, which each process draws for itself.
+        All processes must see the folder; the main process writes. The number of processes may change when a run
+        resumes. Default: one process.
     progress : bool or Callable[[str, int, int], None], optional
         True shows a bar. A function is called with the phase, and how much of it is done and in total.
     on_epoch : Callable[[EpochMetrics], None], optional
@@ -158,7 +159,7 @@ def finetune(
     timer = PhaseTimer()
     if process_group.size > 1:
         check_distributed(process_group, make_train_config(config), image_cache, compile)
-        device = process_group.local_device(resolve_device(device))
+        device = process_device(process_group, backbone, device)
         process_group.init(device)
     out, config = Path(out), make_train_config(config, {} if init_head is None else LP_FT_DEFAULTS)
     strategy = make_strategy(

@@ -26,7 +26,7 @@ from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy, judge
 from featcache.training.checkpoint import SAVE_EVERY_S, damaged, load_checkpoint
 from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
-from featcache.training.evaluation import EvalAccumulator, EvalResult
+from featcache.training.evaluation import EvalResult
 from featcache.training.live_batches import LiveBatches, uses_batch_statistics
 from featcache.training.loop import Batches, EpochMetrics, TrainConfig, TrainState, evaluate_module, train
 from featcache.training.loss import ClassificationLoss, class_weights
@@ -215,8 +215,8 @@ class FineTuneRun:
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self.state.load_state_dict(dict(state))
         self._batches.position = state.get("position", 0)
-        if self.state.accumulator is not None and not self.process_group.is_main_process:
-            self.state.accumulator = EvalAccumulator()  # the main process counts what the checkpoint holds
+        if not self.process_group.is_main_process:
+            self.state.accumulator = None  # the main process counts what the checkpoint holds, and draws as it did
         self.loader.skipped.update(state["skipped"])
         self.initial_val = EvalResult(**state["first"]) if state.get("first") else None
         for result in filter(None, (self.state.best_val, self.initial_val)):

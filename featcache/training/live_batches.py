@@ -103,26 +103,26 @@ class LiveBatches:
             self._report(split, done, len(rows))
 
     def _sharded(self, phase: str, order: NDArray[Any], epoch: int) -> Batches:
-        """This process's shard of every batch. The last shard is empty if that batch has too few images for all."""
+        """This process's shard of every batch. If the last batch has too few images for all, a shard may be empty."""
         order, size = self._readable(order[self.position :]), self.batch_size
         if not len(order):
             return  # one process trained this epoch to its end, and another number of processes resumes
         last = (len(order) - 1) // size * size  # where the last batch begins
         if self.merge_last_single and len(order) - last == 1 < size:
             last = max(0, last - size)
-        shards = [self._process_group.shard(order[start : start + size]) for start in range(0, last, size)]
-        full_batches = np.concatenate([order[:0], *shards]), len(self._process_group.shard(range(size)))
-        last_shard = self._process_group.shard(order[last:])
-        done, total = 0, len(full_batches[0]) + len(last_shard)
-        for rows, shard_size in (full_batches, (last_shard, max(1, len(last_shard)))):
-            for batch, tensors in self._to_device(self._loader.batches(rows, [epoch], shard_size)):
-                yield tensors
-                done += len(batch.rows)
+        shard = self._process_group.shard
+        full = np.concatenate([order[:0], *(shard(order[start : start + size]) for start in range(0, last, size))])
+        own_last = shard(order[last:])
+        last_rows = own_last if len(own_last) else order[last : last + 1]  # the placeholder of `Batches`
+        done, total = 0, len(full) + len(own_last)
+        parts = (full, len(shard(range(size))), size), (last_rows, len(last_rows), len(order) - last)
+        for rows, shard_size, batch_images in parts:
+            for _, (inputs, labels) in self._to_device(self._loader.batches(rows, [epoch], shard_size)):
+                self._process_group.batch_images = batch_images
+                labels = labels if self._process_group.has_images else labels[:0]
+                yield inputs, labels
+                done += len(labels)
                 self._report(phase, done, total)
-        if not len(last_shard):
-            side = self._spec.view.image_size
-            labels = to_device(self._samples.labels[:0], self._backbone.device)
-            yield self._inputs(np.empty((0, side, side, 3), np.uint8)), labels
 
     def _to_device(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, tuple[Tensor, Tensor]]]:
         batches = iter(batches)

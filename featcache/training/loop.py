@@ -26,7 +26,10 @@ from featcache.training.evaluation import EvalAccumulator, EvalResult
 from featcache.training.loss import ClassificationLoss
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-"""Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, or (b, c), 0 or 1, on the module's device."""
+"""Pairs (inputs, labels): inputs (b, ...), labels (b,) int64, or (b, c), 0 or 1, on the module's device.
+
+An empty shard has a placeholder input, because networks may refuse empty batches, and no labels.
+"""
 
 
 @dataclass(frozen=True)
@@ -234,10 +237,11 @@ def train(
     context : Callable[[], context manager]
         The forward pass runs in it, for mixed precision.
     process_group : ProcessGroup
-        The processes that train together. Each gets its shards of the batches.
+        The processes that train together. Each gets its shards of the batches, and draws its own random numbers.
+        `train_batches` sets its `batch_images`.
     """
     module, compute_loss = state.module, state.loss or ClassificationLoss()
-    wrapped = process_group.wrap(module)
+    wrapped, seed = process_group.wrap(module), process_group.own_seed(seed)
     while not state.is_finished:
         epoch, started = len(state.history) + 1, time.perf_counter()
         lr = state.optimizer.param_groups[0]["lr"]
@@ -247,7 +251,7 @@ def train(
             module.train()
             for inputs, labels in train_batches(epoch):
                 with context():
-                    logits = wrapped(inputs)
+                    logits = wrapped(inputs)[: len(labels)]
                 loss = compute_loss(logits, labels)
                 state.optimizer.zero_grad()
                 process_group.scale_loss(loss, len(labels)).backward()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What test_world runs, alone or in several processes: a fine-tuning of a small network without dropout."""
+"""What test_world runs, alone or in several processes: a fine-tuning of a small network."""
 
 from __future__ import annotations
 
@@ -33,15 +33,58 @@ class Net(nn.Module):
         return self.act(self.last(self.norm(self.conv(x)).relu())).mean((2, 3))
 
 
-def backbone() -> Backbone:
+class Attentive(nn.Module):
+    """4 features. It has a view that refuses an empty batch, pooling, attention, BatchNorm of tokens, and a parameter
+    without a use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.tokens, self.last = nn.BatchNorm1d(4, momentum=None), nn.Linear(36, 4)
+        self.mask_token = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = torch.nn.functional.max_pool2d(self.norm(self.conv(x)).relu(), 2)
+        tokens = maps.flatten(2).transpose(1, 2)
+        attended = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.last(self.tokens(attended.flatten(0, 1)).view(len(x), -1))
+
+
+class Reporting(nn.Dropout):
+    """It writes to standard error what it would drop of a first image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            mask = super().forward(torch.ones_like(x[:1])) > 0
+            sys.stderr.write("mask " + "".join(map(str, mask.int().flatten().tolist())) + "\n")
+        return super().forward(x)
+
+
+class Dropping(Net):
+    """With dropout of the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = Reporting(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.drop(x))
+
+
+NETWORKS = {network.__name__: network for network in (Net, Attentive, Dropping)}
+
+
+def backbone(network: str = "Net") -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return Backbone(Net(), name="together", image_size=8, resize_size=10)
+        return Backbone(NETWORKS[network](), name="together", image_size=8, resize_size=10)
 
 
 def tune(data: str, out: str, process_group: ProcessGroup, **options: Any) -> list[dict[str, Any]]:
     """The epochs, as JSON values."""
     last, stop_in = options.pop("die_after", None), options.pop("stop_in", None)
+    net = backbone(options.pop("network", "Net"))
     recipe = replace(CONFIG, epochs=3, batch_size=options.pop("batch_size", 5))
 
     def die(epoch: EpochMetrics) -> None:
@@ -59,7 +102,7 @@ def tune(data: str, out: str, process_group: ProcessGroup, **options: Any) -> li
 
     options = {"progress": wait if stop_in else None, **options}
     result = finetune(
-        data, out, backbone=backbone(), config=recipe, workers=1, process_group=process_group, on_epoch=die, **options
+        data, out, backbone=net, config=recipe, workers=1, process_group=process_group, on_epoch=die, **options
     )
     return [asdict(epoch) for epoch in result.history]
 
