@@ -16,12 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-
 import record
+import torch
 
 from featcache.core.specs import AUGMENTS, ViewSpec
 from featcache.vision.augment import make_views
@@ -93,6 +89,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help="of each recipe, size and interpolation")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if not ON_GPU:
+        os.environ["TRITON_INTERPRET"] = "1"  # before the first batch imports Triton
     measured, rng = record.commit(), np.random.default_rng(options.seed)
     values, different = 0, {}
     for augment in RECIPES:
