@@ -18,7 +18,9 @@ class Encoder(Protocol):
     ----------
     weights : str. Where its weights come from.
     layers : tuple of str. Names of the layers whose features it returns, in their order.
+    devices : tuple of str. Where it computes, each batch on one of them.
     device_name, precision, engine : str. Where and how it computes.
+    allows_tf32 : bool. Whether it may compute what is left in float32 in TF32.
     note : str. Notes for the user, a line each.
     batch_size : int. Inputs in one forward pass that suit the device.
     max_in_flight : int. Inputs to submit in addition to those whose features are awaited.
@@ -26,6 +28,7 @@ class Encoder(Protocol):
 
     weights: str
     layers: tuple[str, ...]
+    devices: tuple[str, ...]
     engine: EngineName
 
     @property
@@ -36,6 +39,8 @@ class Encoder(Protocol):
     def device_name(self) -> str: ...
     @property
     def precision(self) -> str: ...
+    @property
+    def allows_tf32(self) -> bool: ...
     @property
     def note(self) -> str: ...
     @property

@@ -45,6 +45,8 @@ class ExtractorInfo:
         Host, date, device, engine and versions; stored, not compared.
     device_name, precision, note : str
         See `Backbone`.
+    tf32 : bool
+        See `Backbone.allows_tf32`.
     """
 
     spec: ExtractSpec
@@ -53,6 +55,7 @@ class ExtractorInfo:
     device_name: str
     precision: str
     note: str
+    tf32: bool
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,12 @@ class ExtractionPlan:
         )
 
     def check_device_views(self) -> None:
-        """Compile what makes views on the device, in advance. If it does not work, the CPU makes them."""
+        """Compile what makes views on the devices, in advance. If it does not work, the CPU makes them."""
         if self.device_views and isinstance(self.backbone, Backbone):
             import torch
 
-            self.device_views.check(torch.device(self.backbone.device))
+            for device in self.backbone.devices:
+                self.device_views.check(torch.device(device))
 
     def info(self) -> ExtractorInfo:
         """What it computes, and where. Complete once the engine is selected."""
@@ -131,11 +135,18 @@ class ExtractionPlan:
             "versions": package_versions(),
             "host": platform.node(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **({"deterministic": True} if self.runtime.get("deterministic") else {}),
         }
         if self.device_views and not self.device_views.note:
             provenance["views_made_on"] = backbone.device_name
         return ExtractorInfo(
-            self.spec, dict(backbone.dims), provenance, backbone.device_name, backbone.precision, self.note
+            self.spec,
+            dict(backbone.dims),
+            provenance,
+            backbone.device_name,
+            backbone.precision,
+            self.note,
+            backbone.allows_tf32,
         )
 
 

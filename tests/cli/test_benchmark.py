@@ -45,7 +45,15 @@ def test_the_report_is_printed_written_and_not_run_again(tasks: list[str], data:
     )
     page = read_page(out / "report.html")
     assert [len(page.sections[name].captions) for name in ("Learning curves", "The head in figures")] == [1, 5]
-    assert page.sections["Result"].tables == [[rows[0], *rows[2:]]]
+    assert page.sections["Result"].tables == [
+        [rows[0], *rows[2:]],
+        [
+            ["route", "device", "precision", "TF32", "torch.compile"],
+            ["cached head, cold", "cpu", "fp32", "no", "no"],
+            ["cached head, warm", "-", "-", "-", "-"],
+            ["frozen, live every epoch", "cpu", "fp32", "no", "no"],
+        ],
+    ]
     assert "photos: 2 classes; train 13 (ants 7, bees 6), val 5" in result.stderr
     values = as_json("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
     assert tasks == ["extract", "fit-head", "finetune", "curve", "curve"]

@@ -32,8 +32,10 @@ class Engine(Protocol):
     note : str. What the user should know about how it runs the network; "" if nothing.
     """
 
-    max_in_flight: int
-    note: str
+    @property
+    def max_in_flight(self) -> int: ...
+    @property
+    def note(self) -> str: ...
 
     def submit(self, pixels: Inputs) -> PendingFeatures:
         """Start on pixels (b, s, s, 3)."""
