@@ -14,6 +14,7 @@ from torch import nn
 
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.load import load_backbone
+from featcache.core.specs import AUGMENTS, Interpolation, ViewSpec
 from featcache.data.manifest import read_manifest
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
@@ -26,6 +27,8 @@ from featcache.training.live_batches import LiveBatches
 from featcache.training.loop import Batches, TrainConfig, TrainState, train
 from featcache.training.loss import ClassificationLoss
 from featcache.training.network import BackboneWithHead
+from featcache.vision.augment import make_views
+from featcache.vision.device_views.device_views import DeviceViews
 from featcache.vision.loader import ViewLoader
 from toys import toy_answer, toy_backbone
 
@@ -77,6 +80,39 @@ def test_batches_under_way_at_once_give_each_its_own_features() -> None:
     waiting = [toy.submit(batch) for batch in batches]
     for batch, features in reversed(list(zip(batches, waiting, strict=True))):
         np.testing.assert_allclose(features()[0], toy_answer(batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("augment", [augment for augment in AUGMENTS if augment != "trivial"])
+def test_a_gpu_makes_the_views_of_the_cpu(augment: str, interpolation: Interpolation) -> None:
+    chance = np.random.default_rng(0)
+    for size in (7, 64, 224):
+        maker = DeviceViews(ViewSpec(size, size * 8 // 7, interpolation, augment))
+        batch: list[Any] = []
+        expected = []
+        for height, width in ((1, 1), (1, 3000), (3000, 9), (37, 50), (224, 256), (375, 500), (1200, 1601)):
+            image, sha256 = chance.integers(0, 256, (height, width, 3), dtype=np.uint8), chance.bytes(32)
+            expected.append(make_views(image, maker.spec, sha256, range(4)))
+            batch += [maker.plan(image, sha256, range(4)), expected[-1][:1]]
+            expected.append(expected[-1][:1])
+        made = maker.collate(batch).to(torch.device("cuda"))
+        assert maker.note == ""
+        assert made.is_cuda
+        np.testing.assert_array_equal(made.cpu().numpy(), np.concatenate(expected))
+
+
+def test_an_extraction_on_a_gpu_makes_its_views_there(split_folder: Path, tmp_path: Path) -> None:
+    for augment in ("gentle", "trivial"):
+        options: dict[str, Any] = {"views": 2, "augment": augment, "dtype": "float32"}
+        here, there = (
+            extract(split_folder, tmp_path / f"{device}-{augment}.h5", backbone=toy_backbone(device=device), **options)
+            for device in ("cpu", "cuda")
+        )
+        assert there.note == ""
+        assert there.cache.provenance["views_made_on"] == torch.cuda.get_device_name()
+        for split in ("train", "val"):
+            features = (one.cache.features(split).x for one in (here, there))
+            np.testing.assert_allclose(*features, rtol=1e-4, atol=1e-4)
 
 
 def test_an_extraction_on_a_gpu_is_that_of_the_cpu(split_folder: Path, tmp_path: Path) -> None:
