@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--train-precision", default="fp32")
+    parser.add_argument("--train-precision")
     parser.add_argument("--budget", type=float, help="maximum seconds for all routes [default: no limit]")
     options = parser.parse_args()
     if not options.data:

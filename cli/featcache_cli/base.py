@@ -16,7 +16,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
                "strict"),
     "Network": ("backbone", "weights", "weights_key", "layers", "image_size", "augment", "precision", "train_precision",
                 "engine", "dtype"),
-    "Machine": ("workers", "device", "batch_size", "cluster", "gpus_per_worker", "cpus_per_worker"),
+    "Machine": ("workers", "device", "deterministic", "batch_size", "cluster", "gpus_per_worker", "cpus_per_worker"),
     "Printing": ("as_json", "quiet", "verbose"),
 }  # fmt: skip
 _UNGROUPED = 8

@@ -49,8 +49,9 @@ from featcache_cli.wrapping import wrap
     help="The time for the whole benchmark, such as 10m. Runs that do not fit are skipped. [default: no limit]",
 )
 @options.machine_options
+@options.deterministic_option
 @options.precision_option("auto", help="The precision of the extraction.")
-@options.precision_option("fp32", "--train-precision", help="The precision of live routes.")
+@options.train_precision_option("--train-precision", "The precision of live routes.")
 @options.seed_option
 @options.val_fraction_option
 @options.allow_leak_option

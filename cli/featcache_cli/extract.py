@@ -19,6 +19,7 @@ from featcache_cli import options, outputs
 @options.view_options
 @options.batch_size_option
 @options.machine_options
+@options.deterministic_option
 @options.precision_option("auto")
 @options.engine_option
 @options.dtype_option

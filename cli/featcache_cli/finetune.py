@@ -23,7 +23,7 @@ GROUPS = {
                  "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
     "Images": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels", "value_range",
                "image_cache", "listed"),
-    "Machine": ("workers", "device", "precision", "compile"),
+    "Machine": ("workers", "device", "deterministic", "precision", "compile"),
 }  # fmt: skip
 
 
@@ -96,7 +96,8 @@ def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
 @_training("label_smoothing", type=click.FloatRange(0, 1, max_open=True))
 @_training("patience", type=click.IntRange(1), metavar="EPOCHS")
 @options.machine_options
-@options.precision_option("fp32")
+@options.deterministic_option
+@options.train_precision_option("--precision", "The precision of the network; auto trains in bf16 or fp32.")
 @click.option("--compile", is_flag=True, help="Train through torch.compile: it starts later, and then runs faster.")
 @options.seed_option
 @options.data_options
@@ -120,6 +121,7 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     ...` starts them.
     """
     import featcache
+    from featcache.finetuning.precision import training_precision
     from featcache.finetuning.presets import resolve
     from featcache.reports.plots import plot_history
     from featcache.reports.style import save
@@ -129,7 +131,8 @@ def command(init: str, weights: str | None, listed: str | None, as_json: bool, *
     if init == "scratch" and weights:
         raise click.UsageError("--init scratch starts from random weights: drop it, or --weights.")
     source = "none" if init == "scratch" else weights or "pretrained"
-    options.take_backbone(settings, weights=source)
+    precision = partial(training_precision, settings["precision"], settings["device"], settings["mode"])
+    options.take_backbone(settings, weights=source, precision=precision)
     with options.progress_bar(then=options.LOADING, grace_s=options.TRAINING_GRACE_S) as progress:
         settings |= {"progress": progress if process_group.is_main_process else None, "process_group": process_group}
         settings["on_epoch"] = None if as_json or not process_group.is_main_process else options.echo

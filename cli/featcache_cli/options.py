@@ -108,6 +108,7 @@ data_options = _all(
 )
 device_option = shared("device")
 machine_options = _all(shared("workers", type=click.IntRange(1)), device_option)
+deterministic_option = shared("deterministic")
 batch_size_option = shared("batch_size", type=click.IntRange(1))
 engine_option = shared("engine")
 
@@ -230,11 +231,15 @@ factory_option = click.option(
 
 
 def take_backbone(
-    settings: dict[str, Any], layers: str | Sequence[str] = "penultimate", weights: str | None = None
+    settings: dict[str, Any],
+    layers: str | Sequence[str] = "penultimate",
+    weights: str | None = None,
+    precision: Callable[[], str] | None = None,
 ) -> None:
     """Replace the name of a factory in the settings by its network.
 
     weights : source of the weights, for a command without the setting `weights`; "none" is `--init scratch`.
+    precision : gives that of the network. None: the setting `precision`.
     """
     name = str(settings.get("backbone") or "")
     if ":" not in name:
@@ -247,9 +252,8 @@ def take_backbone(
         option = "--init scratch" if weights == "none" else "--weights"
         raise click.UsageError(f"{name} returns a network with its own weights: drop {option}")
     import_from_here()
-    settings["backbone"] = from_factory(
-        name, layers=layers, device=settings["device"], precision=settings.get("precision", "auto") or "fp32"
-    )
+    chosen = precision() if precision else settings.get("precision", "auto") or "fp32"
+    settings["backbone"] = from_factory(name, layers=layers, device=settings["device"], precision=chosen)
 
 
 def import_from_here() -> None:
@@ -258,12 +262,22 @@ def import_from_here() -> None:
         sys.path.insert(0, os.getcwd())
 
 
+_PRECISION = fields_of(ExtractArguments)["precision"].option.description
+
+
 def precision_option(
-    default: str, name: str = "--precision", help: str = fields_of(ExtractArguments)["precision"].option.description
+    default: str | None,
+    name: str = "--precision",
+    help: str = _PRECISION,
 ) -> Callable[[_F], _F]:
     """The option for the precision of the network."""
     choices = click.Choice(["auto", "fp32", "bf16", "fp16"])
-    return click.option(name, type=choices, default=default, show_default=True, help=help)
+    return click.option(name, type=choices, default=default, show_default=default is not None, help=help)
+
+
+def train_precision_option(name: str, help: str) -> Callable[[_F], _F]:
+    """The option for the precision of a network that runs live."""
+    return precision_option(None, name, f"{help} [default: auto on a GPU, else fp32]")
 
 
 def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:

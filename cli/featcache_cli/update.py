@@ -37,6 +37,7 @@ from featcache_cli import options, outputs
 )
 @options.batch_size_option
 @options.machine_options
+@options.deterministic_option
 @options.engine_option
 @options.max_pixels_option
 @options.strict_option

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from featcache._utils.environment import cache_folder
 from featcache._utils.formatting import split_names
+from featcache.backbones.devices import expand_device, name_devices
 from featcache.backbones.engines.base import Engine, EngineName, PendingFeatures
+from featcache.backbones.engines.data_parallel import join_engines
 from featcache.backbones.engines.pytorch import PyTorchEngine
 from featcache.backbones.engines.select import CONVERSION_PAYS, EngineRequest, select_engine
 from featcache.backbones.metadata_cache import BackboneMetadata, cache_path
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from featcache.backbones.feature_extractor import FeatureExtractor
+    from featcache.data.sample_loader import Inputs
 
 
 class Backbone:
@@ -65,7 +68,7 @@ class Backbone:
     layers : str or sequence of str, default ("penultimate",)
         Layers that `embed_layers` returns, or the sets "last", "stages" and "all"; see `featcache.core.layer_names`.
     device : str, default "cpu"
-        Device of the network, such as "cpu" or "cuda:1".
+        Device of the network, such as "cpu" or "cuda:1"; "cuda:all" is all GPUs, each with a copy of the network.
     precision : {"fp32", "bf16", "fp16"}, default "fp32"
         Precision of the network's computations.
     metadata : BackboneMetadata, optional
@@ -81,6 +84,8 @@ class Backbone:
         Names of the layers that `embed_layers` returns.
     dims : dict of str to int
         Width d of each layer.
+    devices : tuple of str
+        Where it computes features; `device` is the first of them.
     weights_sha256 : str
         Hash of the weights.
     engine : {"pytorch", "compiled", "openvino"}
@@ -130,7 +135,8 @@ class Backbone:
         self.interpolation: Interpolation = interpolation
         self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
         self.std = (float(std[0]), float(std[1]), float(std[2]))
-        self.device, self.precision = device, precision
+        self.devices, self.precision = expand_device(device), precision
+        self.device = self.devices[0]
         self.engine: EngineName = "pytorch"
         self.weights_note, self.engine_note = weights_note, ""
         self._module, self._cache_conversion = module, cache_conversion
@@ -193,12 +199,17 @@ class Backbone:
 
     @property
     def device_name(self) -> str:
-        """ "cpu", "mps", or the name of the GPU."""
-        if not self.device.startswith("cuda"):
-            return self.device
-        import torch
+        """ "cpu", "mps", or the name of the GPU, or of all of them."""
+        return name_devices(self.devices)
 
-        return torch.cuda.get_device_name(self.device)
+    @property
+    def allows_tf32(self) -> bool:
+        """Whether a GPU may compute in TF32 what bf16 or fp16 leaves in float32. The precision "fp32" is IEEE's."""
+        if not self.device.startswith("cuda") or self.precision == "fp32":
+            return False
+        from featcache.backbones.float32 import tf32_is_allowed
+
+        return tf32_is_allowed(self.device)
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features of the main layer.
@@ -228,7 +239,7 @@ class Backbone:
             return engine.embed_on_device(pixels)[self._computed.index(self.main_layer)]
         return torch.from_numpy(self.embed(pixels)).to(self.device)
 
-    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+    def submit(self, pixels: Inputs) -> PendingFeatures:
         """Start on pixels (b, s, s, 3), uint8. Call the result to get the features, in the order of `layers`."""
         features = self._engine_for(pixels.shape[1]).submit(pixels)
         if self.layers == self._computed:
@@ -291,7 +302,7 @@ class Backbone:
             precision=self.precision,
             conversion=self._conversion_path(image_size),
         )
-        selected = select_engine(request, lambda: self.feature_extractor)
+        selected = select_engine(request, lambda: self._extractors)
         self.engine, self.engine_note = selected.name, selected.note
         self._selected = (image_size, selected.engine) if selected.engine else None
 
@@ -371,4 +382,10 @@ class Backbone:
 
     @cached_property
     def _pytorch_engine(self) -> Engine:
-        return PyTorchEngine(self.feature_extractor)
+        return join_engines([PyTorchEngine(extractor) for extractor in self._extractors])
+
+    @cached_property
+    def _extractors(self) -> list[FeatureExtractor]:
+        """The network on each device."""
+        extractor = self.feature_extractor
+        return extractor.on_devices(self.devices) if len(self.devices) > 1 else [extractor]

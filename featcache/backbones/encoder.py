@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from featcache.backbones.engines.base import EngineName, PendingFeatures
+
+if TYPE_CHECKING:
+    from featcache.data.sample_loader import Inputs
 
 
 class Encoder(Protocol):
@@ -17,7 +18,9 @@ class Encoder(Protocol):
     ----------
     weights : str. Where its weights come from.
     layers : tuple of str. Names of the layers whose features it returns, in their order.
+    devices : tuple of str. Where it computes, each batch on one of them.
     device_name, precision, engine : str. Where and how it computes.
+    allows_tf32 : bool. Whether it may compute what is left in float32 in TF32.
     note : str. Notes for the user, a line each.
     batch_size : int. Inputs in one forward pass that suit the device.
     max_in_flight : int. Inputs to submit in addition to those whose features are awaited.
@@ -25,6 +28,7 @@ class Encoder(Protocol):
 
     weights: str
     layers: tuple[str, ...]
+    devices: tuple[str, ...]
     engine: EngineName
 
     @property
@@ -36,6 +40,8 @@ class Encoder(Protocol):
     @property
     def precision(self) -> str: ...
     @property
+    def allows_tf32(self) -> bool: ...
+    @property
     def note(self) -> str: ...
     @property
     def batch_size(self) -> int: ...
@@ -45,5 +51,5 @@ class Encoder(Protocol):
     def select_engine(self, size: int, /, engine: EngineName, views: int, like: str) -> None:
         """Run the network on the fastest engine for inputs of this size, see `Backbone.select_engine`."""
 
-    def submit(self, batch: NDArray[Any], /) -> PendingFeatures:
+    def submit(self, batch: Inputs, /) -> PendingFeatures:
         """Start on a batch of inputs. Call the result to get the features (b, d) of each layer."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from featcache.backbones.float32 import ieee_float32
 from featcache.backbones.pooling import check_layer, pool
@@ -17,6 +19,9 @@ from featcache.backbones.transfer import to_device
 from featcache.core.layer_names import parse_layer
 from featcache.core.specs import PENULTIMATE, Precision
 from featcache.errors import BackboneError, first_line
+
+if TYPE_CHECKING:
+    from featcache.data.sample_loader import Inputs
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,22 +48,18 @@ class FeatureExtractor(nn.Module):
         precision: Precision,
     ) -> None:
         super().__init__()
-        try:
+        with _explain_memory(name, device):
             on_device = network.eval().requires_grad_(False).to(device)
-        except torch.OutOfMemoryError as error:
-            raise BackboneError(
-                f"the weights of {name} do not fit into the free memory of {device} ({first_line(error)}). Stop other "
-                "programs that use this memory, or give --device cpu or another network."
-            ) from error
         self.network = on_device.to(memory_format=torch.channels_last)
         self.device, self.precision = torch.device(device), precision
-        self._name, self.layers = name, tuple(layers)
+        self._name, self.layers, self._statistics = name, tuple(layers), (tuple(mean), tuple(std))
         self._mean: Tensor
         self._std: Tensor
         for buffer, values in (("_mean", mean), ("_std", std)):  # created once: a copy to a GPU blocks
             levels = torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255
             self.register_buffer(buffer, levels, persistent=False)
         self._activations: dict[str, Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
         self._register_hooks()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -77,7 +78,11 @@ class FeatureExtractor(nn.Module):
                 )
         return tuple(self._activations[layer] for layer in self.layers)
 
-    def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:
+    def on_devices(self, devices: Sequence[str]) -> list[FeatureExtractor]:
+        """This one, for the first device, and a copy on each of the others."""
+        return [self, *map(self._copy_to, devices[1:])]
+
+    def embed(self, pixels: Inputs, precision: Precision | None = None) -> list[NDArray[np.float32]]:
         """Features (b, d) of each layer from pixels (b, s, s, 3). precision : None is that of the network."""
         with torch.inference_mode(), self.autocast(precision):
             return [values.float().cpu().numpy() for values in self(to_device(pixels, self.device))]
@@ -101,13 +106,27 @@ class FeatureExtractor(nn.Module):
     def _scale(self, batch: Tensor) -> Tensor:
         return batch.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)  # in place: in half of the time
 
+    def _copy_to(self, device: str) -> FeatureExtractor:
+        while self._hooks:  # a copy of a hook would store the activations here
+            self._hooks.pop().remove()
+        try:
+            with _explain_memory(self._name, str(self.device)):
+                network = copy.deepcopy(self.network)
+        finally:
+            self._register_hooks()
+        mean, std = self._statistics
+        return FeatureExtractor(
+            network, name=self._name, mean=mean, std=std, layers=self.layers, device=device, precision=self.precision
+        )
+
     def _register_hooks(self) -> None:
         """Record the inner layers, so that one forward pass returns all layers."""
         for layer in self.layers:
             if layer != PENULTIMATE:
                 check_layer(self.network, self._name, layer)
                 module, pool_name = parse_layer(layer)
-                self.network.get_submodule(module).register_forward_hook(self._make_hook(layer, pool_name))
+                hook = self._make_hook(layer, pool_name)
+                self._hooks.append(self.network.get_submodule(module).register_forward_hook(hook))
 
     def _make_hook(self, layer: str, pool_name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -117,3 +136,14 @@ class FeatureExtractor(nn.Module):
                 raise BackboneError(f"layer {layer} of {self._name}: {error}") from error
 
         return hook
+
+
+@contextmanager
+def _explain_memory(name: str, device: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BackboneError(
+            f"the weights of {name} do not fit into the free memory of {device} ({first_line(error)}). Stop other "
+            "programs that use this memory, or give --device cpu or another network."
+        ) from error

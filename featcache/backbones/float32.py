@@ -47,6 +47,14 @@ def ieee_float32() -> Iterator[None]:
                 setting.fp32_precision = value
 
 
+def tf32_is_allowed(device: str) -> bool:
+    """Whether this GPU has TF32, and PyTorch may use it. By default it does so in convolutions."""
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    cudnn: Any = torch.backends.cudnn
+    return "tf32" in (cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision)
+
+
 def _legacy_matmul_precision() -> str | None:
     """The value of `torch.get_float32_matmul_precision`; None if the program has set `fp32_precision` instead."""
     with suppress(RuntimeError):

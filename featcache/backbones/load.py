@@ -58,7 +58,7 @@ def load_backbone(
         "penultimate" (the input of the last linear layer), inner modules such as "layer3" or "layer3:max", or the sets
         "last", "stages" and "all"; see `featcache.core.layer_names`.
     device : str, default "auto"
-        "auto", "cpu", "cuda", "cuda:1" or "mps".
+        "auto", "cpu", "cuda", "cuda:1", "cuda:all" (all GPUs) or "mps".
     precision : {"auto", "fp32", "bf16", "fp16"}, default "auto"
         "auto" is bf16 if the device multiplies matrices in bf16, fp16 on older GPUs, and fp32 otherwise.
     seed : int, default 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
@@ -10,6 +11,14 @@ UNIONS = (types.UnionType, Union)  # of classes, and of a Literal
 
 PLACEHOLDER = "{options}"
 """The line of a docstring that `insert_paragraphs` replaces."""
+
+
+_WIDTH = 108
+
+
+def describe_parameter(name: str, kind: Any, default: object, description: str) -> str:
+    """The paragraph of a parameter in a NumPy docstring, without indentation."""
+    return "\n    ".join([f"{name} : {type_name(kind)}, default {default!r}", *textwrap.wrap(description, _WIDTH)])
 
 
 def insert_paragraphs(text: str | None, paragraphs: Iterable[str]) -> str | None:

@@ -15,13 +15,12 @@ imports nothing heavy, because `featcache extract --help` imports it.
 from __future__ import annotations
 
 import inspect
-import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
-from featcache.core.option_docs import UNIONS, insert_paragraphs, type_name
+from featcache.core.option_docs import UNIONS, describe_parameter, insert_paragraphs
 from featcache.core.specs import (
     CACHED_AUGMENT,
     LIVE_AUGMENT,
@@ -38,8 +37,6 @@ from featcache.core.specs import (
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
-
-_DOC_WIDTH = 108
 
 
 class Option(NamedTuple):
@@ -152,7 +149,18 @@ class SplitOptions(DataOptions, total=False):
 class DeviceOptions(TypedDict, total=False):
     """Where a network runs."""
 
-    device: Annotated[str, Option("auto", "Device of the network: auto (CUDA, then MPS, then CPU), cpu, cuda:1.")]
+    device: Annotated[
+        str, Option("auto", "Device of the network: auto (CUDA, MPS or CPU), cpu, cuda:1, cuda:all (all GPUs).")
+    ]
+
+
+class DeterminismOptions(TypedDict, total=False):
+    """Whether PyTorch may take algorithms whose results vary from run to run."""
+
+    deterministic: Annotated[
+        bool,
+        Option(False, "Same seed, same bits on a GPU: PyTorch takes deterministic algorithms, which can be slower."),
+    ]
 
 
 class EngineOptions(TypedDict, total=False):
@@ -171,8 +179,8 @@ class LoaderOptions(TypedDict, total=False):
     max_pixels: Annotated[int, Option(MAX_PIXELS, "Images with more pixels are skipped as unreadable.")]
 
 
-class RuntimeOptions(DeviceOptions, EngineOptions, LoaderOptions, total=False):
-    """What decides how long an extraction takes, and not the features."""
+class RuntimeOptions(DeviceOptions, DeterminismOptions, EngineOptions, LoaderOptions, total=False):
+    """What decides how long an extraction takes, and not the features, except their rounding."""
 
     batch_size: Annotated[
         int | None, Option(None, "Number of views, not images, in a forward pass.", none="32, on a GPU 256")
@@ -281,7 +289,7 @@ class HeadOptions(HeadFitOptions, total=False):
     ]
 
 
-class LiveOptions(ViewOptions, SplitOptions, DeviceOptions, LoaderOptions, total=False):
+class LiveOptions(ViewOptions, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False):
     """Options of a training that runs the network on images, which an extraction has as well."""
 
 
@@ -307,8 +315,7 @@ class Field(NamedTuple):
     def paragraph(self) -> str:
         """The parameter in a NumPy docstring, without indentation."""
         none = f" None: {self.option.none}." if self.option.none else ""
-        lines = textwrap.wrap(self.option.description + none, _DOC_WIDTH)
-        return "\n    ".join([f"{self.name} : {type_name(self.type)}, default {self.option.default!r}", *lines])
+        return describe_parameter(self.name, self.type, self.option.default, self.option.description + none)
 
 
 _fields: dict[type[Any], Mapping[str, Field]] = {}

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.formatting import human_bytes, human_duration
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
@@ -29,6 +31,7 @@ from featcache.core.options import ExtractArguments, manifest_keywords, takes_op
 from featcache.core.specs import EMBEDDED, ExtractSpec
 from featcache.data.input_notes import input_notes, remark_notes
 from featcache.data.manifest import Manifest, read_manifest
+from featcache.errors import BackboneError
 from featcache.extraction.plan import ExtractionPlan, ExtractionRequest
 from featcache.extraction.results import with_ids
 
@@ -97,6 +100,7 @@ class Estimate(Result, NotebookResult):
 
 
 @takes_options(ExtractArguments)
+@deterministic_on_request(BackboneError)
 def estimate(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
@@ -178,21 +182,25 @@ def measure(
     missing : ndarray, shape (n,)
         Number of views of each image to extract.
     """
-    rows, views = np.flatnonzero(missing), int(missing.sum())
+    rows, views, at_once = np.flatnonzero(missing), int(missing.sum()), len(plan.backbone.devices)
+    min_batches = _MIN_BATCHES * at_once
     per_image = max(1, round(views / max(1, len(rows))))
-    images_per_batch = max(1, min(min(plan.batch_size, _MAX_BATCH) // per_image, -(-len(rows) // _MIN_BATCHES)))
-    n = min(len(rows), max(_MIN_BATCHES * images_per_batch, _MEASURED_VIEWS // per_image))
+    images_per_batch = max(1, min(min(plan.batch_size, _MAX_BATCH) // per_image, -(-len(rows) // min_batches)))
+    n = min(len(rows), max(min_batches * images_per_batch, _MEASURED_VIEWS // per_image))
     chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
     measured, seconds_per_view = 0, []
     with closing(plan.open_loader(manifest)) as loader:
         for batch in loader.batches(chosen[:images_per_batch], range(per_image), images_per_batch):
-            plan.backbone.submit(batch.inputs)()  # the first pass opens the device and prepares the network
+            for features in [plan.backbone.submit(batch.inputs) for _ in range(at_once)]:
+                features()  # the first pass opens the device and prepares the network
         started = time.perf_counter()
-        for batch in loader.batches(chosen, range(per_image), images_per_batch):
-            plan.backbone.submit(batch.inputs)()
-            finished = time.perf_counter()
-            seconds_per_view.append((finished - started) / len(batch.inputs))
-            started, measured = finished, measured + len(batch.inputs)
+        batches = loader.batches(chosen, range(per_image), images_per_batch)
+        while together := [(plan.backbone.submit(each.inputs), len(each.inputs)) for each in islice(batches, at_once)]:
+            for features, _ in together:
+                features()
+            finished, computed = time.perf_counter(), sum(size for _, size in together)
+            seconds_per_view.append((finished - started) / computed)
+            started, measured = finished, measured + computed
             monitor.report("measure", measured, per_image * n)
     folder = next(path for path in (out.absolute().parent, *out.absolute().parents) if path.exists())
     return Estimate(
@@ -202,7 +210,7 @@ def measure(
         measured=measured,
         size_bytes=size_needed(plan.spec, manifest.samples, dict(plan.backbone.dims)),
         free_bytes=shutil.disk_usage(folder).free,
-        note=plan.backbone.note,
+        note=plan.note,
         skipped=with_ids(manifest.samples, loader.skipped),
         remarks=with_ids(manifest.samples, loader.remarks),
     )

@@ -10,11 +10,13 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.environment import check_writable
 from featcache._utils.formatting import human_bytes
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.devices import unused_gpus_note
 from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
@@ -33,6 +35,7 @@ from featcache.core.options import (
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import EMBEDDED
 from featcache.data.manifest import Manifest, read_manifest
+from featcache.errors import BackboneError
 from featcache.extraction.extractor import Extractor, LocalExtractor, ViewCounts
 from featcache.extraction.fill import fill_cache, reject_unreadable
 from featcache.extraction.plan import ExtractionRequest
@@ -42,6 +45,7 @@ from featcache.metrics.run_report import Report
 
 
 @takes_options(ExtractArguments)
+@deterministic_on_request(BackboneError)
 def extract(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
@@ -123,6 +127,7 @@ def extract(
             extractor = RayExtractor(manifest, request, cluster, monitor)
         else:
             extractor = LocalExtractor(manifest, request.load(), monitor.timer)
+            monitor.note(unused_gpus_note(options["device"]) if isinstance(backbone, str) else "")
     with closing(extractor):
         if out.exists():
             cache, views_extracted = _check_existing(out, extractor, strict, monitor)
@@ -138,6 +143,8 @@ def extract(
         seed=options["seed"],
         device=info.device_name,
         precision=info.precision,
+        tf32=info.tf32,
+        compiled=info.provenance["engine"] == "compiled",
     )
     return Extraction(
         cache=cache,

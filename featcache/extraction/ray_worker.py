@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.determinism import deterministic_algorithms
 from featcache._utils.environment import keep_freed_memory
 from featcache.data.manifest import Manifest
-from featcache.errors import ClusterError
+from featcache.errors import BackboneError, ClusterError
 from featcache.extraction.extractor import Extracted, LocalExtractor, ViewCounts
 from featcache.extraction.plan import ExtractionRequest, ExtractorInfo
 
@@ -67,9 +68,10 @@ class ExtractionWorker:
         """
         if probe:
             _check_same_image(probe)
-        self._plan = request.load().select_engine(views)
-        self._run_once()
-        return self._plan.info()
+        with deterministic_algorithms(request.options["deterministic"], BackboneError):
+            self._plan = request.load().select_engine(views)
+            self._run_once()
+            return self._plan.info()
 
     def _run_once(self) -> None:
         """Import and allocate in advance, because the first block is timed."""
@@ -78,6 +80,7 @@ class ExtractionWorker:
         view = self._plan.spec.view
         blank = np.zeros((view.image_size, view.image_size, 3), np.uint8)
         self._plan.backbone.submit(make_views(blank, view, b"", (0, 1)))()
+        self._plan.check_device_views()
 
     def extract(
         self, manifest: Manifest, expected_views: ViewCounts, views_done: ViewCounts
@@ -91,7 +94,8 @@ class ExtractionWorker:
         """
         with closing(LocalExtractor(manifest, self._plan)) as extractor:
             extractor.prepare(expected_views)  # decodes while the network computes the block before
-            with self._network_lock:
+            is_deterministic = bool(self._plan.runtime.get("deterministic"))
+            with self._network_lock, deterministic_algorithms(is_deterministic, BackboneError):
                 yield from self._chunks(extractor, expected_views, views_done)
                 yield BlockReport(extractor.skipped, extractor.remarks)
 

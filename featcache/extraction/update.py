@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
@@ -23,7 +24,7 @@ from featcache.cache.writer import CacheWriter
 from featcache.core.options import RuntimeOptions, takes_options
 from featcache.core.specs import ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest, read_manifest
-from featcache.errors import CacheDamagedError, CacheMismatchError
+from featcache.errors import BackboneError, CacheDamagedError, CacheMismatchError
 from featcache.extraction.estimate import measure
 from featcache.extraction.extractor import LocalExtractor
 from featcache.extraction.fill import fill_cache, reject_unreadable
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 
 @takes_options(RuntimeOptions)
+@deterministic_on_request(BackboneError)
 def update(
     path: str | os.PathLike[str],
     data: str | os.PathLike[str],
@@ -159,6 +161,7 @@ def update(
 
 
 @takes_options(RuntimeOptions)
+@deterministic_on_request(BackboneError)
 def repair(
     path: str | os.PathLike[str],
     data: str | os.PathLike[str],

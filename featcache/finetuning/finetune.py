@@ -10,12 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
+from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.environment import check_writable
 from featcache._utils.locks import exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.devices import resolve_device, resolve_precision
+from featcache.backbones.devices import check_training_device
 from featcache.backbones.engines.base import has_compiler
 from featcache.backbones.load import load_backbone
 from featcache.backbones.sources.registry import check_name
@@ -28,6 +29,7 @@ from featcache.errors import RunError
 from featcache.finetuning.checks import check_distributed, explain_torch_errors, process_device
 from featcache.finetuning.initial_weights import build_initial_model
 from featcache.finetuning.notes import run_notes
+from featcache.finetuning.precision import no_bf16_note, training_precision
 from featcache.finetuning.result import FineTune
 from featcache.finetuning.resume import check_before_loading
 from featcache.finetuning.run import FineTuneRun
@@ -49,6 +51,7 @@ class FineTuneOptions(StrategyOptions, LiveOptions, total=False):
 
 
 @takes_options(FineTuneOptions)
+@deterministic_on_request(RunError)
 def finetune(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
@@ -56,7 +59,7 @@ def finetune(
     backbone: str | Backbone = EMBEDDED,
     weights: str = "pretrained",
     config: TrainConfig | Mapping[str, Any] | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     compile: bool = False,
     image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -90,8 +93,10 @@ def finetune(
         Epochs, batch size, optimizer, schedule and so on. A dict gives some fields of `TrainConfig`; the others have
         their defaults, or with `init_head` those of `LP_FT_DEFAULTS`. If images have several labels, each label has its
         own sigmoid, and the best epoch is that with the highest mean average precision.
-    precision : {"fp32", "bf16", "auto"}
-        Of the forward pass. Default: "fp32".
+    precision : {"fp32", "bf16", "auto"}, optional
+        Of the forward pass. "auto" takes bf16 if the device multiplies matrices in bf16, else fp32, as gradients in
+        fp16 would underflow. "fp32" is IEEE float32, without TF32. Default: "auto" on a GPU, as in `extract`,
+        else "fp32".
     compile : bool
         Train with torch.compile. It takes about a minute at the start; epochs are faster then, mainly on GPUs. Dropout
         draws other random numbers. Default: False.
@@ -148,15 +153,16 @@ def finetune(
     1
     """
     if recipe is not None:
-        warnings.warn("finetune(recipe=...) is now finetune(config=...).", DeprecationWarning, stacklevel=3)
+        warnings.warn("finetune(recipe=...) is now finetune(config=...).", DeprecationWarning, stacklevel=4)
         config = recipe if config is None else config
     if world is not None:
-        warnings.warn("finetune(world=...) is now finetune(process_group=...).", DeprecationWarning, stacklevel=3)
+        warnings.warn("finetune(world=...) is now finetune(process_group=...).", DeprecationWarning, stacklevel=4)
         process_group = world
     progress, device, max_pixels = as_callback(progress), options["device"], options["max_pixels"]
     mode, init_head = options["mode"], options["init_head"]
     options["augment"] = options["augment"] or LIVE_AUGMENT
-    timer = PhaseTimer()
+    timer, no_bf16 = PhaseTimer(), ""
+    check_training_device(device)
     if process_group.size > 1:
         check_distributed(process_group, make_train_config(config), image_cache, compile)
         device = process_device(process_group, backbone, device)
@@ -189,13 +195,12 @@ def finetune(
         on_note(str(manifest.summary()))
     with timer.phase("start"):
         if isinstance(backbone, str):
-            if mode == "all" and precision == "auto":
-                precision = trainable_precision(device)
+            no_bf16 = no_bf16_note(precision, device, mode)
             backbone = load_backbone(
                 backbone,
                 weights=weights,
                 device=device,
-                precision=precision,
+                precision=training_precision(precision, device, mode),
                 seed=options["seed"],
                 image_size=options["image_size"],
             )
@@ -267,12 +272,14 @@ def finetune(
             seed=options["seed"],
             device=backbone.device_name,
             precision=backbone.precision,
+            tf32=backbone.allows_tf32,
+            compiled=compile,
         ),
         init_head=strategy.init_head,
         start=run.accuracy("initial"),
         wise_ft=strategy.wise_ft,
         tuned=run.accuracy("best") if strategy.wise_ft is not None else None,
-        notes=run_notes(run, backbone.weights_note, value_range),
+        notes=(*([no_bf16] if no_bf16 else []), *run_notes(run, backbone.weights_note, value_range)),
         data=manifest.summary(loader.skipped),
     )
     if process_group.is_main_process:
@@ -295,9 +302,3 @@ def _value_range(init_head: str | os.PathLike[str] | None, manifest: Manifest, m
     if init_head is None or is_imagenet(os.fspath(init_head)):
         return find_value_range(manifest, max_pixels)
     return ModelCard.read(Path(init_head)).spec.view.value_range
-
-
-def trainable_precision(device: str) -> str:
-    """The precision that "auto" means in training: fp16 would need loss scaling."""
-    precision = resolve_precision("auto", resolve_device(device))
-    return "fp32" if precision == "fp16" else precision

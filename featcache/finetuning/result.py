@@ -67,7 +67,10 @@ class FineTune(Result, NotebookResult):
 
     @property
     def data_share(self) -> float:
-        """The fraction of this call's training and evaluation time that was spent waiting for images, 0 to 1."""
+        """The fraction of this call's training and evaluation time that was spent waiting for images, 0 to 1.
+
+        On a GPU, time in which it computes or copies does not count.
+        """
         seconds = self.report.seconds
         return seconds.get("data", 0.0) / max(1e-9, seconds.get("train", 0.0) + seconds.get("evaluate", 0.0))
 
@@ -87,10 +90,18 @@ class FineTune(Result, NotebookResult):
                 f"saved {self.wise_ft:g} of these weights plus {1 - self.wise_ft:g} of the initial ones (WiSE-FT): "
                 f"val {_format_accuracy(self.report.accuracy)}"
             )
+        lines += [self._computed] if self.report.precision else []
         lines.append(f"waiting for images took {self.data_share:.0%} of the time")
         if self.report.test:
             lines.append(f"test {_format_accuracy(self.report.test)}")
         return "\n".join([*lines, *self.notes, f"saved in {self.path}"])
+
+    @property
+    def _computed(self) -> str:
+        """How the network computed."""
+        report = self.report
+        tf32, compiled = ("yes" if value else "no" for value in (report.tf32, report.compiled))
+        return f"computed in {report.precision} on {report.device}; TF32: {tf32}; torch.compile: {compiled}"
 
     def _json_fields(self) -> dict[str, Any]:
         return {

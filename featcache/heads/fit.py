@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from featcache._utils.formatting import brief
 from featcache._utils.threads import blas_threads, idle_cores
+from featcache.backbones.devices import ALL_GPUS
 from featcache.core.layer_names import ALL, join_layers
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
@@ -151,6 +152,8 @@ def _check(spec: HeadSpec, data: TrainingData, options: FitOptions) -> None:
         check_tuned_options(spec, options)
     if options.cluster:
         _check_cluster(spec, data, options)
+    if options.device == ALL_GPUS:
+        raise HeadError(f"a head is fitted on one GPU, not on {ALL_GPUS}: give cuda or cuda:1 as the device")
     if not spec.device and options.device not in ("cpu", "auto"):
         raise HeadError(f"only {_list(heads_with('device'))} work on {options.device}; leave out the device")
 

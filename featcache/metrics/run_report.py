@@ -18,10 +18,11 @@ class Report(Result):
     """What one run cost and reached.
 
     seconds : by phase and `wall`. In the main thread: start, convert, hash, forward (waiting for the network),
-    write, fit, train, data (waiting for images), evaluate. Summed over the threads that run beside it: read,
-    decode, view.
+    write, fit, train, data (waiting for images; on a GPU only while it has no work), evaluate. Summed over the threads
+    that run beside it: read, decode, view.
     images : images worked on. size_bytes : size of the file written, if any.
-    device, precision : where and in what the network computed, if one did. peak_memory_bytes : highest resident
+    device, precision : where and in what the network computed, if one did. tf32 : whether a GPU may compute what is
+    left in float32 in TF32. compiled : whether torch.compile compiled the network. peak_memory_bytes : highest resident
     memory of the process so far; peak_gpu_memory_bytes : the most that PyTorch held on one GPU, None without one.
     """
 
@@ -35,6 +36,8 @@ class Report(Result):
     seed: int | None = None
     device: str | None = None
     precision: str | None = None
+    tf32: bool | None = None
+    compiled: bool | None = None
     peak_gpu_memory_bytes: int | None = field(default_factory=lambda: peak_gpu_memory_bytes())
     peak_memory_bytes: int | None = field(default_factory=lambda: peak_memory_bytes())
     machine: dict[str, Any] = field(default_factory=lambda: machine_info())

@@ -116,7 +116,7 @@ class Classifier(NotebookResult):
         weights : str, optional
             Where the backbone's weights are now, if they were moved.
         device : str
-            "auto", "cpu", "cuda", "cuda:1" or "mps". Default: "auto".
+            "auto", "cpu", "cuda", "cuda:1", "cuda:all" or "mps". Default: "auto".
         views : int
             How many views will be predicted, if known. With many views it pays to convert the network to a faster
             engine; extraction does that in any case. See `Backbone.select_engine`. Default: 0.
@@ -335,20 +335,20 @@ def _head_classifier(backbone: Backbone, estimator: Any, n_classes: int, multila
 def _network_classifier(backbone: Backbone, network: BackboneWithHead, card: ModelCard) -> _Classify:
     import torch
 
+    from featcache.backbones.engines.data_parallel import join_engines
     from featcache.backbones.engines.pytorch import PyTorchEngine
     from featcache.backbones.feature_extractor import FeatureExtractor
 
-    engine = PyTorchEngine(
-        FeatureExtractor(
-            network,
-            name=backbone.name,
-            mean=backbone.mean,
-            std=backbone.std,
-            layers=(PENULTIMATE,),  # what the network returns: logits
-            device=backbone.device,
-            precision=backbone.precision,
-        )
+    extractor = FeatureExtractor(
+        network,
+        name=backbone.name,
+        mean=backbone.mean,
+        std=backbone.std,
+        layers=(PENULTIMATE,),  # what the network returns: logits
+        device=backbone.device,
+        precision=backbone.precision,
     )
+    engine = join_engines([PyTorchEngine(each) for each in extractor.on_devices(backbone.devices)])
 
     def classify(views: NDArray[Any]) -> _Answer:
         logits = engine.submit(views)

@@ -87,7 +87,7 @@ def evaluate(
     weights : str, optional
         Where the backbone's weights are now, if they were moved.
     device : str
-        "auto", "cpu", "cuda", "cuda:1" or "mps". Default: "auto".
+        "auto", "cpu", "cuda", "cuda:1", "cuda:all" or "mps". Default: "auto".
     backbone : Backbone or torch.nn.Module, optional
         The network, if it is your own, see `Classifier.load`.
     progress : bool or Callable[[str, int, int], None], optional

@@ -62,7 +62,7 @@ def open_model(
     weights : str, optional
         Where the backbone's weights are now, if they were moved.
     device : str
-        "auto", "cpu", "cuda", "cuda:1" or "mps". Default: "auto".
+        "auto", "cpu", "cuda", "cuda:1", "cuda:all" or "mps". Default: "auto".
     precision : str, optional
         In which the backbone computes. Default: that of the cache, or the best of the device.
     lazy : bool

@@ -75,9 +75,9 @@ def comparison_markdown(comparison: Comparison, name: str) -> str:
         f"{settings['data']}: {images} images; {settings['backbone']} (weights: {settings['weights']}); "
         f"cached: {cached_views(settings)}, head {settings['head']}; live routes: a new view by "
         f"{settings['view_recipes']['live']} in each epoch, {recipe}. "
-        f"Computed: {computed(comparison)}. "
         f"{plural(comparison.repeats, 'repeat')} from seed {settings['seed']}: medians (lowest to highest).",
         comparison_table(comparison).markdown(),
+        computation_table(comparison).markdown(),
         "\n".join(f"- {line}" for line in remarks(comparison)),
         "## Seconds by phase",
         phase_table(comparison).markdown(),
@@ -128,6 +128,12 @@ def remarks(comparison: Comparison) -> list[str]:
         "Seconds run from the start of each route's process to its end, including imports, reading, decoding, training "
         "and saving. The cold cached head has two processes, extraction and fit; the warm one is the fit alone."
     ]
+    precisions = {outcome.precision: outcome.route for outcome in comparison.outcomes if outcome.precision}
+    if len(precisions) > 1:
+        lines.append(
+            f"The networks compute in different precisions ({', '.join(precisions)}), so a part of the difference in "
+            "seconds is not the cache's. --precision is that of the extraction, --train-precision that of live routes."
+        )
     lines += _fitted_heads(comparison)
     head_selects = find_head(comparison.settings["head"]).selects_on_val
     if selected := [outcome.route for outcome in comparison.outcomes if outcome.epoch_s or head_selects]:
@@ -219,10 +225,14 @@ def _curve_section(curve: Curve, image: str) -> str:
     return f"{title}\n\n{curve_table(curve).markdown()}\n\n![accuracy and seconds against {curve.over}]({image})"
 
 
-def computed(comparison: Comparison) -> str:
-    """The device and precision of each network."""
-    networks = [outcome for outcome in comparison.outcomes if outcome.precision]
-    return "; ".join(f"{outcome.route} in {outcome.precision} on {outcome.device}" for outcome in networks)
+def computation_table(comparison: Comparison) -> Table:
+    """How the network of each route computed. TF32: whether what is left in float32 may use it."""
+    words = {None: "-", False: "no", True: "yes"}
+    rows = [
+        [outcome.route, outcome.device or "-", outcome.precision or "-", words[outcome.tf32], words[outcome.compiled]]
+        for outcome in comparison.outcomes
+    ]
+    return Table(["route", "device", "precision", "TF32", "torch.compile"], rows)
 
 
 def phase_table(comparison: Comparison) -> Table:

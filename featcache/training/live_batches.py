@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from featcache._utils.idle_time import IdleTimer
 from featcache._utils.progress_bar import Progress
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
@@ -37,7 +38,8 @@ class LiveBatches:
     mode : {"all", "head"}
         Inputs are normalised pixels ("all") or features of the frozen network ("head").
     timer : PhaseTimer
-        Takes the time spent waiting for images, as the phase "data".
+        Takes the time spent waiting for images, as the phase "data"; on a GPU only the time in which the GPU has
+        nothing to do, see `IdleTimer`.
     progress : Progress or None
     process_group : ProcessGroup
         Each of its processes gets its shard of every batch.
@@ -63,7 +65,8 @@ class LiveBatches:
         process_group: ProcessGroup,
     ) -> None:
         self._backbone, self._spec, self._loader, self._mode = backbone, spec, loader, mode
-        self._timer, self._progress, self._process_group = timer, progress, process_group
+        self._progress, self._process_group = progress, process_group
+        self._idle_timer = IdleTimer(timer, "data", [backbone.device])
         self._samples = loader.manifest.samples
         self.batch_size, self.merge_last_single, self.position = 1, False, 0
 
@@ -101,6 +104,7 @@ class LiveBatches:
             yield tensors
             done += len(batch.rows)
             self._report(split, done, len(rows))
+        self._idle_timer.finish()  # the metrics of these batches are awaited now, too
 
     def _sharded(self, phase: str, order: NDArray[Any], epoch: int) -> Batches:
         """This process's shard of every batch. If the last batch has too few images for all, a shard may be empty."""
@@ -127,7 +131,7 @@ class LiveBatches:
     def _to_device(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, tuple[Tensor, Tensor]]]:
         batches = iter(batches)
         while True:
-            with self._timer.phase("data"):
+            with self._idle_timer.wait():
                 batch = next(batches, None)
             if batch is None:
                 return

@@ -45,7 +45,15 @@ def test_the_report_is_printed_written_and_not_run_again(tasks: list[str], data:
     )
     page = read_page(out / "report.html")
     assert [len(page.sections[name].captions) for name in ("Learning curves", "The head in figures")] == [1, 5]
-    assert page.sections["Result"].tables == [[rows[0], *rows[2:]]]
+    assert page.sections["Result"].tables == [
+        [rows[0], *rows[2:]],
+        [
+            ["route", "device", "precision", "TF32", "torch.compile"],
+            ["cached head, cold", "cpu", "fp32", "no", "no"],
+            ["cached head, warm", "-", "-", "-", "-"],
+            ["frozen, live every epoch", "cpu", "fp32", "no", "no"],
+        ],
+    ]
     assert "photos: 2 classes; train 13 (ants 7, bees 6), val 5" in result.stderr
     values = as_json("benchmark", data, "-o", out, *QUICK, "--routes", "cached,frozen")
     assert tasks == ["extract", "fit-head", "finetune", "curve", "curve"]
@@ -131,7 +139,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "config": {"epochs": 3, "lr": 0.5, "batch_size": 8}, "precision": "bf16", "train_precision": "auto",
         "seed": 4, "val_fraction": 0.3, "allow_leak": True, "budget_s": 600.0,
         "label_column": None, "skip_missing": False, "value_range": (0, 4095), "interpolation": None,
-        "overwrite": False}  # fmt: skip
+        "overwrite": False, "deterministic": False}  # fmt: skip
 
 
 def test_both_precisions_are_told_apart_in_the_help() -> None:

@@ -54,8 +54,9 @@ def test_an_epoch_is_a_line(run: tuple[Path, str, str]) -> None:
     assert lines[2].startswith("2 epochs in ")
     assert f"best val accuracy {best['val_accuracy']:.4f} (95 % interval " in lines[2]
     assert lines[2].endswith(f"n = 5) in epoch {best['epoch']}")
-    assert lines[3].startswith("waiting for images took ")
-    assert lines[4:] == [f"saved in {out}"]
+    assert lines[3] == "computed in fp32 on cpu; TF32: no; torch.compile: no"
+    assert lines[4].startswith("waiting for images took ")
+    assert lines[5:] == [f"saved in {out}"]
     assert "photos: 2 classes; train 13 (ants 7, bees 6), val 5 (ants 3, bees 2)" in progress
 
 

@@ -533,12 +533,6 @@ def test_fp16_training_is_refused_as_its_gradients_would_underflow(split_folder:
         finetune(split_folder, tmp_path / "run", backbone=backbone)
 
 
-@pytest.mark.parametrize(("of_the_machine", "in_training"), [("fp16", "fp32"), ("bf16", "bf16"), ("fp32", "fp32")])
-def test_training_takes_no_fp16_by_itself(of_the_machine: str, in_training: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(finetuning, "resolve_precision", lambda precision, device: of_the_machine)
-    assert finetuning.trainable_precision("cpu") == in_training
-
-
 def test_what_waits_for_images_is_told(split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from featcache.vision import loader
 

@@ -59,8 +59,19 @@ class StandInEvent:
 
     waits = 0
 
-    def record(self) -> None:
+    def __init__(self, enable_timing: bool = False) -> None:
+        """With or without the time at which it is reached."""
+
+    def record(self, _stream: Any = None) -> None:
         """At once."""
+
+    def query(self) -> bool:
+        """Whether it is reached."""
+        return True
+
+    def elapsed_time(self, _end: StandInEvent) -> float:
+        """Milliseconds between two events."""
+        return 0.0
 
     def synchronize(self) -> None:
         """Count."""
@@ -79,6 +90,7 @@ def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Recorder, li
     monkeypatch.setattr(Tensor, "pin_memory", pin)
     monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
     monkeypatch.setattr(torch.cuda, "Event", StandInEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
     monkeypatch.setattr(StandInEvent, "waits", 0)
     with FakeTensorMode(allow_non_fake_inputs=True), Recorder("cuda") as recorder:
         yield recorder, pinned

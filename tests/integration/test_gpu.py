@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from featcache._utils.timing import PhaseTimer
 from featcache.backbones.load import load_backbone
+from featcache.data.manifest import read_manifest
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.models.classifier import Classifier
-from featcache.training.loop import TrainConfig
+from featcache.training.distributed import SINGLE_PROCESS
+from featcache.training.live_batches import LiveBatches
+from featcache.training.loop import Batches, TrainConfig, TrainState, train
+from featcache.training.loss import ClassificationLoss
+from featcache.training.network import BackboneWithHead
+from featcache.vision.loader import ViewLoader
 from toys import toy_answer, toy_backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -104,3 +114,59 @@ def test_fine_tuning_in_bf16_learns(compiled: bool, split_folder: Path, tmp_path
         **NETWORK,
     )
     assert run.history[-1].loss < run.history[0].loss
+
+
+@pytest.mark.parametrize("mode", ["all", "head"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_no_step_waits_for_the_gpu(mode: Any, optimizer: Any, split_folder: Path) -> None:
+    """PyTorch itself raises where the host would wait."""
+    backbone = load_backbone("resnet18", device="cuda", precision="bf16", **NETWORK)
+    spec = backbone.extract_spec(image_size=64, augment="tutorial", seed=0, views=0, dtype="float32")
+    head = nn.Linear(backbone.dim, 2)
+    module = head if mode == "head" else BackboneWithHead(backbone.trainable_module(), head)
+    config = TrainConfig(epochs=1, optimizer=optimizer)
+    state = TrainState(module.to("cuda"), config, loss=ClassificationLoss(0.1, np.array([0.5, 2.0])))
+    steps: list[int] = []
+
+    def strictly(batches: Batches) -> Batches:
+        for step, batch in enumerate(batches):
+            yield batch
+            steps.append(step)
+            torch.cuda.set_sync_debug_mode("error")  # the first step copies the weights of classes
+        torch.cuda.set_sync_debug_mode("default")
+
+    with closing(ViewLoader(read_manifest(split_folder), spec.view, workers=1)) as loader:
+        live = LiveBatches(backbone, spec, loader, mode, PhaseTimer(), None, SINGLE_PROCESS)
+        live.batch_size = 2
+        try:
+            train(
+                state,
+                lambda epoch: strictly(live.train(epoch)),
+                lambda: live.evaluation("val"),
+                seed=0,
+                on_epoch=lambda _state: None,
+                context=backbone.feature_extractor.autocast,
+            )
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len(steps) >= 5
+    assert state.optimizer.param_groups[0]["fused"] is True
+
+
+def test_features_that_stay_on_the_gpu_are_the_features() -> None:
+    for engine in ("pytorch", "compiled"):
+        backbone = load_backbone("resnet18", device="cuda", precision="bf16", **NETWORK)
+        backbone.select_engine(64, engine)  # type: ignore[arg-type]
+        on_device = backbone.embed_on_device(noise(41))
+        assert on_device.device.type == "cuda"
+        np.testing.assert_array_equal(on_device.cpu().numpy(), backbone.embed(noise(41)))
+
+
+def test_live_routes_take_the_precision_of_the_gpu(split_folder: Path, tmp_path: Path) -> None:
+    for mode in ("all", "head"):
+        run = finetune(split_folder, tmp_path / mode, backbone="resnet18", device="cuda", mode=mode,  # type: ignore
+                       config=TrainConfig(epochs=1, batch_size=6), **NETWORK)  # fmt: skip
+        extracted = extract(split_folder, tmp_path / f"{mode}.h5", backbone="resnet18", device="cuda", **NETWORK)
+        has_bf16 = torch.cuda.get_device_capability() >= (8, 0)
+        assert run.report.precision == ("fp32" if mode == "all" and not has_bf16 else extracted.report.precision)
+        assert run.report.tf32 is has_bf16

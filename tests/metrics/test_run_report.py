@@ -30,6 +30,8 @@ def test_a_report_is_json_with_the_val_accuracy_at_the_top() -> None:
         "seed": 3,
         "device": None,
         "precision": None,
+        "tf32": None,
+        "compiled": None,
         "peak_gpu_memory_bytes": None,
         "peak_memory_bytes": report.peak_memory_bytes,
         "machine": machine_info(),

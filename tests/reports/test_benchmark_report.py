@@ -16,6 +16,7 @@ from featcache.reports.benchmark_report import (
     comparison_markdown,
     comparison_table,
     comparison_values,
+    computation_table,
     remarks,
     write_report,
 )
@@ -199,13 +200,40 @@ def test_the_markdown_says_what_was_run() -> None:
         "## What was run",
         "hymenoptera: 244 train, 100 val images; resnet18 (weights: pretrained); cached: the clean view and 4 by "
         "gentle, head linear; live routes: a new view by gentle in each epoch, epochs 10, batch_size 32, lr 0.01. "
-        "Computed: cached head, cold in fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on "
-        "cpu. 1 repeat from seed 0: medians (lowest to highest).",
+        "1 repeat from seed 0: medians (lowest to highest).",
     ]
     assert paragraphs[6] == comparison_table(result).markdown()
-    assert paragraphs[7] == "\n".join(f"- {line}" for line in remarks(result))
+    assert paragraphs[7] == computation_table(result).markdown()
+    assert paragraphs[8] == "\n".join(f"- {line}" for line in remarks(result))
     assert paragraphs[-1] == "Machine: Abacus, 2 cores, Linux. Versions: python 3.11.7, torch 2.11.0.\n"
     assert "![accuracy against seconds](plot.png)" in paragraphs
+
+
+def test_precision_tf32_and_compilation_of_each_route_are_stated() -> None:
+    rows = [
+        outcome(COLD, device="GPU", precision="bf16", tf32=True, compiled=True),
+        outcome(WARM),
+        outcome(ROUTES["finetune"], device="GPU"),
+        outcome(ROUTES["scratch"], device="GPU", precision="bf16", tf32=None, compiled=None),  # of an older version
+    ]
+    result = comparison(*rows)
+    assert computation_table(result).rows == [
+        ["cached head, cold", "GPU", "bf16", "yes", "yes"],
+        ["cached head, warm", "-", "-", "-", "-"],
+        ["fine-tune", "GPU", "fp32", "no", "no"],
+        ["from scratch", "GPU", "bf16", "-", "-"],
+    ]
+    values = [(row["precision"], row["tf32"], row["compiled"]) for row in result.to_dict()["outcomes"]]
+    assert values == [("bf16", True, True), (None, None, None), ("fp32", False, False), ("bf16", None, None)]
+
+
+def test_different_precisions_of_the_networks_are_a_remark() -> None:
+    remark = (
+        "The networks compute in different precisions (bf16, fp32), so a part of the difference in seconds is not the "
+        "cache's. --precision is that of the extraction, --train-precision that of live routes."
+    )
+    assert remark in remarks(comparison(outcome(COLD, precision="bf16"), outcome(WARM), outcome(ROUTES["finetune"])))
+    assert not any("precision" in line for line in remarks(four_routes()))
 
 
 def test_the_phases_stand_in_one_table() -> None:

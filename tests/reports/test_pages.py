@@ -22,7 +22,7 @@ from featcache.analysis.curves import Curve, Point
 from featcache.cache.feature_cache import FeatureCache
 from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
-from featcache.reports.benchmark_report import comparison_table, curve_table, phase_table, remarks
+from featcache.reports.benchmark_report import comparison_table, computation_table, curve_table, phase_table, remarks
 from featcache.reports.pages.benchmark import write_benchmark_page
 from featcache.reports.pages.head import write_head_page
 from featcache.training.loop import EpochMetrics
@@ -197,15 +197,14 @@ def test_the_report_of_a_benchmark_has_all_of_it(work: Path, out: Path) -> None:
         "hymenoptera: 244 train, 100 val images; 1 repeat from seed 0",
         "Views of a training image: cached: the clean view and 4 by gentle; live routes: a new one by gentle in each "
         "epoch",
-        "Computed: cached head, cold in fp32 on cpu; frozen, live every epoch in fp32 on cpu; fine-tune in fp32 on cpu",
     ]
-    for section, table in (
-        (result, comparison_table(comparison)),
+    for section, *tables in (
+        (result, comparison_table(comparison), computation_table(comparison)),
         (page.sections["Seconds by phase"], phase_table(comparison)),
         (page.sections["Effect of more views"], curve_table(CURVES[0])),
         (page.sections["Effect of more labels"], curve_table(CURVES[1])),
     ):
-        assert section.tables == [[list(table.header), *map(list, table.rows)]]
+        assert section.tables == [[list(table.header), *map(list, table.rows)] for table in tables]
     assert result.notes == remarks(comparison)
     assert result.captions == ["Val accuracy against seconds"]
     assert page.sections["Effect of more views"].captions == ["Accuracy and seconds against views"]
@@ -246,7 +245,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
         "config": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
         "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False,
         "label_column": None, "skip_missing": False, "overwrite": False,
-        "budget_s": None, "value_range": None, "interpolation": None}  # fmt: skip
+        "deterministic": False, "budget_s": None, "value_range": None, "interpolation": None}  # fmt: skip
     other = replace(four_routes(), outcomes=four_routes().outcomes[2:3])
     other.settings.update(weights="own.pth", views=7, head="knn", augment="crop", image_size=96, repeats=2, seed=4,
                           workers=3, device="cpu", precision="bf16", train_precision="auto", val_fraction=0.3,

@@ -19,6 +19,7 @@ from featcache._utils.remote import display_name
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
 from featcache.analysis.benchmark.routes import LAYERS, ROUTES, BenchmarkOptions, changing_weights
 from featcache.analysis.benchmark.runner import BenchmarkRunner
+from featcache.backbones.devices import check_training_device
 from featcache.backbones.factory import from_factory, is_factory
 from featcache.backbones.sources.registry import check_name
 from featcache.core.model_card import write_json
@@ -26,6 +27,7 @@ from featcache.core.options import fields_of, manifest_keywords, takes_options
 from featcache.core.specs import EMBEDDED, LIVE_AUGMENT, cached_augment
 from featcache.data.manifest import read_manifest
 from featcache.errors import RunError
+from featcache.finetuning.precision import requested_precision
 from featcache.heads.estimators import check_head
 from featcache.training.config import TrainOptions, make_train_config
 
@@ -43,7 +45,7 @@ def benchmark(
     head: str = "auto",
     config: Mapping[str, Any] | None = None,
     repeats: int | None = None,
-    train_precision: str = "fp32",
+    train_precision: str | None = None,
     budget_s: float | None = None,
     overwrite: bool = False,
     progress: ProgressOption = None,
@@ -77,8 +79,9 @@ def benchmark(
         and schedule (`featcache.finetuning.strategy.LP_FT_DEFAULTS`).
     repeats : int, optional
         Number of seeds: seed, seed + 1, ...; the split stays the same. None: 1, or 3 with a budget, as far as they fit.
-    train_precision : str, default "fp32"
-        Precision of the live routes; "fp32" is that of the usual tutorials.
+    train_precision : {"fp32", "bf16", "auto"}, optional
+        Precision of the live routes, see `finetune`. None: "auto" on a GPU, as `precision`, so that the cache
+        alone makes the difference; else "fp32", that of the usual tutorials.
     budget_s : float, optional
         Seconds for the whole benchmark. Runs that do not fit are skipped and named, further seeds first; see
         `featcache.analysis.benchmark.budget`. None: no limit.
@@ -114,6 +117,7 @@ def benchmark(
         warn_renamed("benchmark(recipe=...)", "benchmark(config=...)", stacklevel=3)
         config = recipe if config is None else config
     progress, weights, seed = as_callback(progress), options["weights"], options["seed"]
+    check_training_device(options["device"])
     repeats = repeats or (1 if budget_s is None else _REPEATS)
     is_own = is_factory(backbone)
     if is_own and weights != "pretrained":
@@ -144,6 +148,7 @@ def benchmark(
     understood = replace(manifest.summary(), name=display_name(data))
     if on_note:
         on_note(str(understood))
+    train_precision = requested_precision(train_precision, options["device"])
     settings = {
         "data": os.path.abspath(data),
         "backbone": backbone,

@@ -72,6 +72,8 @@ class Outcome(Result):
         Unreadable images.
     device, precision : str or None
         Of the network that was trained, else of the one that extracted.
+    tf32, compiled : bool or None
+        Whether it may compute what is left in float32 in TF32, and whether torch.compile compiled it.
     peak_memory_bytes, peak_gpu_memory_bytes : int or None
     size_bytes : int
         Size of the files on disk.
@@ -104,6 +106,8 @@ class Outcome(Result):
     test_right: list[dict[str, bool]] = field(default_factory=list)
     trainings: list[TrainingRun] = field(default_factory=list)
     heads: list[FittedHead] = field(default_factory=list)
+    tf32: bool | None = None
+    compiled: bool | None = None
 
     @property
     def unfinished(self) -> TrainingRun | None:
@@ -290,6 +294,8 @@ def _outcome(name: str, runs: list[Run], shown: int, size: int, right: Mapping[s
         skipped=sorted({image["path"] for run in runs for process in run for image in process.get("skipped", [])}),
         device=computed["device"],
         precision=computed["precision"],
+        tf32=computed.get("tf32"),
+        compiled=computed.get("compiled"),
         peak_memory_bytes=_highest(runs, "peak_memory_bytes"),
         peak_gpu_memory_bytes=_highest(runs, "peak_gpu_memory_bytes"),
         size_bytes=size,

@@ -22,6 +22,7 @@ from featcache._utils.environment import keep_freed_memory
 from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import Progress
 from featcache.core.options import (
+    DeterminismOptions,
     DeviceOptions,
     ExtractOptions,
     FeatureOptions,
@@ -47,7 +48,9 @@ ROUTES = {
 }
 
 
-class BenchmarkOptions(FeatureOptions, ViewCount, SplitOptions, DeviceOptions, LoaderOptions, total=False):
+class BenchmarkOptions(
+    FeatureOptions, ViewCount, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False
+):
     """`LiveOptions`, which all routes get, and those of the routes that extract."""
 
 
@@ -196,12 +199,10 @@ def _fit_head(task: RouteTask, progress: Progress) -> dict[str, Any]:
 
 
 def _finetune(task: RouteTask, progress: Progress) -> dict[str, Any]:
-    from featcache.finetuning.finetune import finetune, trainable_precision
+    from featcache.finetuning.finetune import finetune
+    from featcache.finetuning.precision import training_precision
 
-    precision = task["precision"]
-    if (task["mode"], precision) == ("all", "auto"):
-        precision = trainable_precision(task["device"])
-    task = _arguments(task, precision)
+    task = _arguments(task, training_precision(task["precision"], task["device"], task["mode"]))
     config = task.pop("recipe")
     return finetune(progress=progress, config=config, **task).to_dict()
 

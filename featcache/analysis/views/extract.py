@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast
 
+from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
@@ -26,7 +27,7 @@ from featcache.core.options import (
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import EMBEDDED
 from featcache.data.manifest import Manifest, read_manifest
-from featcache.errors import SpecError
+from featcache.errors import BackboneError, SpecError
 from featcache.extraction.extract import extract as extract_views
 from featcache.extraction.results import Extraction
 from featcache.extraction.update import change_views
@@ -39,6 +40,7 @@ RECIPES = ("gentle", "gentle-flip", "crop", "tutorial")
 
 
 @takes_options(AutoExtractArguments)
+@deterministic_on_request(BackboneError)
 def extract(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],

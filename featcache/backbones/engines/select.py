@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.backbones.engines.base import Engine, EngineName, has_compiler, has_openvino
+from featcache.backbones.engines.data_parallel import join_engines
 from featcache.core.specs import Precision
 from featcache.errors import BackboneError, first_line
 
@@ -55,12 +56,12 @@ class SelectedEngine:
     note: str
 
 
-def select_engine(request: EngineRequest, extractor: Callable[[], FeatureExtractor]) -> SelectedEngine:
+def select_engine(request: EngineRequest, extractors: Callable[[], Sequence[FeatureExtractor]]) -> SelectedEngine:
     """Start the requested engine, or for "auto" the fastest one that works.
 
     Parameters
     ----------
-    extractor : returns the network. It is called only if the engine needs it.
+    extractors : returns the network on each device. It is called only if the engine needs it.
 
     Raises
     ------
@@ -72,7 +73,7 @@ def select_engine(request: EngineRequest, extractor: Callable[[], FeatureExtract
         raise BackboneError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --engine.")
     name = choose_engine(request) if request.engine == "auto" else request.engine
     try:
-        engine = start_engine(name, request, extractor)
+        engine = start_engine(name, request, extractors)
     except (RuntimeError, ImportError, OSError, AttributeError) as error:  # or a broken installation
         tool, reason = "OpenVINO" if name == "openvino" else "torch.compile", first_line(error)
         if request.engine != "auto":
@@ -107,16 +108,18 @@ def choose_engine(request: EngineRequest) -> EngineName:
     return "compiled" if request.device == "cpu" and not takes_openvino and compiling_pays else "pytorch"
 
 
-def start_engine(name: EngineName, request: EngineRequest, extractor: Callable[[], FeatureExtractor]) -> Engine | None:
+def start_engine(
+    name: EngineName, request: EngineRequest, extractors: Callable[[], Sequence[FeatureExtractor]]
+) -> Engine | None:
     """The engine of this name; None for plain PyTorch."""
     if name == "openvino":
         from featcache.backbones.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(extractor, request.image_size, request.precision, request.conversion)
+        return OpenVinoEngine(lambda: extractors()[0], request.image_size, request.precision, request.conversion)
     if name == "compiled":
         from featcache.backbones.engines.pytorch import CompiledEngine
 
-        return CompiledEngine(extractor(), request.image_size)
+        return join_engines([CompiledEngine(extractor, request.image_size) for extractor in extractors()])
     return None
 
 

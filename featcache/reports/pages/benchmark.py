@@ -17,7 +17,7 @@ from featcache.reports import model_figures
 from featcache.reports.benchmark_report import (
     cached_views,
     comparison_table,
-    computed,
+    computation_table,
     curve_table,
     phase_table,
     remarks,
@@ -84,9 +84,8 @@ def _overview(comparison: Comparison) -> Section:
             f"{settings['data']}: {images} images; {repeats}",
             f"Views of a training image: cached: {cached_views(settings)}; live routes: a new one by "
             f"{settings['view_recipes']['live']} in each epoch",
-            f"Computed: {computed(comparison)}",
         ],
-        tables=[comparison_table(comparison)],
+        tables=[comparison_table(comparison), computation_table(comparison)],
         figures=[Figure(partial(plot_comparison, comparison), "Val accuracy against seconds")],
         notes=remarks(comparison),
     )
