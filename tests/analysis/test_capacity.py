@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,14 +21,26 @@ from commands import write_folder
 from featcache._utils.environment import usable_cores
 from featcache.analysis.planning.capacity import RENAMED_RATES, CapacityPlan, Prices, Rates, plan_capacity
 from featcache.analysis.planning.plan import plan
-from featcache.analysis.planning.rates import RAY_S, _forward_s, _hash_bytes_per_s, _MeasuredImages, measure_rates
+from featcache.analysis.planning.rates import (
+    RAY_S,
+    _forward_s,
+    _hash_bytes_per_s,
+    _measure_images,
+    _MeasuredImages,
+    measure_rates,
+)
 from featcache.cache.format.layout import REASON_BYTES
+from featcache.core.options import ExtractArguments, with_defaults
 from featcache.data.manifest import read_manifest
 from featcache.errors import EmptyFolderError
 from featcache.extraction.extract import extract
+from featcache.extraction.plan import ExtractionRequest
 from featcache.reports.pages.capacity import write_capacity_page
 from featcache.reports.plots import plot_capacity
+from featcache.vision.augment import make_views
+from featcache.vision.device_views import support
 from pagereader import read_page
+from toys import toy_backbone
 
 CPU = Rates(
     image_bytes=100_000,
@@ -338,3 +351,24 @@ def test_plan_measures_and_calculates_or_takes_rates(data: Path) -> None:
     assert (measured.rates.provided, measured.images, measured.hashed) == (tuple(fixed), (1_000_000,), True)
     with pytest.raises(TypeError, match=r"^plan was called with Rates and with provided, views, which only apply when"):
         plan(CPU, provided=fixed, views=2)
+
+
+@pytest.mark.parametrize(("augment", "on_device"), [("gentle", True), ("trivial", False)])
+def test_cores_do_not_make_the_views_that_a_gpu_makes(
+    augment: str, on_device: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.1)
+        made.append(time.perf_counter())
+        return make_views(*arguments)
+
+    monkeypatch.setattr("featcache.vision.augment.make_views", slow)
+    monkeypatch.setattr(support, "can_make_views", lambda device: True)
+    data = write_folder(tmp_path / "data", {"train/ants": 1, "train/bees": 1, "val/ants": 1})
+    plan = ExtractionRequest(toy_backbone(), with_defaults(ExtractArguments, {"views": 1, "augment": augment})).load()
+    measured = _measure_images(read_manifest(data), np.arange(3), plan)
+    assert len(made) == 3
+    assert measured.pixels.shape == (6, 8, 8, 3)
+    assert (measured.view_s < 0.05) == on_device

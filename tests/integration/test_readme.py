@@ -110,6 +110,7 @@ def test_links_and_pictures_exist() -> None:
 
 
 FIGURES = {  # of a script's row: the format, and the way to the median in its results
+    "device_views": [("{:,} values are equal", "values_compared")],
     "tutorial": [
         ("featcache takes {:.0f} s. Ten", "seconds", "from process start", "cached, cold"),
         ("featcache takes {:.0f} s and is", "seconds", "from process start", "cached, first ever"),

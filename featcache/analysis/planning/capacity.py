@@ -51,7 +51,7 @@ class Rates(Result):
     decode_s : float
         Core-seconds to decode an image.
     view_s : float
-        Core-seconds to make a view.
+        Core-seconds to make a view, or to plan it where a GPU makes it.
     cores : int
         Cores of a worker.
     forward_s : float

@@ -133,7 +133,7 @@ def measure_rates(
     views_per_image = float(expected_views(spec, samples).mean())
     header_bytes = size_needed(spec, samples.take(np.arange(0)), dims)
     rows = np.unique(np.linspace(0, len(samples) - 1, _MAX_IMAGES).astype(np.int64))
-    measured_images = _measure_images(manifest, rows, spec)
+    measured_images = _measure_images(manifest, rows, plan)
     if unread := len(rows) - len(measured_images.rows):
         monitor.note(
             f"{unread} of the {len(rows)} measured images cannot be read, for example {measured_images.unread}"
@@ -178,10 +178,14 @@ class _MeasuredImages(NamedTuple):
     unread: str = ""
 
 
-def _measure_images(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSpec) -> _MeasuredImages:
-    """Read, decode and augment the images. Raises EmptyFolderError if none is readable."""
+def _measure_images(manifest: Manifest, rows: NDArray[np.int64], plan: ExtractionPlan) -> _MeasuredImages:
+    """Read, decode and augment the images. Raises EmptyFolderError if none is readable.
+
+    Where a GPU makes the views, the cores only plan them.
+    """
     from featcache.vision.augment import make_views  # needs PyTorch
 
+    spec, device_views = plan.spec, plan.device_views
     read, sizes, decoding, viewing, pixels = [], [], [], [], []
     numbers, reason, unread = range(1 + min(spec.views, _MAX_VIEWS)), "", ""
     for row in rows.tolist():
@@ -195,9 +199,11 @@ def _measure_images(manifest: Manifest, rows: NDArray[np.int64], spec: ExtractSp
             unread = unread or f"{printable(manifest.samples.ids[row])}: {reason}"
             continue
         decoded = time.perf_counter()
+        is_planned = device_views is not None and device_views.plan(image, expected, numbers) is not None
+        planned = time.perf_counter()
         pixels.append(make_views(image, spec.view, expected, numbers))
         decoding.append(decoded - started)
-        viewing.append((time.perf_counter() - decoded) / len(numbers))
+        viewing.append(((planned if is_planned else time.perf_counter()) - decoded) / len(numbers))
         sizes.append(len(content))
         read.append(row)
     if not sizes:
