@@ -16,12 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-
 import record
+import torch
 
 from featcache.core.specs import AUGMENTS, ViewSpec
 from featcache.vision.augment import make_views
@@ -52,9 +48,9 @@ def compare(spec: ViewSpec, images: int, rng: np.random.Generator) -> tuple[int,
     views, expected = [], []
     for _ in range(images):
         image, sha256 = noise(rng, *random_size(rng)), rng.bytes(32)
-        plans = maker.plan(*image.shape[:2], sha256, range(3))
-        assert plans is not None
-        views += [PlannedView(image, plan) for plan in plans]
+        planned = maker.plan(image, sha256, range(3))
+        assert planned
+        views += planned
         expected.append(make_views(image, spec, sha256, range(3)))
     made = maker.make(views, DEVICE).cpu().numpy()
     assert not maker.note, maker.note
@@ -77,8 +73,7 @@ def measure(height: int, width: int, rng: np.random.Generator) -> dict[str, list
     def on_device() -> None:
         views: list[PlannedView] = []
         for image, sha256 in zip(images, hashes, strict=True):
-            plans = maker.plan(height, width, sha256, [1])
-            views += [PlannedView(image.view(), plan) for plan in plans or ()]  # each is copied
+            views += maker.plan(image.view(), sha256, [1]) or []  # a view of an array, so that each is copied
         DecodedViews(maker, views).to(DEVICE)
         torch.cuda.synchronize()
 
@@ -94,6 +89,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help="of each recipe, size and interpolation")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if not ON_GPU:
+        os.environ["TRITON_INTERPRET"] = "1"  # before the first batch imports Triton
     measured, rng = record.commit(), np.random.default_rng(options.seed)
     values, different = 0, {}
     for augment in RECIPES:

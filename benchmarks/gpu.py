@@ -15,7 +15,8 @@ recorded with its error, and the others go on. A step that --seconds leaves no t
 - waits: lines of code at which the host waits for the GPU, counted by PyTorch: in one extraction, and in one epoch of
   training of each kind.
 - forward: views/s of the network alone, by engine; its peak memory, and the seconds until it is ready.
-- loader: images/s of reading, decoding and making 1 + K views alone, by threads.
+- loader: images/s of reading, decoding and making 1 + K views alone, by threads; and of reading and decoding alone,
+  which is what the threads of `extract` do for a GPU.
 - extract: images/s and views/s of `extract` from the folder to the finished cache, for K views. `of the bottleneck` is
   the ratio to the slower of the network alone and the loader alone, both measured immediately before. Loading the
   network is not counted. `GPU busy` is the mean utilization that nvidia-smi reports.

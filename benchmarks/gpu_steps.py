@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import device_views
 import numpy as np
 import record
 import torch
@@ -24,6 +25,7 @@ import featcache
 from featcache._utils.environment import usable_cores
 from featcache.backbones.backbone import Backbone
 from featcache.heads.linear import LinearHead
+from featcache.vision.device_views.device_views import DeviceViews
 from featcache.vision.loader import ViewLoader
 
 ROOT = record.HERE.parent
@@ -129,6 +131,18 @@ def tests(setup: Setup) -> dict[str, Any]:
     return {"status": ran.returncode, "last line": (ran.stdout.strip() or ran.stderr.strip()).splitlines()[-1]}
 
 
+def views(setup: Setup) -> dict[str, Any]:
+    if not setup.on_gpu:
+        return {"left out": "device_views.py runs the kernels without a GPU"}
+    rng, found = np.random.default_rng(0), {}
+    for augment in device_views.RECIPES:
+        for interpolation in ("bilinear", "bicubic"):
+            spec = featcache.ViewSpec(setup.size, setup.size * 8 // 7, interpolation, augment)
+            different, values = device_views.compare(spec, 40, rng)
+            found[f"{augment} {interpolation}, values that differ"] = f"{different} of {values}"
+    return found | {f"{w}x{h}, views/s": device_views.measure(h, w, rng) for h, w in device_views.TIMED_SIZES}
+
+
 def features(setup: Setup) -> dict[str, Any]:
     pixels, found = setup.pixels(64), {}
     for name in setup.networks:
@@ -212,12 +226,16 @@ def loader(setup: Setup) -> dict[str, Any]:
             part = setup.some(300) if threads == 1 and not setup.small else images
             rates = [_loader_rate(setup, part, views, threads) for _ in range(setup.repeats if threads > 1 else 1)]
             found[f"K={views}, {threads} threads, images/s"] = record.spread(rates)
+        rates = [_loader_rate(setup, part, views, on_device=True) for _ in range(setup.repeats)]
+        found[f"K={views}, views left to the device, images/s"] = record.spread(rates)
     return found
 
 
-def _loader_rate(setup: Setup, images: featcache.Manifest, views: int, threads: int | None = None) -> float:
+def _loader_rate(
+    setup: Setup, images: featcache.Manifest, views: int, threads: int | None = None, on_device: bool = False
+) -> float:
     spec = featcache.ViewSpec(setup.size, setup.size * 8 // 7, augment="tutorial")
-    loader = ViewLoader(images, spec, workers=threads)
+    loader = ViewLoader(images, spec, workers=threads, device_views=DeviceViews(spec) if on_device else None)
     rows = images.samples.rows("train")
     seconds = record.seconds(
         lambda: collections.deque(loader.batches(rows, range(1 + views), setup.batch // (1 + views)), 0)
@@ -238,7 +256,7 @@ def extract(setup: Setup) -> dict[str, Any]:
             total = n + trained * views
             for _ in range(setup.repeats):
                 network_s = total / _forward_rate(setup, backbone)[0]
-                loader_s = n / _loader_rate(setup, images, views)
+                loader_s = n / _loader_rate(setup, images, views, on_device=setup.on_gpu)
                 with utilization(setup) as used:
                     seconds = record.seconds(lambda: _extract(setup, backbone, views))  # noqa: B023
                 rates.append(n / seconds)
@@ -361,6 +379,7 @@ def memory(setup: Setup) -> dict[str, Any]:
 
 STEPS: dict[str, tuple[float, Callable[[Setup], dict[str, Any]]]] = {
     "tests": (40, tests),
+    "views": (20, views),
     "features": (15, features),
     "waits": (15, waits),
     "forward": (45, forward),

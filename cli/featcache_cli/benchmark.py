@@ -51,7 +51,9 @@ from featcache_cli.wrapping import wrap
 @options.machine_options
 @options.deterministic_option
 @options.precision_option("auto", help="The precision of the extraction.")
-@options.train_precision_option("--train-precision", "The precision of live routes.")
+@options.precision_option(
+    None, "--train-precision", "The precision of live routes. [default: that of --precision; auto for fp16]"
+)
 @options.seed_option
 @options.val_fraction_option
 @options.allow_leak_option

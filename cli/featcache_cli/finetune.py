@@ -97,7 +97,9 @@ def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
 @_training("patience", type=click.IntRange(1), metavar="EPOCHS")
 @options.machine_options
 @options.deterministic_option
-@options.train_precision_option("--precision", "The precision of the network; auto trains in bf16 or fp32.")
+@options.precision_option(
+    None, help="The precision of the network; auto trains in bf16 or fp32. [default: auto on a GPU, else fp32]"
+)
 @click.option("--compile", is_flag=True, help="Train through torch.compile: it starts later, and then runs faster.")
 @options.seed_option
 @options.data_options

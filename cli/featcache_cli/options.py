@@ -275,11 +275,6 @@ def precision_option(
     return click.option(name, type=choices, default=default, show_default=default is not None, help=help)
 
 
-def train_precision_option(name: str, help: str) -> Callable[[_F], _F]:
-    """The option for the precision of a network that runs live."""
-    return precision_option(None, name, f"{help} [default: auto on a GPU, else fp32]")
-
-
 def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
     if name and Path(name).suffix.lower() not in FORMATS:
         raise click.BadParameter(f"{name} is not a picture file: its name must end in .png, .svg or .pdf")

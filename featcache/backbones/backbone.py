@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from featcache.backbones.feature_extractor import FeatureExtractor
+    from featcache.data.sample_loader import Inputs
 
 
 class Backbone:
@@ -238,7 +239,7 @@ class Backbone:
             return engine.embed_on_device(pixels)[self._computed.index(self.main_layer)]
         return torch.from_numpy(self.embed(pixels)).to(self.device)
 
-    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+    def submit(self, pixels: Inputs) -> PendingFeatures:
         """Start on pixels (b, s, s, 3), uint8. Call the result to get the features, in the order of `layers`."""
         features = self._engine_for(pixels.shape[1]).submit(pixels)
         if self.layers == self._computed:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from featcache.backbones.engines.base import EngineName, PendingFeatures
+
+if TYPE_CHECKING:
+    from featcache.data.sample_loader import Inputs
 
 
 class Encoder(Protocol):
@@ -50,5 +51,5 @@ class Encoder(Protocol):
     def select_engine(self, size: int, /, engine: EngineName, views: int, like: str) -> None:
         """Run the network on the fastest engine for inputs of this size, see `Backbone.select_engine`."""
 
-    def submit(self, batch: NDArray[Any], /) -> PendingFeatures:
+    def submit(self, batch: Inputs, /) -> PendingFeatures:
         """Start on a batch of inputs. Call the result to get the features (b, d) of each layer."""

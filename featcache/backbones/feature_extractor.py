@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from featcache.backbones.transfer import to_device
 from featcache.core.layer_names import parse_layer
 from featcache.core.specs import PENULTIMATE, Precision
 from featcache.errors import BackboneError, first_line
+
+if TYPE_CHECKING:
+    from featcache.data.sample_loader import Inputs
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -79,7 +82,7 @@ class FeatureExtractor(nn.Module):
         """This one, for the first device, and a copy on each of the others."""
         return [self, *map(self._copy_to, devices[1:])]
 
-    def embed(self, pixels: NDArray[np.uint8], precision: Precision | None = None) -> list[NDArray[np.float32]]:
+    def embed(self, pixels: Inputs, precision: Precision | None = None) -> list[NDArray[np.float32]]:
         """Features (b, d) of each layer from pixels (b, s, s, 3). precision : None is that of the network."""
         with torch.inference_mode(), self.autocast(precision):
             return [values.float().cpu().numpy() for values in self(to_device(pixels, self.device))]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from featcache.data.sample_loader import Inputs
 
-def to_device(array: NDArray[Any], device: torch.device | str) -> Tensor:
-    """The array as a tensor on the device. A copy to a GPU is queued; PyTorch keeps the pinned memory until its end."""
-    tensor, device = torch.from_numpy(np.require(array, requirements="W")), torch.device(device)
+
+def to_device(inputs: Inputs, device: torch.device | str) -> Tensor:
+    """The inputs as a tensor on the device. A copy to a GPU is queued; PyTorch keeps the pinned memory so long."""
+    device = torch.device(device)
+    if not isinstance(inputs, np.ndarray):
+        return inputs.to(device)
+    tensor = torch.from_numpy(np.require(inputs, requirements="W"))
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

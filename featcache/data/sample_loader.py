@@ -4,12 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.data.manifest import Manifest
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DeviceInputs(Protocol):
+    """n inputs of a network that are made on its device, such as views of images. They act as an array does.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        That of the inputs, (n, ...).
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> DeviceInputs: ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The same inputs, made on the CPU."""
+
+    def to(self, device: torch.device, /) -> torch.Tensor:
+        """Make them on the device. A GPU makes them in its current stream, while the caller goes on."""
+
+
+Inputs: TypeAlias = NDArray[Any] | DeviceInputs
+"""Inputs of a network, shape (n, ...)."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +48,15 @@ class Batch:
     ----------
     rows : ndarray, shape (b,), int64
         Rows of the samples in the manifest.
-    inputs : ndarray, shape (b * v, ...)
-        Inputs of the network; the views of a sample follow each other. Images have shape (b * v, s, s, 3), uint8.
+    inputs : ndarray or DeviceInputs, shape (b * v, ...)
+        Inputs of the network; the views of a sample follow each other. Images have shape (b * v, s, s, 3), uint8. They
+        are `DeviceInputs` only if the loader was opened for a device.
     labels : ndarray, shape (b,), int64, or (b, c), uint8
         Labels of the samples, as in `Samples`.
     """
 
     rows: NDArray[np.int64]
-    inputs: NDArray[Any]
+    inputs: Any
     labels: NDArray[Any]
 
 

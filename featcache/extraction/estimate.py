@@ -210,7 +210,7 @@ def measure(
         measured=measured,
         size_bytes=size_needed(plan.spec, manifest.samples, dict(plan.backbone.dims)),
         free_bytes=shutil.disk_usage(folder).free,
-        note=plan.backbone.note,
+        note=plan.note,
         skipped=with_ids(manifest.samples, loader.skipped),
         remarks=with_ids(manifest.samples, loader.remarks),
     )

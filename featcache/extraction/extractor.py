@@ -13,7 +13,6 @@ from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.data.manifest import Manifest
-from featcache.data.sample_loader import Batch
 from featcache.extraction.plan import ExtractionPlan, ExtractorInfo
 
 ViewCounts = NDArray[np.integer[Any]]
@@ -87,17 +86,21 @@ class LocalExtractor:
         if not self._plan.engine_selected:
             with self._timer.phase("convert"):
                 self._plan = self._plan.select_engine(int(expected_views.sum()))
+        if self._plan.device_views:
+            with self._timer.phase("convert"):
+                self._plan.check_device_views()
 
     def extract(self, expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[Extracted]:
         """See `Extractor`. When features are yielded, the network already has more pixels."""
         backbone, batch_size = self._plan.backbone, self._plan.batch_size
-        queue: InFlightQueue[tuple[Batch, PendingFeatures, int]]
+        queue: InFlightQueue[tuple[NDArray[np.int64], PendingFeatures, int]]
         queue = InFlightQueue(backbone.max_in_flight)
         for rows, views in group_by_views(expected_views, views_done):
             for batch in self._loader.batches(rows, views, max(1, batch_size // len(views))):
                 with self._timer.phase("forward"):
                     features = backbone.submit(batch.inputs)
-                queue.add((batch, features, views[0]), len(batch.inputs))
+                queue.add((batch.rows, features, views[0]), len(batch.inputs))
+                del batch  # with the decoded images of its views
                 for started in queue.due():
                     yield self._collect(*started)
         for started in queue.drain():
@@ -107,13 +110,13 @@ class LocalExtractor:
         """See `Extractor`. Images that were begun and are not needed are not decoded."""
         self._loader.close()
 
-    def _collect(self, batch: Batch, features: PendingFeatures, first_view: int) -> Extracted:
+    def _collect(self, rows: NDArray[np.int64], features: PendingFeatures, first_view: int) -> Extracted:
         """Wait for the features of a batch."""
         with self._timer.phase("forward"):
             flat = dict(zip(self._plan.backbone.layers, features(), strict=True))
-        b = len(batch.rows)
+        b = len(rows)
         views = {layer: values.reshape(b, len(values) // b, -1) for layer, values in flat.items()}
-        return Extracted(batch.rows, views, first_view)
+        return Extracted(rows, views, first_view)
 
 
 def group_by_views(expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[tuple[NDArray[np.int64], range]]:

@@ -17,15 +17,18 @@ from featcache.backbones.load import load_backbone, load_backbone_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
 from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
-from featcache.core.specs import ExtractSpec, cached_augment
+from featcache.core.specs import ExtractSpec, ViewSpec, cached_augment
 from featcache.data.manifest import Manifest
 from featcache.data.sample_loader import SampleLoader
 from featcache.errors import CacheMismatchError
+from featcache.vision.device_views import support
 from featcache.vision.loader import ViewLoader
 from featcache.vision.value_range import choose_value_range, describe_value_range
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from featcache.vision.device_views.device_views import DeviceViews
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class ExtractionPlan:
         The engine that made the features that the new ones go with, see `Backbone.select_engine`. Empty: none.
     engine_selected : bool
         Whether `Backbone.select_engine` was called.
+    device_views : DeviceViews, optional
+        Makes the views on the device of the network; None: the CPU makes them. By default this depends on the device.
     """
 
     backbone: Encoder
@@ -78,11 +83,21 @@ class ExtractionPlan:
     runtime: RuntimeOptions
     match_engine: str = ""
     engine_selected: bool = False
+    device_views: DeviceViews | None = None
+
+    def __post_init__(self) -> None:
+        if self.device_views is None or self.device_views.spec != self.spec.view:
+            object.__setattr__(self, "device_views", _open_device_views(self.backbone, self.spec.view))
 
     @property
     def batch_size(self) -> int:
         """Views in a forward pass."""
         return self.runtime["batch_size"] or self.backbone.batch_size
+
+    @property
+    def note(self) -> str:
+        """Notes for the user on the network and on what makes the views, a line each."""
+        return "\n".join(filter(None, [self.backbone.note, self.device_views.note if self.device_views else ""]))
 
     def select_engine(self, views: int) -> ExtractionPlan:
         """The plan on the engine that suits this number of views; a Backbone of the user keeps its engine."""
@@ -93,8 +108,22 @@ class ExtractionPlan:
 
     def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> SampleLoader:
         """Threads that make the views of these images. Close it in the end."""
-        workers, max_pixels = self.runtime["workers"], self.runtime["max_pixels"]
-        return ViewLoader(manifest, self.spec.view, workers=workers, max_pixels=max_pixels, timer=timer)
+        return ViewLoader(
+            manifest,
+            self.spec.view,
+            workers=self.runtime["workers"],
+            max_pixels=self.runtime["max_pixels"],
+            timer=timer,
+            device_views=self.device_views,
+        )
+
+    def check_device_views(self) -> None:
+        """Compile what makes views on the devices, in advance. If it does not work, the CPU makes them."""
+        if self.device_views and isinstance(self.backbone, Backbone):
+            import torch
+
+            for device in self.backbone.devices:
+                self.device_views.check(torch.device(device))
 
     def info(self) -> ExtractorInfo:
         """What it computes, and where. Complete once the engine is selected."""
@@ -108,13 +137,15 @@ class ExtractionPlan:
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **({"deterministic": True} if self.runtime.get("deterministic") else {}),
         }
+        if self.device_views and not self.device_views.note:
+            provenance["views_made_on"] = backbone.device_name
         return ExtractorInfo(
             self.spec,
             dict(backbone.dims),
             provenance,
             backbone.device_name,
             backbone.precision,
-            backbone.note,
+            self.note,
             backbone.allows_tf32,
         )
 
@@ -178,6 +209,15 @@ class ExtractionRequest:
         )
         runtime = select(RuntimeOptions, options)
         return ExtractionPlan(network, spec, runtime, self.match_engine, engine_selected=network is backbone)
+
+
+def _open_device_views(network: Encoder, view: ViewSpec) -> DeviceViews | None:
+    """What makes the views on the device of the network; None if the CPU makes them."""
+    if not (isinstance(network, Backbone) and support.can_make_views(network.device)):
+        return None
+    from featcache.vision.device_views.device_views import DeviceViews  # needs PyTorch
+
+    return DeviceViews(view)
 
 
 def load_cache_backbone(

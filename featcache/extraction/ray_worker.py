@@ -80,6 +80,7 @@ class ExtractionWorker:
         view = self._plan.spec.view
         blank = np.zeros((view.image_size, view.image_size, 3), np.uint8)
         self._plan.backbone.submit(make_views(blank, view, b"", (0, 1)))()
+        self._plan.check_device_views()
 
     def extract(
         self, manifest: Manifest, expected_views: ViewCounts, views_done: ViewCounts

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +18,23 @@ from featcache._utils.environment import usable_cores
 from featcache._utils.timing import PhaseTimer
 from featcache.core.specs import MAX_PIXELS, ViewSpec
 from featcache.data.manifest import Manifest
-from featcache.data.sample_loader import Batch
+from featcache.data.sample_loader import Batch, Inputs
 from featcache.errors import RemoteIOError, UnreadableImageError
 from featcache.vision.decode import decode_and_check
 from featcache.vision.image_files import lift_pillows_limit
 
+if TYPE_CHECKING:
+    from featcache.vision.device_views.device_views import DeviceViews
+    from featcache.vision.device_views.packing import PlannedView
+
+    _Views: TypeAlias = NDArray[np.uint8] | list[PlannedView]
+    _Loaded: TypeAlias = _Views | UnreadableImageError
+
 AHEAD_BYTES, AHEAD_IMAGES = 128 * 2**20, 4096
 """Limits of the views that wait for the network, enough work for the time in which it is loaded or converted."""
 
-_Views = NDArray[np.uint8] | UnreadableImageError
+DECODED_BYTES = 512 * 2**20
+"""Limit of the decoded images that wait for a device to make their views. The CPU makes the views of other images."""
 
 
 @dataclass
@@ -39,11 +48,31 @@ class _Pass:
     rows: list[int]
     numbers: list[int]
     remaining: Iterator[int]
-    pending: deque[tuple[int, Future[_Views]]]
+    pending: deque[tuple[int, Future[_Loaded]]]
+    decoded: _DecodedBytes
 
     def cancel(self) -> None:
         for _, future in self.pending:
             future.cancel()
+
+
+class _DecodedBytes:
+    """Counts the bytes of decoded images that wait, from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._count = 0
+
+    def take(self, nbytes: int) -> bool:
+        """Whether an image of this size may wait."""
+        with self._lock:
+            fits = self._count + nbytes <= DECODED_BYTES
+            self._count += nbytes if fits else 0
+        return fits
+
+    def release(self, nbytes: int) -> None:
+        with self._lock:
+            self._count -= nbytes
 
 
 class DecodedImages(Protocol):
@@ -79,6 +108,8 @@ class ViewLoader:
         Gets the seconds spent reading, decoding and making views, summed over the threads.
     images : DecodedImages, optional
         Keeps decoded images, so that each is decoded once.
+    device_views : DeviceViews, optional
+        Makes the views on the device of the network, where it can. The inputs of a batch are then `DeviceInputs`.
     """
 
     def __init__(
@@ -90,6 +121,7 @@ class ViewLoader:
         max_pixels: int = MAX_PIXELS,
         timer: PhaseTimer | None = None,
         images: DecodedImages | None = None,
+        device_views: DeviceViews | None = None,
     ) -> None:
         lift_pillows_limit(max_pixels)
         self.max_pixels = max_pixels
@@ -98,6 +130,7 @@ class ViewLoader:
         self.skipped: dict[int, str] = {}
         self.remarks: dict[int, str] = {}
         self._images = images
+        self._device_views = device_views
         self._timer = timer or PhaseTimer()
         self._workers = workers or usable_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="views")
@@ -119,17 +152,18 @@ class ViewLoader:
         if current and (current.rows, current.numbers) != ([int(row) for row in rows], list(numbers)):
             current.cancel()
             current = None
-        readable: list[tuple[int, NDArray[np.uint8]]] = []
-        for row, views in self._results(current or self._begin(rows, numbers, batch_size)):
+        current = current or self._begin(rows, numbers, batch_size)
+        readable: list[tuple[int, _Views]] = []
+        for row, views in self._results(current):
             if isinstance(views, UnreadableImageError):
                 self.skipped[row] = str(views)
                 continue
             readable.append((row, views))
             if len(readable) == batch_size:
-                yield self._collate(readable)
-                readable = []
+                batch, readable = self._collate(readable, current.decoded), []
+                yield batch
         if readable:
-            yield self._collate(readable)
+            yield self._collate(readable, current.decoded)
 
     def _begin(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int], batch_size: int) -> _Pass:
         """Give the first images to the threads."""
@@ -137,23 +171,24 @@ class ViewLoader:
         capacity = AHEAD_BYTES // (len(numbers) * self.spec.image_size**2 * 3)
         ahead = max(batch_size + 2 * self._workers, min(capacity, AHEAD_IMAGES))
         remaining = iter(rows)
-        pending = deque(self._submit(row, numbers) for row in islice(remaining, ahead))
-        return _Pass(rows, numbers, remaining, pending)
+        current = _Pass(rows, numbers, remaining, deque(), _DecodedBytes())
+        current.pending.extend(self._submit(row, current) for row in islice(remaining, ahead))
+        return current
 
-    def _results(self, current: _Pass) -> Iterator[tuple[int, _Views]]:
+    def _results(self, current: _Pass) -> Iterator[tuple[int, _Loaded]]:
         """The results in the order of the rows; for each one that is taken, another image is begun."""
         try:
             while current.pending:
                 row, future = current.pending.popleft()
-                current.pending.extend(self._submit(row, current.numbers) for row in islice(current.remaining, 1))
+                current.pending.extend(self._submit(row, current) for row in islice(current.remaining, 1))
                 yield row, future.result()
         finally:
             current.cancel()
 
-    def _submit(self, row: int, numbers: Sequence[int]) -> tuple[int, Future[_Views]]:
-        return row, self._pool.submit(self._load, row, numbers)
+    def _submit(self, row: int, current: _Pass) -> tuple[int, Future[_Loaded]]:
+        return row, self._pool.submit(self._load, row, current)
 
-    def _load(self, row: int, numbers: Sequence[int]) -> _Views:
+    def _load(self, row: int, current: _Pass) -> _Loaded:
         """The views of an image, which is decoded once for all of them."""
         expected = self.manifest.samples.sha256[row].tobytes()
         image = self._images.get(expected) if self._images else None
@@ -172,11 +207,23 @@ class ViewLoader:
         from featcache.vision.augment import make_views  # needs PyTorch: its import runs beside loading the network
 
         with self._timer.phase("view"):
-            return make_views(image, self.spec, expected, numbers)
+            if self._device_views:
+                planned = self._device_views.plan(image, expected, current.numbers)
+                if planned and current.decoded.take(image.nbytes):
+                    return planned
+            return make_views(image, self.spec, expected, current.numbers)
 
-    def _collate(self, readable: list[tuple[int, NDArray[np.uint8]]]) -> Batch:
+    def _collate(self, readable: list[tuple[int, _Views]], decoded: _DecodedBytes) -> Batch:
         rows = np.array([row for row, _ in readable], dtype=np.int64)
-        return Batch(rows, np.concatenate([views for _, views in readable]), self.manifest.samples.labels[rows])
+        images = [views for _, views in readable]
+        decoded.release(sum(views[0].image.nbytes for views in images if isinstance(views, list)))
+        made = [views for views in images if not isinstance(views, list)]
+        inputs: Inputs
+        if self._device_views and len(made) < len(images):
+            inputs = self._device_views.collate(images)
+        else:
+            inputs = np.concatenate(made)
+        return Batch(rows, inputs, self.manifest.samples.labels[rows])
 
 
 def read_image(manifest: Manifest, row: int, expected: bytes) -> bytes:

@@ -22,7 +22,6 @@ from featcache.analysis.curves import label_curve, view_curve
 from featcache.cache.feature_cache import FeatureCache
 from featcache.errors import DataLayoutError, FeatcacheError, HeadError, NotACacheError, RunError
 from featcache.extraction.extract import extract
-from featcache.finetuning import precision
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.heads.fit_head import fit_head
@@ -324,19 +323,21 @@ def test_the_orders_differ_in_what_the_route_is_and_nothing_else(
     assert all(order["recipe"] == {"epochs": 1, "batch_size": 5, "lr": 0.01} for order in (frozen, *others))
 
 
-@pytest.mark.parametrize(("device", "expected"), [("cuda", "auto"), ("cpu", "fp32")])
-def test_live_routes_on_a_gpu_compute_as_the_extraction_does(
-    device: str, expected: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("extraction", "live"), [("auto", "auto"), ("bf16", "bf16"), ("fp32", "fp32"), ("fp16", "auto")]
+)
+def test_live_routes_compute_as_the_extraction_does(
+    extraction: str, live: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders = fake_processes(monkeypatch)
-    monkeypatch.setattr(precision, "resolve_device", lambda _device: device)
-    result = _compare(data, tmp_path / "out", device="auto", precision="auto", weights="pretrained")
-    live = [order["precision"] for order in orders if order["task"] == "finetune"]
-    assert live == [expected] * 4
-    assert result.settings["train_precision"] == expected
-    _compare(data, tmp_path / "out", device="auto", precision="auto", weights="pretrained", train_precision=expected)
+    options = {"precision": extraction, "weights": "pretrained"}
+    result = _compare(data, tmp_path / "out", **options)
+    assert [order["precision"] for order in orders if order["task"] == "finetune"] == [live] * 4
+    assert result.settings["train_precision"] == live
+    _compare(data, tmp_path / "out", train_precision=live, **options)
+    other = "bf16" if live != "bf16" else "fp32"
     with pytest.raises(RunError, match="contains a benchmark with train_precision="):
-        _compare(data, tmp_path / "out", device="auto", precision="auto", weights="pretrained", train_precision="bf16")
+        _compare(data, tmp_path / "out", train_precision=other, **options)
 
 
 def test_without_options_the_cached_route_is_that_of_extract_and_live_routes_augment(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from commands import PATHS, ROOT
 
-STEPS = ("features", "waits", "forward", "loader", "extract", "heads", "memory")
+STEPS = ("views", "features", "waits", "forward", "loader", "extract", "heads", "memory")
 
 
 def write_photos(folder: Path) -> Path:

@@ -90,15 +90,15 @@ def refused(*arguments: object, status: int = 1) -> str:
     return result.stderr.partition("Error: ")[2].strip()
 
 
-def in_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a fresh interpreter."""
+def in_process(code: str, *arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a fresh interpreter. timeout : in seconds."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, **WIDE, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
     )
 
 

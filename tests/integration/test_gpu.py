@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from featcache._utils.timing import PhaseTimer
 from featcache.backbones.load import load_backbone
+from featcache.core.specs import AUGMENTS, Interpolation, ViewSpec
+from featcache.data.manifest import read_manifest
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.models.classifier import Classifier
-from featcache.training.loop import TrainConfig
+from featcache.training.distributed import SINGLE_PROCESS
+from featcache.training.live_batches import LiveBatches
+from featcache.training.loop import Batches, TrainConfig, TrainState, train
+from featcache.training.loss import ClassificationLoss
+from featcache.training.network import BackboneWithHead
+from featcache.vision.augment import make_views
+from featcache.vision.device_views.device_views import DeviceViews
+from featcache.vision.loader import ViewLoader
 from toys import toy_answer, toy_backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -69,6 +82,39 @@ def test_batches_under_way_at_once_give_each_its_own_features() -> None:
         np.testing.assert_allclose(features()[0], toy_answer(batch), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("augment", [augment for augment in AUGMENTS if augment != "trivial"])
+def test_a_gpu_makes_the_views_of_the_cpu(augment: str, interpolation: Interpolation) -> None:
+    chance = np.random.default_rng(0)
+    for size in (7, 64, 224):
+        maker = DeviceViews(ViewSpec(size, size * 8 // 7, interpolation, augment))
+        batch: list[Any] = []
+        expected = []
+        for height, width in ((1, 1), (1, 3000), (3000, 9), (37, 50), (224, 256), (375, 500), (1200, 1601)):
+            image, sha256 = chance.integers(0, 256, (height, width, 3), dtype=np.uint8), chance.bytes(32)
+            expected.append(make_views(image, maker.spec, sha256, range(4)))
+            batch += [maker.plan(image, sha256, range(4)), expected[-1][:1]]
+            expected.append(expected[-1][:1])
+        made = maker.collate(batch).to(torch.device("cuda"))
+        assert maker.note == ""
+        assert made.is_cuda
+        np.testing.assert_array_equal(made.cpu().numpy(), np.concatenate(expected))
+
+
+def test_an_extraction_on_a_gpu_makes_its_views_there(split_folder: Path, tmp_path: Path) -> None:
+    for augment in ("gentle", "trivial"):
+        options: dict[str, Any] = {"views": 2, "augment": augment, "dtype": "float32"}
+        here, there = (
+            extract(split_folder, tmp_path / f"{device}-{augment}.h5", backbone=toy_backbone(device=device), **options)
+            for device in ("cpu", "cuda")
+        )
+        assert there.note == ""
+        assert there.cache.provenance["views_made_on"] == torch.cuda.get_device_name()
+        for split in ("train", "val"):
+            features = (one.cache.features(split).x for one in (here, there))
+            np.testing.assert_allclose(*features, rtol=1e-4, atol=1e-4)
+
+
 def test_an_extraction_on_a_gpu_is_that_of_the_cpu(split_folder: Path, tmp_path: Path) -> None:
     found = [
         extract(
@@ -104,3 +150,59 @@ def test_fine_tuning_in_bf16_learns(compiled: bool, split_folder: Path, tmp_path
         **NETWORK,
     )
     assert run.history[-1].loss < run.history[0].loss
+
+
+@pytest.mark.parametrize("mode", ["all", "head"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_no_step_waits_for_the_gpu(mode: Any, optimizer: Any, split_folder: Path) -> None:
+    """PyTorch itself raises where the host would wait."""
+    backbone = load_backbone("resnet18", device="cuda", precision="bf16", **NETWORK)
+    spec = backbone.extract_spec(image_size=64, augment="tutorial", seed=0, views=0, dtype="float32")
+    head = nn.Linear(backbone.dim, 2)
+    module = head if mode == "head" else BackboneWithHead(backbone.trainable_module(), head)
+    config = TrainConfig(epochs=1, optimizer=optimizer)
+    state = TrainState(module.to("cuda"), config, loss=ClassificationLoss(0.1, np.array([0.5, 2.0])))
+    steps: list[int] = []
+
+    def strictly(batches: Batches) -> Batches:
+        for step, batch in enumerate(batches):
+            yield batch
+            steps.append(step)
+            torch.cuda.set_sync_debug_mode("error")  # the first step copies the weights of classes
+        torch.cuda.set_sync_debug_mode("default")
+
+    with closing(ViewLoader(read_manifest(split_folder), spec.view, workers=1)) as loader:
+        live = LiveBatches(backbone, spec, loader, mode, PhaseTimer(), None, SINGLE_PROCESS)
+        live.batch_size = 2
+        try:
+            train(
+                state,
+                lambda epoch: strictly(live.train(epoch)),
+                lambda: live.evaluation("val"),
+                seed=0,
+                on_epoch=lambda _state: None,
+                context=backbone.feature_extractor.autocast,
+            )
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len(steps) >= 5
+    assert state.optimizer.param_groups[0]["fused"] is True
+
+
+def test_features_that_stay_on_the_gpu_are_the_features() -> None:
+    for engine in ("pytorch", "compiled"):
+        backbone = load_backbone("resnet18", device="cuda", precision="bf16", **NETWORK)
+        backbone.select_engine(64, engine)  # type: ignore[arg-type]
+        on_device = backbone.embed_on_device(noise(41))
+        assert on_device.device.type == "cuda"
+        np.testing.assert_array_equal(on_device.cpu().numpy(), backbone.embed(noise(41)))
+
+
+def test_live_routes_take_the_precision_of_the_gpu(split_folder: Path, tmp_path: Path) -> None:
+    for mode in ("all", "head"):
+        run = finetune(split_folder, tmp_path / mode, backbone="resnet18", device="cuda", mode=mode,  # type: ignore
+                       config=TrainConfig(epochs=1, batch_size=6), **NETWORK)  # fmt: skip
+        extracted = extract(split_folder, tmp_path / f"{mode}.h5", backbone="resnet18", device="cuda", **NETWORK)
+        has_bf16 = torch.cuda.get_device_capability() >= (8, 0)
+        assert run.report.precision == ("fp32" if mode == "all" and not has_bf16 else extracted.report.precision)
+        assert run.report.tf32 is has_bf16

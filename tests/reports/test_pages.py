@@ -245,7 +245,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
         "config": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
         "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False,
         "label_column": None, "skip_missing": False, "overwrite": False,
-        "budget_s": None, "value_range": None, "interpolation": None}  # fmt: skip
+        "deterministic": False, "budget_s": None, "value_range": None, "interpolation": None}  # fmt: skip
     other = replace(four_routes(), outcomes=four_routes().outcomes[2:3])
     other.settings.update(weights="own.pth", views=7, head="knn", augment="crop", image_size=96, repeats=2, seed=4,
                           workers=3, device="cpu", precision="bf16", train_precision="auto", val_fraction=0.3,

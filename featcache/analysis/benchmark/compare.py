@@ -27,7 +27,6 @@ from featcache.core.options import fields_of, manifest_keywords, takes_options
 from featcache.core.specs import EMBEDDED, LIVE_AUGMENT, cached_augment
 from featcache.data.manifest import read_manifest
 from featcache.errors import RunError
-from featcache.finetuning.precision import requested_precision
 from featcache.heads.estimators import check_head
 from featcache.training.config import TrainOptions, make_train_config
 
@@ -80,8 +79,8 @@ def benchmark(
     repeats : int, optional
         Number of seeds: seed, seed + 1, ...; the split stays the same. None: 1, or 3 with a budget, as far as they fit.
     train_precision : {"fp32", "bf16", "auto"}, optional
-        Precision of the live routes, see `finetune`. None: "auto" on a GPU, as `precision`, so that the cache
-        alone makes the difference; else "fp32", that of the usual tutorials.
+        Precision of the live routes, see `finetune`. None: that of the extraction, `precision`, so that the cache alone
+        makes the difference; "auto" for fp16, in which no network is trained.
     budget_s : float, optional
         Seconds for the whole benchmark. Runs that do not fit are skipped and named, further seeds first; see
         `featcache.analysis.benchmark.budget`. None: no limit.
@@ -148,7 +147,7 @@ def benchmark(
     understood = replace(manifest.summary(), name=display_name(data))
     if on_note:
         on_note(str(understood))
-    train_precision = requested_precision(train_precision, options["device"])
+    train_precision = train_precision or ("auto" if options["precision"] == "fp16" else options["precision"])
     settings = {
         "data": os.path.abspath(data),
         "backbone": backbone,

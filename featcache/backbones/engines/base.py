@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.specs import EngineName as EngineName
+
+if TYPE_CHECKING:
+    from featcache.data.sample_loader import Inputs
 
 PendingFeatures = Callable[[], list[NDArray[np.float32]]]
 """Waits for the features (b, d), float32, of each layer."""
@@ -34,7 +37,7 @@ class Engine(Protocol):
     @property
     def note(self) -> str: ...
 
-    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+    def submit(self, pixels: Inputs) -> PendingFeatures:
         """Start on pixels (b, s, s, 3)."""
 
 

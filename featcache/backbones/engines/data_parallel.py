@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.engines.base import Engine, PendingFeatures
+
+if TYPE_CHECKING:
+    from featcache.data.sample_loader import Inputs
 
 
 class DataParallelEngine:
@@ -34,13 +38,14 @@ class DataParallelEngine:
         """Those of the engines, a line each."""
         return "\n".join(dict.fromkeys(engine.note for engine in self._engines if engine.note))
 
-    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+    def submit(self, pixels: Inputs) -> PendingFeatures:
         """See `Engine`. Raises what the engine raises that gets the batch."""
-        number = self._start(len(pixels))
+        views = len(pixels)  # the result keeps no reference to the pixels
+        number = self._start(views)
         try:
             features = self._engines[number].submit(pixels)
         except BaseException:
-            self._end(number, len(pixels))
+            self._end(number, views)
             raise
         returned = False
 
@@ -51,7 +56,7 @@ class DataParallelEngine:
             finally:
                 if not returned:
                     returned = True
-                    self._end(number, len(pixels))
+                    self._end(number, views)
 
         return wait
 

@@ -29,6 +29,7 @@ from featcache.errors import first_line
 
 if TYPE_CHECKING:
     from featcache.backbones.feature_extractor import FeatureExtractor
+    from featcache.data.sample_loader import Inputs
 
 _VIEWS_AT_ONCE = 8
 """Per stream: the activations of 8 views stay in the cache of a core (32 took a tenth to a quarter longer)."""
@@ -95,8 +96,9 @@ class OpenVinoEngine:
             if distance > max(max_distance, 2 * _cosine_distance(original, expected)):
                 raise RuntimeError(f"its features differ: cosine {1 - distance:.4f}")
 
-    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+    def submit(self, pixels: Inputs) -> PendingFeatures:
         """See `Engine`."""
+        pixels = np.asarray(pixels)
         size = min(_VIEWS_AT_ONCE, max(_VIEWS_AT_ONCE // 2, -(-len(pixels) // self._streams)))
         starts = range(0, len(pixels), size)
         batches = [self._pool.submit(self._infer, pixels[start : start + size]) for start in starts]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featcache.backbones.feature_extractor import FeatureExtractor
+    from featcache.data.sample_loader import Inputs
 
 _T = TypeVar("_T")
 
@@ -35,7 +36,7 @@ class PyTorchEngine:
         self._max_batch = sys.maxsize
         self.note = ""
 
-    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+    def submit(self, pixels: Inputs) -> PendingFeatures:
         """See `Engine`. Raises BackboneError if one view does not fit into the memory of the device."""
         return _join(self._in_batches(self._submit_batch, pixels))
 
@@ -46,7 +47,7 @@ class PyTorchEngine:
         batches = self._in_batches(self._forward, pixels)
         return [torch.cat(layer) for layer in zip(*batches, strict=True)]  # copies, which may need gradients
 
-    def _in_batches(self, run: Callable[[NDArray[np.uint8]], _T], pixels: NDArray[np.uint8]) -> list[_T]:
+    def _in_batches(self, run: Callable[[Inputs], _T], pixels: Inputs) -> list[_T]:
         """The results of `run` on batches that fit into the memory of the device."""
         import torch
 
@@ -72,7 +73,7 @@ class PyTorchEngine:
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _submit_batch(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+    def _submit_batch(self, pixels: Inputs) -> PendingFeatures:
         if self._extractor.device.type != "cuda":
             features = self._extractor.embed(pixels)
             return lambda: features
@@ -81,7 +82,7 @@ class PyTorchEngine:
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return self._extractor(pixels)
 
-    def _forward(self, pixels: NDArray[np.uint8]) -> list[Tensor]:
+    def _forward(self, pixels: Inputs) -> list[Tensor]:
         """Features (b, d), float32, of each layer, queued on the GPU."""
         import torch
 
@@ -91,7 +92,7 @@ class PyTorchEngine:
         with torch.inference_mode(), self._extractor.autocast(), torch.cuda.device(device):
             return [layer.float() for layer in self._run(to_device(pixels, device))]
 
-    def _queue(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+    def _queue(self, pixels: Inputs) -> PendingFeatures:
         import torch
 
         from featcache.backbones.transfer import to_host
@@ -122,7 +123,7 @@ class CompiledEngine(PyTorchEngine):
         except Exception as error:  # the compiler raises any type
             raise RuntimeError(first_line(error)) from error
 
-    def _in_batches(self, run: Callable[[NDArray[np.uint8]], _T], pixels: NDArray[np.uint8]) -> list[_T]:
+    def _in_batches(self, run: Callable[[Inputs], _T], pixels: Inputs) -> list[_T]:
         import torch
 
         starts = range(0, len(pixels), _COMPILED_BATCH)
@@ -136,25 +137,26 @@ class CompiledEngine(PyTorchEngine):
             ) from error
 
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        return self._compiled(pixels)
+        return tuple(layer[: len(pixels)] for layer in self._compiled(_pad(pixels)))
 
-    def _forward(self, pixels: NDArray[np.uint8]) -> list[Tensor]:
-        return [layer[: len(pixels)] for layer in super()._forward(_pad(pixels))]
-
-    def _submit_batch(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+    def _submit_batch(self, pixels: Inputs) -> PendingFeatures:
         import torch
 
-        if self._extractor.device.type == "cuda":
+        from featcache.backbones.transfer import to_device
+
+        device = self._extractor.device
+        if device.type == "cuda":
             return self._queue(pixels)
         with torch.no_grad(), self._extractor.autocast():
-            layers = self._run(torch.from_numpy(_pad(pixels)))
-            features = [layer[: len(pixels)].float().numpy() for layer in layers]
+            features = [layer.float().numpy() for layer in self._run(to_device(pixels, device))]
         return lambda: features
 
 
-def _pad(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _pad(pixels: Tensor) -> Tensor:
     """Black images follow, up to the size that the network is compiled for."""
-    padded = np.zeros((_COMPILED_BATCH, *pixels.shape[1:]), np.uint8)
+    if len(pixels) == _COMPILED_BATCH:
+        return pixels
+    padded = pixels.new_zeros((_COMPILED_BATCH, *pixels.shape[1:]))
     padded[: len(pixels)] = pixels
     return padded
 

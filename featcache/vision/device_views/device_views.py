@@ -49,16 +49,10 @@ class DeviceViews:
         self._staging: dict[torch.device, StagingBuffers] = {}
         self._lock = Lock()
 
-    def plan(self, height: int, width: int, sha256: bytes, numbers: Sequence[int]) -> list[ViewPlan] | None:
-        """Plans of the views of one image; None if they are to be made on the CPU.
-
-        Parameters
-        ----------
-        height, width : int
-            Of the image, in pixels.
-        sha256, numbers : see `make_views`.
-        """
-        spec, size, plans = self.spec, self.spec.image_size, []
+    def plan(self, image: Pixels, sha256: bytes, numbers: Sequence[int]) -> list[PlannedView] | None:
+        """The views of one image, which is not read yet; None if they are to be made on the CPU. See `make_views`."""
+        spec, size, views = self.spec, self.spec.image_size, []
+        height, width = image.shape[:2]
         if self.note or not fits(height, width, size):
             return None
         for number in numbers:
@@ -68,8 +62,15 @@ class DeviceViews:
             plan = recipe.plan(height, width, spec, generator(spec.seed, "view", sha256, number))
             if not is_inside(plan, height, width, size):
                 return None
-            plans.append(plan)
-        return plans
+            views.append(PlannedView(image, plan))
+        return views
+
+    def collate(self, images: Sequence[Pixels | list[PlannedView]]) -> DecodedViews:
+        """Views of some images as one batch. Each image has views that were made, (v, s, s, 3), or planned ones."""
+        views: list[PlannedView] = []
+        for of_image in images:
+            views += of_image if isinstance(of_image, list) else map(_made_view, of_image)
+        return DecodedViews(self, views)
 
     def check(self, device: torch.device) -> None:
         """Make a few views on the device, once, and compare them with those of the CPU."""
@@ -111,14 +112,13 @@ class DeviceViews:
         made = torch.empty((len(views), size, size, 3), dtype=torch.uint8, device=device)
         with _current(device):
             for packing in pack(views, size, self.spec.interpolation):
-                self._launch(packing, made)
+                self._launch(packing, made, self._staging[device])
         return made
 
-    def _launch(self, packing: Packing, made: Tensor) -> None:
+    def _launch(self, packing: Packing, made: Tensor, staging: StagingBuffers) -> None:
         from featcache.vision.device_views.kernels import resize_columns, resize_rows  # needs Triton
 
         size, (rows, columns) = self.spec.image_size, self._tile
-        staging = self._staging[made.device]
         buffer = staging.take(packing.nbytes)
         packing.write(buffer.numpy())
         column_passes, row_passes, firsts, weights, pixels = packing.regions(staging.send(buffer))
@@ -132,14 +132,13 @@ class DeviceViews:
         resize_rows[grid](row_passes.view(torch.int64), firsts, weights, middle, made, size, ROWS=rows, COLUMNS=columns)
 
     def _gives_the_pixels_of_the_cpu(self, device: torch.device) -> bool:
-        spec, numbers = self.spec, range(2)
-        views, expected = [], []
+        spec, views, expected = self.spec, [], []
         for height, width in ((5, 3), (2 * spec.image_size + 1, 3 * spec.image_size // 2)):  # enlarged, reduced
             image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-            plans = self.plan(height, width, b"", numbers)
-            if plans is not None:
-                views += [PlannedView(image, plan) for plan in plans]
-                expected.append(make_views(image, spec, b"", numbers))
+            for numbers in ([0], [1]):  # a recipe without plans has a clean view
+                if planned := self.plan(image, b"", numbers):
+                    views += planned
+                    expected.append(make_views(image, spec, b"", numbers))
         return not views or bool((self._run(views, device).cpu().numpy() == np.concatenate(expected)).all())
 
     def _stop(self, device: torch.device, reason: str) -> None:
@@ -179,7 +178,7 @@ class DecodedViews:
         return self._maker.make(self._views, device)
 
 
-def made_view(view: Pixels) -> PlannedView:
+def _made_view(view: Pixels) -> PlannedView:
     """A view (s, s, 3) that was made already: `make` copies it."""
     size = len(view)
     return PlannedView(view, ViewPlan(AxisPlan(0, size, size), AxisPlan(0, size, size)))

@@ -1,0 +1,162 @@
+"""Extraction whose views the device of the network makes: the cache of the CPU path, bit by bit.
+
+There is no GPU: the device is the CPU, where the kernels run in Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from commands import PATHS, in_process, write_folder
+from featcache.core.specs import ViewSpec
+from featcache.data.manifest import read_manifest
+from featcache.extraction.extract import extract
+from featcache.extraction.plan import ExtractionPlan
+from featcache.vision import loader as loader_module
+from featcache.vision.augment import make_views
+from featcache.vision.decode import decode
+from featcache.vision.device_views import support
+from featcache.vision.device_views.device_views import DecodedViews, DeviceViews
+from featcache.vision.loader import ViewLoader
+from toys import toy_answer, toy_backbone
+
+INTERPRETED = """
+import json, sys
+from pathlib import Path
+import h5py
+from featcache.extraction.extract import extract
+from featcache.vision.device_views import support
+from featcache.vision.device_views.device_views import DeviceViews
+from toys import toy_backbone
+
+data, folder = map(Path, sys.argv[1:])
+is_supported = support.can_make_views
+made, run = [], DeviceViews._run
+DeviceViews._run = lambda self, views, device: made.append(len(views)) or run(self, views, device)
+found = []
+for case in ({"views": 2}, {"views": 1, "augment": "crop"}, {"views": 1, "augment": "trivial"}):
+    features = []
+    for on_device in (False, True):
+        support.can_make_views = (lambda device: True) if on_device else is_supported
+        made.clear()
+        extraction = extract(data, folder / f"{len(found)}-{on_device}.h5", backbone=toy_backbone(), workers=2, **case)
+        with h5py.File(extraction.cache.path) as file:
+            features.append(file["features/penultimate"][:].tobytes())
+    provenance = extraction.cache.provenance
+    found.append([features[0] == features[1], sum(made[1:]), extraction.note, provenance.get("views_made_on")])
+print(json.dumps(found))
+"""
+
+
+def test_the_cache_is_that_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not importlib.util.find_spec("triton"):
+        pytest.skip("Triton is not installed")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    data = write_folder(tmp_path / "data", {"train/ants": 2, "train/bees": 2, "val/ants": 1, "val/bees": 1})
+    ran = in_process(f"import sys; sys.path += {PATHS.split(':')}\n{INTERPRETED}", data, tmp_path, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    on_device = json.loads(ran.stdout)
+    # 4 images of train have 1 + K views, 2 of val have 1; with "trivial" only these are made by the device
+    assert on_device == [[True, 4 * 3 + 2, "", "cpu"], [True, 4 * 2 + 2, "", "cpu"], [True, 2, "", "cpu"]]
+
+
+def test_a_device_that_fails_is_noted_once_and_changes_nothing(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = extract(split_folder, tmp_path / "cpu.h5", backbone=toy_backbone(), views=2).cache
+
+    def launch(*_: Any) -> None:
+        raise RuntimeError("Failed to find C compiler.\nMore")
+
+    monkeypatch.setattr(support, "can_make_views", lambda device: True)
+    monkeypatch.setattr(DeviceViews, "_launch", launch)
+    extraction = extract(split_folder, tmp_path / "device.h5", backbone=toy_backbone(), views=2)
+    assert extraction.note == ("views are made on the CPU, because cpu cannot make them: Failed to find C compiler.")
+    assert "views_made_on" not in extraction.cache.provenance
+    with h5py.File(expected.path) as one, h5py.File(extraction.cache.path) as other:
+        np.testing.assert_array_equal(one["features/penultimate"][:], other["features/penultimate"][:])
+
+
+def test_the_device_makes_views_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    found = {device: support.can_make_views(device) for device in ("cpu", "mps", "cuda", "cuda:1")}
+    assert found == {"cpu": False, "mps": False, "cuda": True, "cuda:1": True}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not support.can_make_views("cuda")
+
+
+def test_a_plan_of_other_views_has_a_device_of_other_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    backbone = toy_backbone()
+    spec = backbone.extract_spec(views=1, dtype="float16", augment="crop")
+    assert ExtractionPlan(backbone, spec, {}).device_views is None
+    monkeypatch.setattr(support, "can_make_views", lambda device: True)
+    plan = ExtractionPlan(backbone, spec, {}, engine_selected=True)
+    assert plan.select_engine(1).device_views is plan.device_views
+    other = dataclasses.replace(plan, spec=dataclasses.replace(spec, view=ViewSpec(8, 10, augment="tutorial")))
+    assert plan.device_views is not None
+    assert other.device_views is not None
+    assert (plan.device_views.spec.augment, other.device_views.spec.augment) == ("crop", "tutorial")
+
+
+@pytest.mark.parametrize(("limit", "planned"), [(10**9, 18), (5 * 20 * 14 * 3, 5), (0, 0)])
+def test_no_more_decoded_images_wait_than_may(
+    limit: int, planned: int, split_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "DECODED_BYTES", limit)
+    manifest, maker = read_manifest(split_folder), DeviceViews(ViewSpec(8, 10))
+    with closing(ViewLoader(manifest, maker.spec, workers=1, device_views=maker)) as loader:
+        (batch,) = loader.batches(range(18), [0, 1], 18)
+        (again,) = loader.batches(range(5), [0, 1], 18)  # the count begins anew
+    expected = [
+        make_views(decode(manifest.read(row)), maker.spec, manifest.samples.sha256[row].tobytes(), [0, 1])
+        for row in range(18)
+    ]
+    np.testing.assert_array_equal(np.asarray(batch.inputs), np.concatenate(expected))
+    assert batch.inputs.shape == (36, 8, 8, 3)
+    for inputs, count in ((batch.inputs, planned), (again.inputs, min(planned, 5))):
+        assert isinstance(inputs, DecodedViews) == (count > 0)
+        images = {id(view.image): view.image.shape[0] for view in inputs._views} if count else {}
+        assert sum(height == 14 for height in images.values()) == count
+
+
+def test_the_decoded_images_of_a_batch_may_be_followed_by_others(
+    split_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "DECODED_BYTES", 8 * 20 * 14 * 3)
+    monkeypatch.setattr(loader_module, "AHEAD_IMAGES", 1)
+    manifest, maker = read_manifest(split_folder), DeviceViews(ViewSpec(8, 10))
+    with closing(ViewLoader(manifest, maker.spec, workers=1, device_views=maker)) as loader:
+        batches = list(loader.batches(range(18), [0], 2))
+    assert all(isinstance(batch.inputs, DecodedViews) for batch in batches)
+
+
+def test_batches_of_decoded_images_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, most = toy_backbone(), 3
+    extractor = backbone.feature_extractor
+    forward = extractor.forward
+
+    def small_memory(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(pixels)
+
+    monkeypatch.setattr(extractor, "forward", small_memory)
+    maker, image = DeviceViews(backbone.view_spec()), np.full((9, 12, 3), 7, np.uint8)
+    image[4:] = 200
+    planned = maker.plan(image, b"", range(10))
+    assert planned
+    features = backbone.submit(maker.collate([planned]))()
+    expected = toy_answer(make_views(image, maker.spec, b"", range(10)))
+    np.testing.assert_allclose(features[0], expected, rtol=1e-4, atol=1e-4)
+    assert "batches have 2 views" in backbone.note
