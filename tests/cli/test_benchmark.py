@@ -127,7 +127,8 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(vars(featcache), "benchmark", compare)
     result = featcache_cli("benchmark", "photos", "-o", "r", "--routes", "cached,scratch", "--backbone", "vgg11",
         "--weights", "w.pth", "--views", 7, "--head", "knn", "--augment", "crop", "--image-size", 96, "--epochs", 3,
-        "--lr", 0.5, "--batch-size", 8, "--repeats", 2, "--workers", 3, "--device", "cpu", "--precision", "bf16",
+        "--lr", 0.5, "--batch-size", 8, "--repeats", 2, "--workers", 3, "--device", "cpu", "--deterministic",
+        "--precision", "bf16",
         "--train-precision", "auto", "--budget", "10m", "--seed", 4, "--val-fraction", 0.3,
         "--allow-leak", "--value-range", "0:4095")  # fmt: skip
     assert isinstance(result.exception, StopHereError)
@@ -136,10 +137,11 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     assert got == {
         "data": "photos", "out": "r", "routes": "cached,scratch", "backbone": "vgg11", "weights": "w.pth",
         "views": 7, "head": "knn", "augment": "crop", "image_size": 96, "repeats": 2, "workers": 3, "device": "cpu",
+        "deterministic": True,
         "config": {"epochs": 3, "lr": 0.5, "batch_size": 8}, "precision": "bf16", "train_precision": "auto",
         "seed": 4, "val_fraction": 0.3, "allow_leak": True, "budget_s": 600.0,
         "label_column": None, "skip_missing": False, "value_range": (0, 4095), "interpolation": None,
-        "overwrite": False, "deterministic": False}  # fmt: skip
+        "overwrite": False}  # fmt: skip
 
 
 def test_both_precisions_are_told_apart_in_the_help() -> None:

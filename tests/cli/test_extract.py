@@ -240,7 +240,8 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     got: dict[str, Any] = {}
     monkeypatch.setitem(vars(featcache), "extract", lambda **given: got.update(given))
     done("extract", "photos", "-o", "c.h5", "--backbone", "resnet50", "--weights", "w.pth", "--views", 7, "--augment",
-         "crop", "--image-size", 96, "--batch-size", 8, "--workers", 3, "--device", "cpu", "--precision", "bf16",
+         "crop", "--image-size", 96, "--batch-size", 8, "--workers", 3, "--device", "cpu", "--deterministic",
+         "--precision", "bf16",
          "--dtype", "float32", "--seed", 4, "--layers", "layer3, penultimate,layer3", "--val-fraction", 0.3,
          "--split-seed", 9, "--engine", "compiled", "--strict", "--allow-leak", "--max-pixels", 9,
          "--val-views", 3, "--value-range", "-10:300", "--interpolation", "bilinear",
@@ -250,7 +251,8 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
     assert got == {
         "data": "photos", "out": "c.h5", "backbone": "resnet50", "weights": "w.pth", "views": 7, "augment": "crop",
         "val_views": 3,
-        "image_size": 96, "batch_size": 8, "workers": 3, "device": "cpu", "precision": "bf16", "dtype": "float32",
+        "image_size": 96, "batch_size": 8, "workers": 3, "device": "cpu", "deterministic": True,
+        "precision": "bf16", "dtype": "float32",
         "seed": 4, "layers": "layer3, penultimate,layer3", "val_fraction": 0.3, "split_seed": 9,
         "engine": "compiled", "strict": True, "allow_leak": True, "max_pixels": 9,
         "label_column": None, "skip_missing": False, "interpolation": "bilinear",

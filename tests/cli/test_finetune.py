@@ -231,7 +231,8 @@ def test_scratch_draws_the_weights_with_the_seed(run: tuple[Path, str, str]) -> 
 
 
 def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
-    asked = _asked(got, "--image-size", 96, "--workers", 3, "--device", "cpu", "--precision", "bf16", "--seed", 4,
+    asked = _asked(got, "--image-size", 96, "--workers", 3, "--device", "cpu", "--deterministic",
+                   "--precision", "bf16", "--seed", 4,
                    "--val-fraction", 0.3, "--split-seed", 9, "--resume", "--weight-decay", 0.1,
                    "--batch-size", 7, "--compile", "--image-cache", "i.h5", "--class-weight", "ants=3,bees=0.5",
                    "--label-smoothing", 0.1, "--patience", 2)  # fmt: skip
@@ -244,7 +245,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
         "config": TrainConfig(
             batch_size=7, weight_decay=0.1, class_weight={"ants": 3.0, "bees": 0.5}, label_smoothing=0.1, patience=2
         ), "image_size": 96, "workers": 3,
-        "device": "cpu", "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
+        "device": "cpu", "deterministic": True, "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
         "allow_leak": False, "max_pixels": 178_956_970, "compile": True, "image_cache": "i.h5",
         "resume": True, "skip_missing": False, "overwrite": False}  # fmt: skip
 

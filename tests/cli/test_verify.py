@@ -104,12 +104,13 @@ def test_every_option_of_update_reaches_the_library(monkeypatch: pytest.MonkeyPa
         vars(featcache), "update", lambda cache, data, **given: got.update(given, cache=cache, data=data)
     )
     done("update", "c.h5", "photos", "--views", 7, "--weights", "w.pth", "--dry-run", "--batch-size", 8, "--workers", 3,
-         "--device", "cpu", "--engine", "pytorch", "--max-pixels", 9, "--strict",
+         "--device", "cpu", "--deterministic", "--engine", "pytorch", "--max-pixels", 9, "--strict",
          "--retry", "--allow-leak", "--yes")  # fmt: skip
     assert callable(got.pop("progress"))
     assert callable(got.pop("on_note"))
     assert got == {"cache": "c.h5", "data": "photos", "views": 7, "weights": "w.pth", "dry_run": True, "batch_size": 8,
-                   "workers": 3, "device": "cpu", "engine": "pytorch", "max_pixels": 9, "strict": True,
+                   "workers": 3, "device": "cpu", "deterministic": True,
+                   "engine": "pytorch", "max_pixels": 9, "strict": True,
                    "retry": True, "allow_leak": True, "label_column": None, "skip_missing": None,
                    "backbone": None, "augment": None, "allow_loss": True}  # fmt: skip
 
