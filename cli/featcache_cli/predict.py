@@ -84,7 +84,7 @@ def command(
     )  # fmt: skip
     options.note(classifier.backbone.note)
     sorter = _make_sorter(classifier, move_to, link_to, dry_run)
-    run = _RunSummary(total and total + len(missing), sorter, ignored, classifier.card.spec.view.value_range)
+    run = _RunSummary(total and total + len(missing), sorter, ignored, classifier.card.spec.image_view.value_range)
     with (
         options.progress_bar() as progress,
         _output(out) as write,

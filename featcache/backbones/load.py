@@ -159,7 +159,7 @@ def load_backbone_of(
     BackboneError
         `load_backbone` cannot load the name, and `backbone` is None.
     """
-    view = spec.view
+    view = spec.image_view
     if backbone is not None:
         device = resolve_device(device)
         return Backbone(
@@ -169,8 +169,8 @@ def load_backbone_of(
             image_size=view.image_size,
             resize_size=view.resize_size,
             interpolation=view.interpolation,
-            mean=spec.view.mean,
-            std=spec.view.std,
+            mean=view.mean,
+            std=view.std,
             layers=layers,
             device=device,
             precision=resolve_precision(precision, device),
@@ -184,8 +184,8 @@ def load_backbone_of(
             precision=precision,
             seed=view.seed,
             image_size=view.image_size,
-            mean=spec.view.mean,
-            std=spec.view.std,
+            mean=view.mean,
+            std=view.std,
             interpolation=view.interpolation,
             lazy=lazy,
         )
@@ -206,5 +206,5 @@ def preprocessing_of(spec: ExtractSpec, weights: str) -> dict[str, Any] | None:
     """
     if is_arrays(spec.backbone):
         return None
-    metadata = load_metadata_for(spec.view.image_size, spec.backbone, weights, spec.layers, spec.view.seed)
+    metadata = load_metadata_for(spec.image_view.image_size, spec.backbone, weights, spec.layers, spec.image_view.seed)
     return metadata.preprocessing if metadata else registry.preprocessing(spec.backbone, weights)

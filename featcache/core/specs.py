@@ -1,4 +1,4 @@
-"""What decides the value of a feature: `ViewSpec` for pixels, `ExtractSpec` for everything.
+"""What decides the value of a feature: `ViewSpec` for pixels, `TextSpec` for texts, `ExtractSpec` for everything.
 
 Two caches with equal digests hold equal features, up to rounding. Device, batch size, workers, versions, host and date
 cannot change a feature; they are provenance and not part of the spec.
@@ -23,13 +23,17 @@ Augment: TypeAlias = str
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageDtype = Literal["float16", "float32"]
+Modality = Literal["image", "text"]
 EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
+TextPooling = Literal["mean", "cls", "max"]
 UseViews = Literal["all", "mean", "clean", "cycle"]
 Scaling = Literal["standard", "l2"]
 Thresholds = Literal["f1"] | float | Mapping[str, float]
 
 AUGMENTS: tuple[str, ...] = ("tutorial", "crop", "trivial", "gentle", "gentle-flip", "none")
 """The view recipes of featcache."""
+TEXT_AUGMENTS: tuple[str, ...] = ("word-dropout", "sentence-crop", "none")
+"""The view recipes for texts."""
 CACHED_AUGMENT = "gentle"
 """Default recipe of views in a cache: the best in the mean of benchmarks/views.py."""
 LIVE_AUGMENT = "tutorial"
@@ -162,6 +166,57 @@ class ViewSpec:
 
 
 @dataclass(frozen=True)
+class TextSpec:
+    """How a text becomes a view, and the input of an encoder. View 0 is the whole text; others are augmented.
+
+    Parameters
+    ----------
+    tokenizer_sha256 : str
+        SHA-256 of the files that decide the tokens of a text, 64 hex digits.
+    max_length : int, default 256
+        Most tokens of a text, special tokens and those of the prefix included. The end of a longer text is cut off.
+    prefix : str, default ""
+        Put before every text, such as "query: ".
+    pooling : {"mean", "cls", "max"}, default "mean"
+        How the vectors of the tokens become the penultimate features, by the encoder's own configuration.
+    normalize : bool, default False
+        Whether the penultimate features are scaled to length 1, by the encoder's own configuration.
+    augment : str, default "none"
+        Name of the view recipe for views 1, 2, ...: "word-dropout", "sentence-crop" or "none".
+    seed : int, default 0
+        Seed of the augmentation.
+
+    Raises
+    ------
+    SpecError
+        A value is not possible.
+
+    Examples
+    --------
+    >>> TextSpec("0" * 64, prefix="query: ").max_length
+    256
+    """
+
+    tokenizer_sha256: str
+    max_length: int = 256
+    prefix: str = ""
+    pooling: TextPooling = "mean"
+    normalize: bool = False
+    augment: Augment = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("pooling", self.pooling, TextPooling)
+        if self.augment not in TEXT_AUGMENTS:
+            raise SpecError(f"augment is {self.augment!r}; for texts it must be one of {', '.join(TEXT_AUGMENTS)}")
+        if self.max_length < 1:
+            raise SpecError(f"max_length is {self.max_length}; it must be 1 or more")
+
+
+_VIEW_TYPES: Mapping[str, type[ViewSpec | TextSpec]] = {"image": ViewSpec, "text": TextSpec}
+
+
+@dataclass(frozen=True)
 class ExtractSpec:
     """Everything that decides the value of a feature.
 
@@ -171,8 +226,8 @@ class ExtractSpec:
         Name of the network.
     weights_sha256 : str
         SHA-256 of its weights, 64 hex digits.
-    view : ViewSpec
-        How pixels become views, and the input of the network.
+    view : ViewSpec or TextSpec
+        How images or texts become views, and the input of the network.
     views : int
         K, the number of augmented views of each training image, in addition to the clean view 0.
     layers : tuple of str, default ("penultimate",)
@@ -200,7 +255,7 @@ class ExtractSpec:
 
     backbone: str
     weights_sha256: str
-    view: ViewSpec
+    view: ViewSpec | TextSpec
     views: int
     layers: tuple[str, ...] = (PENULTIMATE,)
     precision: Precision = "fp32"
@@ -218,10 +273,34 @@ class ExtractSpec:
         if not all(self.layers) or not self.layers or len(set(self.layers)) < len(self.layers):
             raise SpecError(f"layers is {list(self.layers)}; name each once, for example {PENULTIMATE}")
 
+    @property
+    def modality(self) -> Modality:
+        """What the samples are."""
+        return "text" if isinstance(self.view, TextSpec) else "image"
+
+    @property
+    def image_view(self) -> ViewSpec:
+        """`view` of features of images. Raises SpecError for those of texts."""
+        if not isinstance(self.view, ViewSpec):
+            raise SpecError("this is for images, and these are features of texts")
+        return self.view
+
+    @property
+    def text_view(self) -> TextSpec:
+        """`view` of features of texts. Raises SpecError for those of images."""
+        if not isinstance(self.view, TextSpec):
+            raise SpecError("this is for texts, and these are features of images")
+        return self.view
+
     def flat(self) -> dict[str, Any]:
-        """All fields by name, with those of the view spec, as JSON values; without newer fields at their default."""
+        """All fields by name, with those of the view spec, as JSON values; without newer fields at their default.
+
+        A spec of texts has the modality, too. One of images has none, as in versions without texts.
+        """
         fields = json.loads(json.dumps(dataclasses.asdict(self)))
         fields = {**fields.pop("view"), **fields}
+        if self.modality != "image":
+            fields["modality"] = self.modality
         return {name: value for name, value in fields.items() if name not in _NEWER or value != _NEWER[name]}
 
     def to_json(self) -> str:
@@ -231,10 +310,11 @@ class ExtractSpec:
     @classmethod
     def from_json(cls, text: str) -> ExtractSpec:
         """The reverse of `to_json`. Raises SpecError if the text is not a spec."""
-        view_names = {field.name for field in dataclasses.fields(ViewSpec)}
         try:
             fields = dict(json.loads(text))
-            view = ViewSpec(**{name: fields.pop(name) for name in view_names if name in fields or name not in _NEWER})
+            view_type = _VIEW_TYPES[fields.pop("modality", "image")]
+            names = {field.name for field in dataclasses.fields(view_type)}
+            view = view_type(**{name: fields.pop(name) for name in names if name in fields or name not in _NEWER})
             fields["layers"] = tuple(fields["layers"])
             return cls(view=view, **fields)
         except (KeyError, TypeError) as error:
@@ -249,6 +329,6 @@ class ExtractSpec:
 
         `augment` counts only where both have augmented views: it decides no clean feature.
         """
-        first, second = ({**_NEWER, **spec.flat()} for spec in (self, other))
-        names = [name for name in first if name != "augment" or (self.views and other.views)]
-        return [(name, first[name], second[name]) for name in names if first[name] != second[name]]
+        first, second = ({"modality": "image", **_NEWER, **spec.flat()} for spec in (self, other))
+        names = [name for name in {**first, **second} if name != "augment" or (self.views and other.views)]
+        return [(name, first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)]

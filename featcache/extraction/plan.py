@@ -87,7 +87,7 @@ class ExtractionPlan:
 
     def __post_init__(self) -> None:
         if self.device_views is None or self.device_views.spec != self.spec.view:
-            object.__setattr__(self, "device_views", _open_device_views(self.backbone, self.spec.view))
+            object.__setattr__(self, "device_views", _open_device_views(self.backbone, self.spec.image_view))
 
     @property
     def batch_size(self) -> int:
@@ -103,14 +103,14 @@ class ExtractionPlan:
         """The plan on the engine that suits this number of views; a Backbone of the user keeps its engine."""
         if not self.engine_selected:
             engine = self.runtime["engine"]
-            self.backbone.select_engine(self.spec.view.image_size, engine, views, self.match_engine)
+            self.backbone.select_engine(self.spec.image_view.image_size, engine, views, self.match_engine)
         return replace(self, engine_selected=True)
 
     def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> SampleLoader:
         """Threads that make the views of these images. Close it in the end."""
         return ViewLoader(
             manifest,
-            self.spec.view,
+            self.spec.image_view,
             workers=self.runtime["workers"],
             max_pixels=self.runtime["max_pixels"],
             timer=timer,

@@ -77,7 +77,7 @@ class ExtractionWorker:
         """Import and allocate in advance, because the first block is timed."""
         from featcache.vision.augment import make_views  # needs PyTorch
 
-        view = self._plan.spec.view
+        view = self._plan.spec.image_view
         blank = np.zeros((view.image_size, view.image_size, 3), np.uint8)
         self._plan.backbone.submit(make_views(blank, view, b"", (0, 1)))()
         self._plan.check_device_views()

@@ -43,7 +43,7 @@ def explain_torch_errors(spec: ExtractSpec, config: TrainConfig, is_compiled: bo
         if "more than 1 value per channel" not in str(error):
             raise
         raise RunError(
-            f"BatchNorm cannot train on a batch of one image at {spec.view.image_size} pixels. Give a larger "
+            f"BatchNorm cannot train on a batch of one image at {spec.image_view.image_size} pixels. Give a larger "
             f"--batch-size than {config.batch_size}, --batchnorm eval, or a larger --image-size."
         ) from error
     except torch.OutOfMemoryError as error:

@@ -214,14 +214,19 @@ def finetune(
         images = None
         if image_cache is not None:
             with timer.phase("image cache"):
-                side = _CACHED_SIDE_FACTOR * spec.view.resize_size
+                side = _CACHED_SIDE_FACTOR * spec.image_view.resize_size
                 images = stack.enter_context(
                     closing(ImageCache(image_cache, manifest, side, max_pixels, progress, value_range))
                 )
         loader = stack.enter_context(
             closing(
                 ViewLoader(
-                    manifest, spec.view, workers=options["workers"], max_pixels=max_pixels, timer=timer, images=images
+                    manifest,
+                    spec.image_view,
+                    workers=options["workers"],
+                    max_pixels=max_pixels,
+                    timer=timer,
+                    images=images,
                 )
             )
         )
@@ -301,4 +306,4 @@ def _value_range(init_head: str | os.PathLike[str] | None, manifest: Manifest, m
     """The value range that the head was fitted with, else that of the images."""
     if init_head is None or is_imagenet(os.fspath(init_head)):
         return find_value_range(manifest, max_pixels)
-    return ModelCard.read(Path(init_head)).spec.view.value_range
+    return ModelCard.read(Path(init_head)).spec.image_view.value_range

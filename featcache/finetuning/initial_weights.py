@@ -83,11 +83,11 @@ def build_initial_model(
     network, param_groups = BackboneWithHead(backbone.trainable_module(), head), None
     stages: list[str] = []
     if strategy.needs_stages:
-        stages = find_stages(backbone.module, spec.view.image_size)
+        stages = find_stages(backbone.module, spec.image_view.image_size)
         if not stages:
             raise RunError(f"{backbone.name} has no stages, which {strategy.needs_stages} needs: drop it")
     if strategy.reuse_until is not None:
-        seed, image_size = spec.view.seed, spec.view.image_size
+        seed, image_size = spec.image_view.seed, spec.image_view.image_size
         reinitialize_after(network.body, strategy.reuse_until, stages, backbone.name, seed, image_size)
         _check_random_stages_train(strategy, stages)
     network.to(backbone.device)
@@ -128,7 +128,7 @@ def read_layer(
             raise RunError(f"{head} gives one label an image, and the images here have several: drop --init-head")
         weights: dict[str, Any] = {"weights": backbone.weights, "weights_sha256": backbone.weights_sha256}
         return layer(
-            imagenet_head(head, classes, backbone=backbone.name, image_size=spec.view.image_size, **weights),
+            imagenet_head(head, classes, backbone=backbone.name, image_size=spec.image_view.image_size, **weights),
             len(classes),
         )
     folder = Path(head)

@@ -95,7 +95,7 @@ class Classifier(NotebookResult):
         model = f"head {card.head} on {layer}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
         options = f"; thresholds {format_thresholds(card.thresholds)}" if card.thresholds else ""
         options += f"; averages {card.tta} augmented views of an image with the clean one" if card.tta else ""
-        return f"{model}, images of {card.spec.view.image_size} px\n{len(self.classes)} classes: {names}{options}"
+        return f"{model}, images of {card.spec.image_view.image_size} px\n{len(self.classes)} classes: {names}{options}"
 
     @classmethod
     def load(
@@ -139,7 +139,7 @@ class Classifier(NotebookResult):
         if card.kind == "network":
             return cls(card, network, _network_classifier(network, saved.model, card), prepare)
         if backbone is None:
-            network.select_engine(card.spec.view.image_size, views=views, like=card.engine)
+            network.select_engine(card.spec.image_view.image_size, views=views, like=card.engine)
         return cls(card, network, _head_classifier(network, saved.model, len(card.classes), card.multilabel), prepare)
 
     def predict(

@@ -174,7 +174,7 @@ def evaluate(
         notes=listing.notes,
         path=folder,
         remarks=remarks,
-        value_range=card.spec.view.value_range,
+        value_range=card.spec.image_view.value_range,
     )
     if folder is not None:
         files = {FILE: predictions_csv(samples, predicted, probabilities), REPORT: as_json(evaluation.to_dict())}

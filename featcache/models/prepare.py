@@ -55,7 +55,7 @@ class Prepare(Protocol):
 
 def prepare_for(spec: ExtractSpec) -> Prepare:
     """The function that prepares samples as the features of this spec were made."""
-    return prepare_images(spec.view)
+    return prepare_images(spec.image_view)
 
 
 def prepare_images(view: ViewSpec) -> Prepare:

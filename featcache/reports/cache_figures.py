@@ -41,7 +41,7 @@ def views_figure(cache: _Path | FeatureCache, data: _Path, images: int = 4, seed
     if not len(rows):
         raise PictureError(f"{cache.path} has no readable train images")
     source = open_source(data)
-    views = [load_cached_views(source, cache.samples, int(row), cache.spec.view, numbers) for row in rows]
+    views = [load_cached_views(source, cache.samples, int(row), cache.spec.image_view, numbers) for row in rows]
     labels = format_labels(cache.samples.labels[rows], cache.samples.classes)
     return partial(plot_views, views, labels, cache.spec.view.augment)
 
@@ -70,7 +70,7 @@ def map_figure(
         source = open_source(data)
         _, classes = np.unique(labels, return_inverse=True)
         for row in spread_out(points, misplaced(x, classes, len(x)), thumbnails):
-            view = load_cached_views(source, samples, row, cache.spec.view, range(1), _THUMBNAIL_SIDE)[0]
+            view = load_cached_views(source, samples, row, cache.spec.image_view, range(1), _THUMBNAIL_SIDE)[0]
             small_images.append(Thumbnail(row, view))
     title = f"{'' if layer == PENULTIMATE else layer + ': '}features of {plural(len(rows), f'{split} image')}"
     return partial(plot_map, points, labels, NAMES[method], title, small_images)
@@ -138,7 +138,7 @@ def _grid_images(cache: FeatureCache, source: Source, example: IssueExample, row
     """The image of an example, after the image that it resembles."""
     grid = []
     for row in [rows[name] for name in (example.other, example.image) if name]:
-        pixels = load_cached_views(source, cache.samples, row, cache.spec.view, range(1))[0]
+        pixels = load_cached_views(source, cache.samples, row, cache.spec.image_view, range(1))[0]
         grid.append(GridImage(pixels, *_captions(example, cache.samples, row)))
     return grid
 

@@ -39,7 +39,7 @@ def predictions_figure(model: _Path, data: _Path, images: int = 24) -> DrawFigur
     source = open_source(_data_folder(data, rows[0].image))
     shown = [
         PredictionImage(
-            load_views(source, row.image, card.spec.view, range(1))[0],
+            load_views(source, row.image, card.spec.image_view, range(1))[0],
             row.label,
             row.predicted,
             _confidence(row) if row.probabilities else None,

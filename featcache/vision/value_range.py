@@ -88,7 +88,7 @@ def choose_value_range(
     if requested is not None:
         return requested
     try:
-        return FeatureCache.open(out, partial=True).spec.view.value_range
+        return FeatureCache.open(out, partial=True).spec.image_view.value_range
     except (FeatcacheError, OSError):  # it does not exist, or is damaged: the error comes when it is written
         return find_value_range(manifest, max_pixels)
 

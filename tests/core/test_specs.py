@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.core.specs import AUGMENTS, ExtractSpec, ViewSpec, cached_augment
+from featcache.core.specs import AUGMENTS, ExtractSpec, TextSpec, ViewSpec, cached_augment
+from featcache.errors import SpecError
 
 SPEC = ExtractSpec(
     backbone="toy",
@@ -202,3 +203,57 @@ def test_an_unknown_interpolation_is_refused_like_an_unknown_augment() -> None:
 def test_an_unknown_precision_is_refused_like_an_unknown_dtype() -> None:
     with pytest.raises(ValueError, match="precision is 'int8'; it must be"):
         dataclasses.replace(SPEC, precision="int8")  # type: ignore[arg-type]
+
+
+TEXT = TextSpec("ab" * 32, max_length=128, prefix="query: ", augment="word-dropout", seed=3)
+
+
+def test_a_spec_of_texts_is_pinned_and_comes_back() -> None:
+    spec = dataclasses.replace(SPEC, view=TEXT)
+    fields = json.loads(spec.to_json())
+    assert fields["modality"] == spec.modality == "text"
+    assert {name: fields[name] for name in ("max_length", "prefix", "pooling", "normalize", "augment", "seed")} == {
+        "max_length": 128, "prefix": "query: ", "pooling": "mean", "normalize": False, "augment": "word-dropout",
+        "seed": 3,
+    }  # fmt: skip
+    assert "image_size" not in fields
+    assert ExtractSpec.from_json(spec.to_json()) == spec
+    assert (SPEC.modality, "modality" in SPEC.flat()) == ("image", False)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TextSpec)])
+def test_every_field_of_texts_changes_the_digest_and_is_named_as_the_difference(name: str) -> None:
+    other = {
+        "tokenizer_sha256": "cd" * 32, "max_length": 64, "prefix": "", "pooling": "cls", "normalize": True,
+        "augment": "none", "seed": 4,
+    }  # fmt: skip
+    spec = dataclasses.replace(SPEC, view=TEXT)
+    changed = dataclasses.replace(spec, view=dataclasses.replace(TEXT, **{name: other[name]}))
+    assert changed.digest() != spec.digest()
+    assert [difference[0] for difference in spec.differences(changed)] == [name]
+
+
+def test_images_and_texts_differ_in_their_modality() -> None:
+    texts = dataclasses.replace(SPEC, view=TEXT)
+    names = [name for name, *_ in SPEC.differences(texts)]
+    assert "modality" in names
+    with pytest.raises(SpecError, match="this is for images, and these are features of texts"):
+        _ = texts.image_view
+    with pytest.raises(SpecError, match="this is for texts, and these are features of images"):
+        _ = SPEC.text_view
+    assert texts.text_view is TEXT
+    assert SPEC.image_view is SPEC.view
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pooling": "sum"}, "pooling is 'sum'; it must be one of mean, cls, max"),
+        ({"augment": "crop"}, "augment is 'crop'; for texts it must be one of word-dropout, sentence-crop, none"),
+        ({"max_length": 0}, "max_length is 0; it must be 1 or more"),
+    ],
+)
+def test_impossible_views_of_texts_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        TextSpec("0" * 64, **fields)
+    assert str(caught.value) == message

@@ -260,7 +260,11 @@ def _check_preprocessing(cache: FeatureCache, backbone: Any, weights: str | None
         unknown = f"the preprocessing of {spec.backbone} is not known"
         reason = no_network(spec.backbone) if is_arrays(spec.backbone) else unknown
         return Check("input", f"not checked: {reason}", ran=False)
-    actual: dict[str, Any] = {"mean": spec.view.mean, "std": spec.view.std, "interpolation": spec.view.interpolation}
+    actual: dict[str, Any] = {
+        "mean": spec.image_view.mean,
+        "std": spec.image_view.std,
+        "interpolation": spec.image_view.interpolation,
+    }
     expected = {name: expected[name] if name == "interpolation" else tuple(expected[name]) for name in names}
     wrong = [name for name in names if actual[name] != expected[name]]
     if not wrong:

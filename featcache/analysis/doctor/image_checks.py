@@ -63,7 +63,7 @@ def read_clean(
     EmptyFolderError
         No image could be read.
     """
-    with closing(ViewLoader(Manifest(open_source(data), cache.samples, {}), cache.spec.view)) as loader:
+    with closing(ViewLoader(Manifest(open_source(data), cache.samples, {}), cache.spec.image_view)) as loader:
         batches = list(loader.batches(rows, range(1), 64))
         missing = dict(loader.skipped)
     if not batches:
@@ -89,8 +89,8 @@ def check_network(
     rows : (m,), with the clean views pixels (m, s, s, 3).
     """
     spec = cache.spec
-    same_scale = (spec.view.mean, spec.view.std) == (backbone.mean, backbone.std)
-    network = backbone if same_scale else _rescaled(backbone, layer, spec.view.mean, spec.view.std)
+    same_scale = (spec.image_view.mean, spec.image_view.std) == (backbone.mean, backbone.std)
+    network = backbone if same_scale else _rescaled(backbone, layer, spec.image_view.mean, spec.image_view.std)
     region = cache.layout.layers[layer].view(cache.layout.data)
     stored = np.asarray(region[rows, 0], np.float32)
     examples = [name_row(cache.samples, int(row)) for row in rows]
@@ -181,7 +181,7 @@ def try_scales(
             return Check("scales", f"{summary}: other input scales were not tried")
         trials = []
         for name, (mean, std) in _SCALES.items():
-            if (mean, std) == (spec.view.mean, spec.view.std):
+            if (mean, std) == (spec.image_view.mean, spec.image_view.std):
                 continue
             features = _embed(_rescaled(backbone, layer, mean, std), layer, pixels)
             rescaled = leave_out(Features(features[:, None], samples))
@@ -195,7 +195,7 @@ def try_scales(
         return Check("scales", summary)
     remedy = (
         f"The weights expect {name}: extract again with a Backbone that has them (the cache has mean "
-        f"{spec.view.mean} and std {spec.view.std})."
+        f"{spec.image_view.mean} and std {spec.image_view.std})."
     )
     return Check("scales", summary, (Issue("other scale is better", "warning", summary, remedy),))
 

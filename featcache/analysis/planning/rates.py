@@ -193,7 +193,7 @@ def _measure_images(manifest: Manifest, rows: NDArray[np.int64], plan: Extractio
         try:
             content = read_image(manifest, row, expected)
             started = time.perf_counter()
-            image = decode(content, MAX_PIXELS, spec.view.value_range)
+            image = decode(content, MAX_PIXELS, spec.image_view.value_range)
         except UnreadableImageError as error:
             reason = str(error)
             unread = unread or f"{printable(manifest.samples.ids[row])}: {reason}"
@@ -201,7 +201,7 @@ def _measure_images(manifest: Manifest, rows: NDArray[np.int64], plan: Extractio
         decoded = time.perf_counter()
         is_planned = device_views is not None and device_views.plan(image, expected, numbers) is not None
         planned = time.perf_counter()
-        pixels.append(make_views(image, spec.view, expected, numbers))
+        pixels.append(make_views(image, spec.image_view, expected, numbers))
         decoding.append(decoded - started)
         viewing.append(((planned if is_planned else time.perf_counter()) - decoded) / len(numbers))
         sizes.append(len(content))
@@ -232,7 +232,7 @@ def _hash_bytes_per_s(manifest: Manifest, images: _MeasuredImages) -> float:
 
 def _forward_s(plan: ExtractionPlan, pixels: NDArray[np.uint8]) -> float:
     """Seconds per view of the warm network, in batches as in `extract`: the median."""
-    network, image_size = plan.backbone, plan.spec.view.image_size
+    network, image_size = plan.backbone, plan.spec.image_view.image_size
     network.select_engine(image_size, plan.runtime["engine"], sys.maxsize, "")
     size = network.batch_size
     batch = np.resize(pixels, (size, *pixels.shape[1:]))

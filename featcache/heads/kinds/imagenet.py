@@ -29,7 +29,7 @@ def fit(name: str, data: TrainingData, options: FitOptions) -> Fitted:
         weights_sha256=data.spec.weights_sha256,
         layer=data.layer,
         features=data.train.clean(),
-        image_size=data.spec.view.image_size,
+        image_size=data.spec.image_view.image_size,
     )
     return Fitted(estimator, name, notes=tuple(describe_choice(name, classes)))
 

@@ -141,7 +141,7 @@ def export(
     decline_usage_data()
     on_step(f"loading {model}")
     saved = open_model(model, weights=weights, device="cpu", precision="fp32", backbone=backbone)
-    view, last = saved.card.spec.view, _last_layer(saved, Path(model))
+    view, last = saved.card.spec.image_view, _last_layer(saved, Path(model))
     images = noise_images(view.resize_size)  # resizing does not change them, whichever library does it
     views = np.concatenate([make_views(image, view, b"", [0]) for image in images])
     features = np.concatenate([*saved.backbone.embed_layers(views).values()], axis=1)
@@ -225,10 +225,10 @@ def _notes(card: ModelCard, last: LinearWeights) -> list[str]:
         )
     if card.kind == "head" and card.spec.precision != "fp32":
         notes.append(f"the head was fitted on features in {card.spec.precision}; the file computes in fp32")
-    if card.spec.view.value_range:
+    if card.spec.image_view.value_range:
         notes.append(
             "the program scales grey images of more than 8 bits by the range "
-            f"{format_range(card.spec.view.value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
+            f"{format_range(card.spec.image_view.value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
         )
     for name in np.array(card.classes)[~last.depends_on_input]:
         notes.append(f"{name} has the same logit for every image: the training data cannot tell it from the others")

@@ -45,7 +45,7 @@ class _GraphModule(nn.Module):
 
 def graph_module(saved: SavedModel, last: LinearWeights) -> tuple[nn.Module, Tensor]:
     """The module to export, and an example input: two black images."""
-    size = saved.card.spec.view.image_size
+    size = saved.card.spec.image_view.image_size
     backbone = saved.backbone
     module = _GraphModule(backbone.feature_extractor, backbone.layers, last, saved.card.multilabel).eval()
     return module, torch.zeros(2, size, size, 3, dtype=torch.uint8)
@@ -53,7 +53,7 @@ def graph_module(saved: SavedModel, last: LinearWeights) -> tuple[nn.Module, Ten
 
 def graph_metadata(card: ModelCard) -> dict[str, str]:
     """The metadata of the exported file. ONNX requires strings."""
-    view = card.spec.view
+    view = card.spec.image_view
     return {
         "classes": json.dumps(card.classes),
         "several_labels": json.dumps(card.multilabel),

@@ -70,7 +70,7 @@ def format_program(card: ModelCard, file_name: str, code: ExampleCode) -> str:
     code : ExampleCode
         Lines of the format, which use the file.
     """
-    view = card.spec.view
+    view = card.spec.image_view
     low, high = view.value_range or (0.0, 0.0)
     return _PROGRAM.format(
         mark=MARK,

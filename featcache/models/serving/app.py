@@ -137,7 +137,7 @@ def serve(
         if not _is_in(path, uploads) or path.is_dir():  # gradio does not check all paths that it receives
             raise UnreadableImageError("it was not uploaded")
         with lock:
-            decoded = decode_and_check(read_regular(path), max_pixels, classifier.card.spec.view.value_range)
+            decoded = decode_and_check(read_regular(path), max_pixels, classifier.card.spec.image_view.value_range)
             (prediction,) = classifier.predict([decoded.pixels], top=top)
         return format_answer(replace(prediction, remark=decoded.remark or None))
 

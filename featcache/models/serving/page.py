@@ -70,5 +70,5 @@ def format_answer(prediction: Prediction) -> dict[str, Any]:
 
 def format_remark(remark: str, card: ModelCard) -> str:
     """The text about an odd image."""
-    notes = remark_notes([("", remark)], model_range_note(card.spec.view.value_range))
+    notes = remark_notes([("", remark)], model_range_note(card.spec.image_view.value_range))
     return "; ".join(note.replace("1 image", "This image", 1) for note in notes) + "."

@@ -52,13 +52,13 @@ def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> Exam
         state[f"{layer}.weight"], state[f"{layer}.bias"] = (torch.from_numpy(array).float() for array in last)
     with exporting(saved, NAME), path.open("wb") as file, deferred_errors(file) as writer:
         torch.save({key: value.contiguous() for key, value in state.items()}, writer)
-    image_size = card.spec.view.image_size if differs_in_size(name, saved.backbone.module) else None
+    image_size = card.spec.image_view.image_size if differs_in_size(name, saved.backbone.module) else None
     classes, width = last.weight.shape
     line, build = get_source(name).build_code(name, classifiers[0], classes, width, image_size)
     lines = ["import torch", IMPORT_PILLOW, line]
     return ExampleCode(
         "\n".join(sorted(lines, key=lambda line: (line.startswith("from"), line))),
-        _PREDICT.format(build=build, mean=list(card.spec.view.mean), std=list(card.spec.view.std)),
+        _PREDICT.format(build=build, mean=list(card.spec.image_view.mean), std=list(card.spec.image_view.std)),
         probabilities="logits.sigmoid()" if card.multilabel else "logits.softmax(1)",
     )
 
