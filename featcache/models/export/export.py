@@ -225,10 +225,10 @@ def _notes(card: ModelCard, last: LinearWeights) -> list[str]:
         )
     if card.kind == "head" and card.spec.precision != "fp32":
         notes.append(f"the head was fitted on features in {card.spec.precision}; the file computes in fp32")
-    if card.spec.image_view.value_range:
+    if value_range := card.spec.image_view.value_range:
         notes.append(
             "the program scales grey images of more than 8 bits by the range "
-            f"{format_range(card.spec.image_view.value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
+            f"{format_range(value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
         )
     for name in np.array(card.classes)[~last.depends_on_input]:
         notes.append(f"{name} has the same logit for every image: the training data cannot tell it from the others")
