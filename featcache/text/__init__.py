@@ -1,0 +1,1 @@
+"""Texts: from the bytes of a sample to the tokens that an encoder takes."""

@@ -1,0 +1,61 @@
+"""`make_text_views`: the views of one text. View 0 is the whole text; others are drawn by a recipe.
+
+A view depends only on the text, the spec and the number of the view, as with images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from featcache.core.rng import generator
+from featcache.core.specs import TextSpec
+
+_DROPPED = 0.1
+"""Fraction of the words that word-dropout leaves out in the mean."""
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])\s*|\n+")
+"""After a full stop, an exclamation or a question mark, in Chinese and Japanese also without a space; or a new line."""
+
+
+def drop_words(text: str, rng: np.random.Generator) -> str:
+    """The words that a draw keeps, each with probability 0.9; of a text with words at least one."""
+    words = text.split()
+    if not words:
+        return text
+    kept = rng.random(len(words)) >= _DROPPED
+    if not kept.any():
+        kept[rng.integers(len(words))] = True
+    return " ".join(word for word, is_kept in zip(words, kept, strict=True) if is_kept)
+
+
+def crop_sentences(text: str, rng: np.random.Generator) -> str:
+    """Half of the sentences or more, one after the other; a text of one sentence as it is."""
+    sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
+    if len(sentences) < 2:
+        return text
+    length = int(rng.integers(-(-len(sentences) // 2), len(sentences) + 1))
+    start = int(rng.integers(len(sentences) - length + 1))
+    return " ".join(sentences[start : start + length])
+
+
+TEXT_RECIPES: Mapping[str, Callable[[str, np.random.Generator], str]] = {
+    "none": lambda text, _rng: text,
+    "word-dropout": drop_words,
+    "sentence-crop": crop_sentences,
+}
+"""Recipes by name, see `featcache.core.specs.TEXT_AUGMENTS`."""
+
+
+def make_text_views(text: str, spec: TextSpec, sha256: bytes, numbers: Iterable[int]) -> list[str]:
+    """The views of a text.
+
+    Parameters
+    ----------
+    sha256 : hash of the text's bytes, the key of its draws.
+    numbers : of the views; 0 is the whole text.
+    """
+    recipe = TEXT_RECIPES[spec.augment]
+    return [recipe(text, generator(spec.seed, "view", sha256, number)) if number else text for number in numbers]
