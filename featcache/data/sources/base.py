@@ -113,8 +113,8 @@ class Source(ABC):
         What messages call the data: as the user wrote it.
     order : int
         Sources are tried in ascending `order`, and those with the same number by name; the first that matches is used.
-        featcache's own: tar 10, huggingface 20, texts in a table 29, table 30, metadata 40, folder 50. The default, 0,
-        is tried before them.
+        featcache's own: tar 10, huggingface-texts 19, huggingface 20, texts 29, table 30, metadata 40, folder 50. The
+        default, 0, is tried before them.
     has_columns : bool
         Whether the labels come from a column, so that `label_column` and `skip_missing` mean something.
     has_text_column : bool

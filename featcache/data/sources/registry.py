@@ -4,11 +4,12 @@ The kinds are tried in the order of `Source.order`:
 
 1. kinds that other packages add by an entry point of the group `featcache.sources`, unless they have another `order`;
 2. tar files (`tar`), by the end of their name, or a folder that holds only such;
-3. data sets of Hugging Face (`huggingface`): Parquet files with images in them, or a folder that `datasets` saved;
-4. tables of texts (`texts`): CSV, JSON lines or Parquet with a column `text`, and none of paths;
-5. other tables (`table`): CSV, JSON lines or Parquet, by the end of their name;
-6. folders with metadata.csv or metadata.jsonl (`metadata`);
-7. class folders, on the disk or at a URL (`folder`).
+3. texts in a folder that `datasets` saved (`huggingface-texts`), with a column `text` and none of images;
+4. data sets of Hugging Face (`huggingface`): Parquet files with images in them, or a folder that `datasets` saved;
+5. tables of texts (`texts`): CSV, JSON lines or Parquet with a column `text`, and none of paths;
+6. other tables (`table`): CSV, JSON lines or Parquet, by the end of their name;
+7. folders with metadata.csv or metadata.jsonl (`metadata`);
+8. class folders, on the disk or at a URL (`folder`).
 
 A file that none of them matches is read as a CSV table.
 """
