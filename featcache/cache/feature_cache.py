@@ -346,7 +346,8 @@ class FeatureCache(NotebookResult):
     def summary(self) -> DataSummary:
         """The data that the cache was made from, without images that could not be read."""
         seed = self.provenance.get("split_seed", 0) if self.provenance.get("val_is_held_out") else None
-        return summarize(str(self.path), self.samples, held_out_seed=seed, readable=self.done > 0)
+        readable, modality = self.done > 0, self.spec.modality
+        return summarize(str(self.path), self.samples, held_out_seed=seed, readable=readable, modality=modality)
 
     def readable_rows(self, split: str) -> NDArray[np.int64]:
         """Row numbers of a split, without samples that could not be read; shape (m,), int64."""

@@ -101,7 +101,11 @@ def keep_unread(old: FeatureCache, manifest: Manifest) -> tuple[Manifest, list[s
         return manifest, []
     ids, sha256 = [manifest.samples.ids[row] for row in unread], manifest.samples.sha256.copy()
     sha256[unread] = old.samples.sha256[[rows[name] for name in ids]]
-    return replace(manifest, samples=replace(manifest.samples, sha256=sha256)), ids
+    keys = manifest.samples.content_keys
+    if keys is not None:
+        keys = keys.copy()
+        keys[unread] = old.samples.contents[[rows[name] for name in ids]]
+    return replace(manifest, samples=replace(manifest.samples, sha256=sha256, content_keys=keys)), ids
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featcache._utils.formatting import printable
 from featcache._utils.results import Result
 from featcache.core.samples import LABELLED_SPLITS, UNLABELLED, Samples, count_images
+from featcache.core.specs import Modality
 
 SMALL_VAL = 30
 """With fewer val images, one image moves the accuracy by more than three points: too much to compare models."""
@@ -48,6 +49,7 @@ class DataSummary(Result):
     groups : number of groups, each within one split; 0 without groups.
     multilabel : whether an image can have several labels.
     notes : how the data was read, one line each, see `Manifest`.
+    modality : what the samples are, "image" or "text".
     """
 
     name: str
@@ -58,11 +60,13 @@ class DataSummary(Result):
     groups: int = 0
     multilabel: bool = False
     notes: tuple[str, ...] = ()
+    modality: Modality = "image"
 
     @property
     def line(self) -> str:
         """The summary as one line."""
-        several = ", several an image" if self.multilabel else ""
+        article = "an" if self.modality == "image" else "a"
+        several = f", several {article} {self.modality}" if self.multilabel else ""
         parts = [f"{printable(self.name)}: {len(self.classes)} classes{several}"]
         parts.append(", ".join(self._split(split, total) for split, total in self.totals.items()))
         parts += [str(self.held_out)] if self.held_out else []
@@ -77,7 +81,10 @@ class DataSummary(Result):
             return ""
         it, more = "it" if len(names) == 1 else "them", len(names) - _NAMED_CLASSES
         named = ", ".join(map(printable, names[:_NAMED_CLASSES])) + (f" and {more} more" if more > 0 else "")
-        return f"train has no readable images of {named}: no head can choose {it}. Add images, or leave {it} out."
+        return (
+            f"train has no readable {self.modality}s of {named}: no head can choose {it}. Add {self.modality}s, or "
+            f"leave {it} out."
+        )
 
     @property
     def small_val(self) -> str:
@@ -86,8 +93,8 @@ class DataSummary(Result):
         if not 0 < val < SMALL_VAL:
             return ""
         return (
-            f"val has {val} image{'' if val == 1 else 's'}, too few to choose by: one image is {100 / val:.0f} points "
-            "of accuracy. Add val images, or compare by cross-validation."
+            f"val has {val} {self.modality}{'' if val == 1 else 's'}, too few to choose by: one {self.modality} is "
+            f"{100 / val:.0f} points of accuracy. Add val {self.modality}s, or compare by cross-validation."
         )
 
     def __str__(self) -> str:
@@ -95,8 +102,10 @@ class DataSummary(Result):
         return "\n".join(filter(None, [self.line, *self.notes, self.small_val, self.missing]))
 
     def _json_fields(self) -> dict[str, Any]:
+        modality = {} if self.modality == "image" else {"modality": self.modality}
         return {
             "name": self.name,
+            **modality,
             "understood": self.line,
             "classes": self.classes,
             "multilabel": self.multilabel,
@@ -122,7 +131,12 @@ class DataSummary(Result):
 
 
 def summarize(
-    name: str, samples: Samples, *, held_out_seed: int | None = None, readable: NDArray[np.bool_] | None = None
+    name: str,
+    samples: Samples,
+    *,
+    held_out_seed: int | None = None,
+    readable: NDArray[np.bool_] | None = None,
+    modality: Modality = "image",
 ) -> DataSummary:
     """Summarise samples.
 
@@ -131,6 +145,7 @@ def summarize(
     name : name of the data, for messages.
     held_out_seed : seed by which val was drawn; None if the data has a val split.
     readable : (n,), bool; the samples to count. None counts all.
+    modality : what the samples are.
     """
     images: dict[str, dict[str, int]] = {}
     totals: dict[str, int] = {}
@@ -147,4 +162,5 @@ def summarize(
     if held_out_seed is not None:
         drawn = totals.get("val", 0)
         held_out = HeldOut(drawn, drawn + totals.get("train", 0), held_out_seed)
-    return DataSummary(name, samples.classes, images, totals, held_out, samples.n_groups, samples.multilabel)
+    groups, several = samples.n_groups, samples.multilabel
+    return DataSummary(name, samples.classes, images, totals, held_out, groups, several, modality=modality)

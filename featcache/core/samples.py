@@ -87,6 +87,9 @@ class Samples:
     groups : tuple of str, length n or 0
         What samples have in common, such as a patient or a burst; "" for a sample without a group. Splits and folds
         keep the samples of a group together.
+    content_keys : ndarray, shape (n, 32), uint8, or None
+        Equal for samples that count as copies of each other although their bytes differ, such as texts that differ only
+        in case; the least hash of the bytes of such samples. None, the default: only samples with equal bytes do.
 
     Examples
     --------
@@ -102,6 +105,7 @@ class Samples:
     sha256: NDArray[np.uint8]
     classes: tuple[str, ...]
     groups: tuple[str, ...] = ()
+    content_keys: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,20 +128,27 @@ class Samples:
             self.sha256[rows],
             self.classes,
             tuple(self.groups[row] for row in rows) if self.groups else (),
+            None if self.content_keys is None else self.content_keys[rows],
         )
 
     def digest(self) -> str:
-        """SHA-256 over ids, labels, splits, contents, classes and groups, if there are any, 64 hex digits."""
+        """SHA-256 over ids, labels, splits, contents, classes, groups and content keys, if there are any, 64 digits."""
         names = (self.ids, self.classes, self.groups) if self.groups else (self.ids, self.classes)
         digest = hashlib.sha256(repr(names).encode("utf-8", "surrogateescape"))
-        for array in (self.labels, self.split, self.sha256):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        for array in (self.labels, self.split, self.sha256, self.content_keys):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     @property
+    def contents(self) -> NDArray[np.uint8]:
+        """Keys, shape (n, 32), uint8, equal for copies: `content_keys`, else the hash of the bytes."""
+        return self.sha256 if self.content_keys is None else self.content_keys
+
+    @property
     def split_keys(self) -> NDArray[np.uint8]:
-        """Keys, shape (n, 32), uint8, equal for samples that splits keep together: equal bytes, or one group."""
-        return join_groups(self.sha256, self.groups)
+        """Keys, shape (n, 32), uint8, equal for samples that splits keep together: copies, or one group."""
+        return join_groups(self.contents, self.groups)
 
     @property
     def n_groups(self) -> int:
@@ -160,9 +171,9 @@ class Samples:
         return [(name, row, first_elsewhere[name]) for name, row in first_in_train.items() if name in first_elsewhere]
 
     def copies(self) -> Iterator[tuple[int, int]]:
-        """Pairs of rows with equal bytes: the first of each content with each other one."""
+        """Pairs of rows with equal content, see `contents`: the first of each content with each other one."""
         first: dict[bytes, int] = {}
-        for row, content in enumerate(self.sha256):
+        for row, content in enumerate(self.contents):
             seen = first.setdefault(content.tobytes(), row)
             if seen != row:
                 yield seen, row

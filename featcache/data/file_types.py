@@ -60,7 +60,13 @@ def why_no_image(path: PurePath) -> str:
         return f"{suffix} photos, which need {INSTALL_HEIC}"
     if suffix == ".jxl" or suffix in _CAMERA_RAW or any(suffix in names for names in OPTIONAL.values()):
         return f"{suffix} pictures, which this installation does not read: convert them to JPEG or PNG"
-    return f"not an image ({suffix})" if _SUFFIX.fullmatch(suffix) else "not an image"
+    return f"not an image ({suffix})" if name_suffix(path) else "not an image"
+
+
+def name_suffix(path: PurePath) -> str:
+    """The extension of a name in lower case, with its dot; "" for what is not an extension, such as ".2024"."""
+    suffix = path.suffix.lower()
+    return suffix if _SUFFIX.fullmatch(suffix) else ""
 
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:

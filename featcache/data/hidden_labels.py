@@ -6,24 +6,28 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from featcache.core.samples import UNLABELLED
+from featcache.data.modality import IMAGES, Modality
 from featcache.data.sources.base import SampleListing, SampleRecord
 
 _UNKNOWN = "-1"
 
 
-def hide_unknown(listing: SampleListing) -> SampleListing:
+def hide_unknown(listing: SampleListing, modality: Modality = IMAGES) -> SampleListing:
     """Move samples with the label -1 to the split "unlabelled", if `is_unknown`.
 
     listing : of the whole data set, because all its files and splits decide together.
+    modality : what the samples are.
     """
     if listing.several:
         return listing
-    is_hidden, notes = is_unknown((entry.classes, entry.split) for entry in listing.entries)
+    is_hidden, notes = is_unknown(((entry.classes, entry.split) for entry in listing.entries), modality)
     entries = [_hide(entry) if is_hidden else entry for entry in listing.entries]
     return listing._replace(entries=entries, notes=(*listing.notes, *notes))
 
 
-def is_unknown(labels: Iterable[tuple[tuple[str, ...], str | None]]) -> tuple[bool, tuple[str, ...]]:
+def is_unknown(
+    labels: Iterable[tuple[tuple[str, ...], str | None]], modality: Modality = IMAGES
+) -> tuple[bool, tuple[str, ...]]:
     """Whether the label -1 means that the label is not known.
 
     It does if the other labels are two or more numbers from 0 on, and no sample of an explicit train split has the
@@ -33,6 +37,8 @@ def is_unknown(labels: Iterable[tuple[tuple[str, ...], str | None]]) -> tuple[bo
     ----------
     labels : iterable of (tuple of str, str or None)
         The classes and the split of each sample; None for data without splits.
+    modality : Modality
+        What the samples are.
 
     Returns
     -------
@@ -49,7 +55,7 @@ def is_unknown(labels: Iterable[tuple[tuple[str, ...], str | None]]) -> tuple[bo
     if not splits or len(others) < 2 or not all(name.isdecimal() for name in others):
         return False, ()
     count = sum(splits.values())
-    subject = f"label -1 ({count} image{'s' if count > 1 else ''})"
+    subject = f"label -1 ({modality.count(count)})"
     if "train" in splits:
         return False, (f"{subject} is taken for a class, as train has it; where a label is not known, leave it empty",)
     if None in splits:

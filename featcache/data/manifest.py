@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,12 @@ from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups
 from featcache.core.splitting import hold_out
 from featcache.data.file_types import describe_ignored
+from featcache.data.modality import TEXTS, Modality
 from featcache.data.sources.base import SampleRecord, Source
 from featcache.data.sources.class_folders import preview
 from featcache.data.sources.registry import open_source
 from featcache.data.sources.table import is_table
+from featcache.data.text_content import hash_texts
 from featcache.errors import DataLayoutError, EmptyFolderError
 
 _EMPTY = hashlib.sha256().digest()  # of empty files, which are not images
@@ -76,13 +79,24 @@ class Manifest:
         """
         readable = np.ones(len(self.samples), bool)
         readable[list(unreadable)] = False
-        summary = summarize(self.source.name, self.samples, held_out_seed=self.held_out_seed, readable=readable)
+        kind: Literal["image", "text"] = "text" if self.modality is TEXTS else "image"
+        summary = summarize(
+            self.source.name, self.samples, held_out_seed=self.held_out_seed, readable=readable, modality=kind
+        )
         if summary.held_out:
             summary = replace(summary, held_out=replace(summary.held_out, missing=self.source.missing_val))
         return replace(summary, notes=self.notes)
 
+    @property
+    def modality(self) -> Modality:
+        """What the samples are: `IMAGES` or `TEXTS`."""
+        return self.source.modality
+
     def conflicts(self) -> list[tuple[str, str]]:
-        """Pairs of samples with equal bytes and different labels: one of the two labels is wrong.
+        """Pairs of samples with equal content and different labels: one of the two labels is wrong.
+
+        Images have equal content if their bytes are equal; texts also if they differ only in case, white space and
+        Unicode form.
 
         Returns
         -------
@@ -110,8 +124,10 @@ class Manifest:
             Images have several labels.
         """
         if self.samples.multilabel:
+            name, plural = self.modality.name, self.modality.plural
+            article = "an" if name == "image" else "a"
             raise DataLayoutError(
-                f"{command} trains on one label an image, and images in {self.source.name} have several. Use "
+                f"{command} trains on one label {article} {name}, and {plural} in {self.source.name} have several. Use "
                 "finetune, or extract and fit-head, which train on several."
             )
         return self
@@ -127,7 +143,7 @@ class Manifest:
         return [row for row, digest in enumerate(digests) if self.samples.sha256[row].tobytes() == digest]
 
     def read(self, row: int) -> bytes:
-        """The bytes of a sample.
+        """The bytes of a sample; those of a text are UTF-8.
 
         Parameters
         ----------
@@ -137,13 +153,13 @@ class Manifest:
         Raises
         ------
         OSError, RemoteIOError
-            See `Source.read`.
+            See `Source.read`. Also OSError for a text that is empty or not UTF-8.
         """
         return self.source.read(self.samples.ids[row])
 
     def where(self, name: str) -> str:
         """Path of the sample with an id, or the id and the name of the data, for a message."""
-        return str(self.source.local_path(name) or f"{name} of {self.source.name}")
+        return self.source.place(name)
 
     def path(self, row: int) -> Path | None:
         """Path of a sample on this machine's disks; None for a sample that is not a local file."""
@@ -159,6 +175,7 @@ def read_manifest(
     label_column: str | None = None,
     skip_missing: bool = False,
     progress: ProgressOption = None,
+    text_column: str | None = None,
 ) -> Manifest:
     """List the samples of a data set, with labels, splits and content hashes.
 
@@ -178,6 +195,9 @@ def read_manifest(
         - tar files, with labels as in WebDataset or class folders, see `TarSource`;
         - data of Hugging Face: a folder that `datasets` saved, or Parquet files with images in them, see
           `HuggingFaceSource`;
+        - texts: a CSV, TSV, JSON lines or Parquet file, or data of Hugging Face, with the columns `text`, `label` and
+          perhaps `split` and `group`, and no `path`; or any of the folders above with `.txt` files in UTF-8. Ids of
+          rows come from their content. Copies are texts that are equal but for case, white space and Unicode form;
         - any folder, table or tar file by URL: `s3://`, `gs://`, `https://`;
         - data of a kind that another package adds, see `featcache.data.sources.base`;
         - a Manifest, which is returned unchanged.
@@ -196,6 +216,9 @@ def read_manifest(
         Skip samples that a table lists and whose files are missing, with a reason. Default False: they are an error.
     progress : callable, bool or None
         Called with a phase, and with how much of it is done, of how much; True shows a bar. Default None.
+    text_column : str or None
+        The column of the texts, for texts in columns; or several with commas between them, which are joined by line
+        breaks. None, the default, takes `text`.
 
     Returns
     -------
@@ -225,27 +248,36 @@ def read_manifest(
     progress = as_callback(progress)
     if isinstance(data, Manifest):
         return data
-    source = open_source(data, label_column=label_column, skip_missing=skip_missing)
+    source = open_source(data, label_column=label_column, skip_missing=skip_missing, text_column=text_column)
     ignored: Counter[str] = Counter()
     listing = source.entries(ignored, progress)
     entries, several = listing.entries, listing.several
     if not entries:
-        raise EmptyFolderError(f"{source.name} holds no images{describe_ignored(ignored)}. {_expected(source.name)}")
+        raise EmptyFolderError(
+            f"{source.name} holds no {source.modality.plural}{describe_ignored(ignored)}. {_expected(source)}"
+        )
     entries.sort(key=lambda entry: entry.id)
     merged = composed({name for entry in entries for name in entry.classes})
     if merged:
         entries = [replace(entry, classes=tuple(merged.get(name, name) for name in entry.classes)) for entry in entries]
-    classes = _classes(source.name, entries)
-    sha256 = _hashes(source, entries, progress)
+    classes = _classes(source, entries)
+    is_text = source.modality is TEXTS  # all texts are read: the hash of the bytes does not tell near copies
+    texts = hash_texts(source.read, [entry.id for entry in entries], progress) if is_text else None
+    sha256 = _hashes(source, entries, progress) if texts is None else texts.sha256
+    content_keys = None if texts is None else texts.content_keys
     labels = _labels(entries, classes, several)
     groups = tuple(entry.group for entry in entries) if any(entry.group for entry in entries) else ()
-    split = _split(entries, labels, join_groups(sha256, groups), val_fraction, seed)
+    split = _split(
+        entries, labels, join_groups(sha256 if content_keys is None else content_keys, groups), val_fraction, seed
+    )
     is_drawn = all(entry.split != "val" for entry in entries)
     order = np.argsort(split, kind="stable")
-    samples = Samples(tuple(entry.id for entry in entries), labels, split, sha256, classes, groups).take(order)
+    ids = tuple(entry.id for entry in entries)
+    samples = Samples(ids, labels, split, sha256, classes, groups, content_keys).take(order)
     if not allow_leak:
-        _refuse_leaks(source.name, samples)
-    notes = (*listing.notes, *name_notes(classes, merged), *_unlabelled_note(samples))
+        _refuse_leaks(source, samples)
+    notes = (*listing.notes, *name_notes(classes, merged), *_unlabelled_note(samples, source.modality))
+    notes += () if texts is None else texts.notes(ids, source.place)
     return Manifest(source, samples, dict(ignored), notes, listing.label_column, seed if is_drawn else None)
 
 
@@ -260,31 +292,36 @@ def _hashes(source: Source, entries: list[SampleRecord], progress: Progress | No
     return hashes
 
 
-def _expected(source: str) -> str:
+def _expected(data: Source) -> str:
+    source, modality = data.name, data.modality
     if is_table(source):
-        return "Expected a row for each image: path,label[,split][,sha256]."
-    return f"Expected {posixpath.join(source, '<class>', '*.jpg')} or {posixpath.join(source, 'train/<class>/*.jpg')}."
+        columns = "text,label[,split][,group]" if data.has_text_column else "path,label[,split][,sha256]"
+        return f"Expected a row for each {modality.name}: {columns}."
+    folders = (posixpath.join(source, folder, modality.example) for folder in ("<class>", "train/<class>"))
+    return f"Expected {' or '.join(folders)}."
 
 
-def _classes(source: str, entries: list[SampleRecord]) -> tuple[str, ...]:
-    """The class names of the training images, checked against the other splits."""
+def _classes(data: Source, entries: list[SampleRecord]) -> tuple[str, ...]:
+    """The class names of the training samples, checked against the other splits."""
+    source, modality = data.name, data.modality
     if all(entry.split == UNLABELLED for entry in entries):
-        raise DataLayoutError(f"{source}: no image has a label.")
+        raise DataLayoutError(f"{source}: no {modality.name} has a label.")
     trained = {name for entry in entries if entry.split in (None, "train") for name in entry.classes}
     if not trained and any(entry.split in (None, "train") for entry in entries):
-        raise DataLayoutError(f"{source}: no training image has a label.")
+        raise DataLayoutError(f"{source}: no training {modality.name} has a label.")
     if not trained:
-        raise DataLayoutError(f"{source} has no training images: every split is val or test.")
+        raise DataLayoutError(f"{source} has no training {modality.plural}: every split is val or test.")
     for entry in entries:
         for name in sorted(set(entry.classes) - trained):
             raise DataLayoutError(
                 f"{source}: class {name!r} is in {entry.split} ({entry.id}) but not in train. "
-                f"Train has {preview(trained)}. Add training images for it, or remove it.{nearest_note(name, trained)}"
+                f"Train has {preview(trained)}. Add training {modality.plural} for it, or remove it."
+                f"{nearest_note(name, trained)}"
             )
     if len(trained) < 2:
         raise DataLayoutError(
             f"{source}: only one class ({preview(trained)}) was found; a classifier needs two or more. "
-            f"{_expected(source)}"
+            f"{_expected(data)}"
         )
     return tuple(sorted(trained))
 
@@ -300,16 +337,16 @@ def _labels(entries: list[SampleRecord], classes: tuple[str, ...], several: bool
     return several_labels
 
 
-def _unlabelled_note(samples: Samples) -> list[str]:
+def _unlabelled_note(samples: Samples, modality: Modality) -> list[str]:
     """A note on the samples without a label."""
     count = len(samples.rows(UNLABELLED))
-    subject = f"{count} of {len(samples)} images have no label (-1, null or empty)"
+    subject = f"{count} of {len(samples)} {modality.plural} have no label (-1, null or empty)"
     return [f"{subject}: split {UNLABELLED}, extracted for prediction, not trained on or scored"] if count else []
 
 
-def _refuse_leaks(source: str, samples: Samples) -> None:
+def _refuse_leaks(data: Source, samples: Samples) -> None:
     """Raise DataLayoutError for copies and groups in two splits. Train rows come first, and so do their copies."""
-    train = SPLITS.index("train")
+    source, modality, train = data.name, data.modality, SPLITS.index("train")
     leaks = [
         (a, b)
         for a, b in samples.copies()
@@ -318,18 +355,20 @@ def _refuse_leaks(source: str, samples: Samples) -> None:
         and samples.sha256[a].tobytes() != _EMPTY
     ]
     if leaks:
-        pairs = "; ".join(f"{samples.ids[b]} is {samples.ids[a]}" for a, b in leaks[:5])
+        names = samples.ids if modality is not TEXTS else [data.place(name) for name in samples.ids]
+        pairs = "; ".join(f"{names[b]} is {names[a]}" for a, b in leaks[:5])
+        near = "" if samples.content_keys is None else " (but for case, white space or Unicode form)"
         raise DataLayoutError(
-            f"{source}: {len(leaks)} images of val or test are in train, too: {pairs}. The accuracy on them is too "
-            f"high. Remove the copies, or continue with --allow-leak."
+            f"{source}: {len(leaks)} {modality.plural} of val or test are in train, too{near}: {pairs}. The "
+            f"accuracy on them is too high. Remove the copies, or continue with --allow-leak."
         )
     if shared := samples.shared_groups():
         where = (f"{samples.ids[a]} in train, {samples.ids[b]} in {SPLITS[samples.split[b]]}" for _, a, b in shared[:5])
         pairs = "; ".join(f"{name} ({ids})" for (name, _, _), ids in zip(shared, where, strict=False))
         raise DataLayoutError(
             f"{source}: {len(shared)} group{'s are' if len(shared) > 1 else ' is'} in train and in val or test, too: "
-            f"{pairs}. Images of a group are alike, so the accuracy on them is too high. Keep each group in one "
-            f"split, or continue with --allow-leak."
+            f"{pairs}. {modality.plural.capitalize()} of a group are alike, so the accuracy on them is too high. Keep "
+            f"each group in one split, or continue with --allow-leak."
         )
 
 

@@ -1,4 +1,4 @@
-"""`Modality`: which files are samples. `IMAGES` is the only one so far; another kind of data adds its own record."""
+"""`Modality`: what the samples are, and which files are samples: `IMAGES` or `TEXTS`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featcache.data.file_types import why_no_image
 from featcache.data.image_names import is_image_name
+from featcache.data.text_names import is_text_name, why_no_text
 
 
 @dataclass(frozen=True)
@@ -37,5 +38,10 @@ class Modality:
     accepts: Callable[[Path], bool]
     why_not: Callable[[Path], str]
 
+    def count(self, n: int) -> str:
+        """A number of samples, in words: "1 image", "2 images"."""
+        return f"{n} {self.name if n == 1 else self.plural}"
+
 
 IMAGES = Modality("image", "images", "*.jpg", is_image_name, why_no_image)
+TEXTS = Modality("text", "texts", "*.txt", is_text_name, why_no_text)

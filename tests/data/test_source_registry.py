@@ -102,7 +102,7 @@ def test_an_added_source_without_columns_takes_no_label_column(toylist: Path) ->
 def test_the_sources_of_featcache_are_tried_in_the_documented_order() -> None:
     sources = {name: SOURCES.get(name) for name in SOURCES.names()}
     in_order = sorted(sources, key=lambda name: sources[name].order)
-    assert in_order == ["tar", "huggingface", "table", "metadata", "folder"]
+    assert in_order == ["tar", "huggingface-texts", "huggingface", "texts", "table", "metadata", "folder"]
     assert Source.order < min(source.order for source in sources.values())
 
 

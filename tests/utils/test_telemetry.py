@@ -216,7 +216,7 @@ def test_a_users_own_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
 
 
-@pytest.mark.parametrize("package", ["datasets", "huggingface_hub", "ray", "timm"])
+@pytest.mark.parametrize("package", ["datasets", "huggingface_hub", "ray", "timm", "transformers"])
 def test_who_imports_such_a_package_declines_first(package: str) -> None:
     found = []
     for path in sorted((ROOT / "featcache").rglob("*.py")):

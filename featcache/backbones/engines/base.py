@@ -37,8 +37,8 @@ class Engine(Protocol):
     @property
     def note(self) -> str: ...
 
-    def submit(self, pixels: Inputs) -> PendingFeatures:
-        """Start on pixels (b, s, s, 3)."""
+    def submit(self, pixels: Inputs, /) -> PendingFeatures:
+        """Start on pixels (b, s, s, 3), or on `Tokens` of texts."""
 
 
 def has_openvino() -> bool:

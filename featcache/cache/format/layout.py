@@ -147,18 +147,39 @@ def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, 
     return arrays
 
 
+def sparse_keys(samples: Samples) -> dict[str, str]:
+    """Content keys that are not the hash of the bytes: row -> 64 hex digits."""
+    rows = np.flatnonzero((samples.contents != samples.sha256).any(axis=1))
+    return {str(row): samples.contents[row].tobytes().hex() for row in rows.tolist()}
+
+
+def _content_keys(path: Path, sha256: NDArray[np.uint8], sparse: Mapping[str, str] | None) -> NDArray[np.uint8] | None:
+    """The reverse of `sparse_keys`."""
+    if sparse is None:
+        return None
+    keys = sha256.copy()
+    try:
+        for row, key in sparse.items():
+            keys[int(row)] = np.frombuffer(bytes.fromhex(key), np.uint8)
+    except (ValueError, IndexError) as error:
+        raise damage_error(path, CACHE, "a content key is not one of a row") from error
+    return keys
+
+
 def _read(path: Path, arrays: ContainerReader) -> Layout:
     index, locations = arrays.index(), arrays.locations
     spec = ExtractSpec.from_json(json.dumps(index["spec"]))
     n = len(index["ids"])
     split = arrays.table("split", (n,), "|u1")
+    sha256 = arrays.table("sha256", (n, 32), "|u1")
     samples = Samples(
         tuple(map(str, index["ids"])),
         _labels(path, arrays, split, len(index["classes"])),
         split,
-        arrays.table("sha256", (n, 32), "|u1"),
+        sha256,
         tuple(map(str, index["classes"])),
         tuple(map(str, index.get("groups", ()))),
+        _content_keys(path, sha256, index.get("content_keys")),
     )
     if len(set(samples.ids)) != n:
         raise damage_error(path, CACHE, "its ids are not one for each row")

@@ -89,13 +89,16 @@ class SourceOptions:
     skip_missing : bool
         List samples whose files are missing, too; they are skipped later, with a reason. Only for sources with
         `has_columns`.
-    modality : Modality
-        Which files are samples.
+    modality : Modality or None
+        What the samples are. None: the source finds out.
+    text_column : str or None
+        The column of the texts, or several with commas between them. None takes `text`.
     """
 
     label_column: str | None = None
     skip_missing: bool = False
-    modality: Modality = IMAGES
+    modality: Modality | None = None
+    text_column: str | None = None
 
 
 class Source(ABC):
@@ -110,9 +113,12 @@ class Source(ABC):
         What messages call the data: as the user wrote it.
     order : int
         Sources are tried in ascending `order`, and those with the same number by name; the first that matches is used.
-        featcache's own: tar 10, huggingface 20, table 30, metadata 40, folder 50. The default, 0, is tried before them.
+        featcache's own: tar 10, huggingface-texts 19, huggingface 20, texts 29, table 30, metadata 40, folder 50. The
+        default, 0, is tried before them.
     has_columns : bool
         Whether the labels come from a column, so that `label_column` and `skip_missing` mean something.
+    has_text_column : bool
+        Whether the samples are texts in columns, so that `text_column` means something.
     is_folder : bool
         Whether the samples are the files in a folder, which can be listed without the source.
     missing_val : str
@@ -121,9 +127,15 @@ class Source(ABC):
 
     order: ClassVar[int] = 0
     has_columns: ClassVar[bool] = False
+    has_text_column: ClassVar[bool] = False
     is_folder: ClassVar[bool] = False
     missing_val: ClassVar[str] = "val split"
     name: str
+
+    @property
+    def modality(self) -> Modality:
+        """What the samples are: images, unless a subclass says otherwise."""
+        return IMAGES
 
     @classmethod
     @abstractmethod
@@ -186,3 +198,7 @@ class Source(ABC):
     def local_path(self, name: str) -> Path | None:
         """Path of a sample on this machine's disks; None for a sample that is not a local file."""
         return None
+
+    def place(self, name: str) -> str:
+        """Where a sample is, for a message: its path, or its id and the name of the data."""
+        return str(self.local_path(name) or f"{name} of {self.name}")

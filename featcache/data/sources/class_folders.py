@@ -92,6 +92,8 @@ class _Finder:
     def __init__(self, tree: FileTree, ignored: Counter[str]) -> None:
         self.tree, self.ignored = tree, ignored
         self.layout = FolderLayout([], [], [])
+        self._plural = tree.modality.plural
+        self._rename = _RENAME.replace("images", self._plural)
         self._subfolders = cache(lambda path: tree.subfolders(path, Counter()))  # each folder is listed once
         self._has_samples = cache(self._contains_sample)
         self._has_samples_below = cache(lambda path: any(True for _ in tree.samples(path, Counter())))
@@ -124,7 +126,7 @@ class _Finder:
         is_data = len(filled) > 1 or [split_of(folder) for folder in filled] == ["train"]
         if not path or not is_data or self._has_samples(path):
             return ""
-        self._note(f"all images lie in its folder {path}")
+        self._note(f"all {self._plural} lie in its folder {path}")
         return path
 
     def _without_empty_splits(self, top: str, folders: list[str]) -> list[str]:
@@ -136,7 +138,7 @@ class _Finder:
         if len(empty) == len(folders):
             return folders
         for folder in empty:
-            self.ignored[f"folders: {folder}, which is named like a split and holds no images"] += 1
+            self.ignored[f"folders: {folder}, which is named like a split and holds no {self._plural}"] += 1
         return [folder for folder in folders if folder not in empty]
 
     def _splits(self, top: str, folders: list[str]) -> dict[str, str]:
@@ -152,20 +154,20 @@ class _Finder:
             if len(flat) == 1 and splits[flat[0]] == "train":
                 return {}  # a class beside others: bus, car, train
             raise DataLayoutError(
-                f"{name}: {preview(flat)} {_are(flat)} named like {_splits(flat)} but {_hold(flat)} images and no "
-                "class "
-                f"folders, beside {preview(others)}. Is it a class or a split? {_RENAME}"
+                f"{name}: {preview(flat)} {_are(flat)} named like {_splits(flat)} but {_hold(flat)} "
+                f"{self._plural} and no class folders, beside {preview(others)}. Is it a class or a split? "
+                f"{self._rename}"
             )
         if "train" not in splits.values():
             if others:
                 raise DataLayoutError(
                     f"{name}: {preview(splits)} {_are(splits)} named like {_splits(splits)}, and none of "
                     f"{preview(others)} "
-                    f"is named like train. Put the class folders of train into a folder train. {_RENAME}"
+                    f"is named like train. Put the class folders of train into a folder train. {self._rename}"
                 )
-            raise DataLayoutError(f"{name} has {preview(splits)} but no train folder with images.")
+            raise DataLayoutError(f"{name} has {preview(splits)} but no train folder with {self._plural}.")
         if len(set(splits.values())) < len(splits):
-            raise DataLayoutError(f"{name} has several folders for one split: {preview(splits)}. {_RENAME}")
+            raise DataLayoutError(f"{name} has several folders for one split: {preview(splits)}. {self._rename}")
         return splits
 
     def _hinted_splits(self, top: str, folders: list[str], splits: dict[str, str]) -> dict[str, str]:
@@ -202,10 +204,10 @@ class _Finder:
         where = posixpath.join(self.tree.name, path)
         nested = [name for name in inner if split_of(name) and self._has(path, name)]
         if len(nested) > 1 and len(nested) == len(inner):
-            raise DataLayoutError(f"{where} is named like a split and holds splits: {preview(nested)}. {_RENAME}")
+            raise DataLayoutError(f"{where} is named like a split and holds splits: {preview(nested)}. {self._rename}")
         if not inner and split == "test" and self._has_samples(path):
             self.layout.classes.append(ClassFolder(path, "", UNLABELLED))
-            self._note(f"{path} has no class folders: its images have no label")
+            self._note(f"{path} has no class folders: its {self._plural} have no label")
             return
         self._refuse_no_classes(path, inner)
         self.layout.classes += [ClassFolder(posixpath.join(path, name), name, split) for name in inner]
@@ -223,7 +225,8 @@ class _Finder:
             raise DataLayoutError(
                 f"{name}: the class folder {split[0]} holds folders named like splits "
                 f"({preview(inner[split[0]])}), and "
-                f"{others[0]} holds images outside of such folders. Give every class folder the same splits. {_RENAME}"
+                f"{others[0]} holds {self._plural} outside of such folders. Give every class folder the same "
+                f"splits. {self._rename}"
             )
         for folder in folders:
             if len(inner[folder]) > 1 and folder not in direct and set(inner[folder]) <= set(folders) - {folder}:
@@ -242,7 +245,7 @@ class _Finder:
             splits = {name: split_of(name) for name in inside if self._has(path, name)}
             if len(set(splits.values())) < len(splits):
                 raise DataLayoutError(
-                    f"{name}/{folder} has several folders for one split: {preview(splits)}. {_RENAME}"
+                    f"{name}/{folder} has several folders for one split: {preview(splits)}. {self._rename}"
                 )
             self.layout.classes += [ClassFolder(posixpath.join(path, name), folder, splits[name]) for name in splits]
             self.layout.parents.append(path)
@@ -252,8 +255,8 @@ class _Finder:
         if not folders and self._has_samples(path):
             where = posixpath.join(self.tree.name, path).rstrip("/")
             raise DataLayoutError(
-                f"{where} holds images but no class folders. Expected {where}/<class>/*.jpg: one folder a class, its "
-                "name is the label."
+                f"{where} holds {self._plural} but no class folders. Expected {where}/<class>/"
+                f"{self.tree.modality.example}: one folder a class, its name is the label."
             )
 
     def _folders(self, path: str, ignored: Counter[str] | None = None) -> list[str]:

@@ -15,11 +15,14 @@ from featcache._utils import remote
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import read_regular
 from featcache.data.file_listing import hash_all, hash_file
-from featcache.data.modality import IMAGES, Modality
+from featcache.data.modality import IMAGES, TEXTS, Modality
 from featcache.data.sources.base import SampleListing, Source, SourceOptions
 from featcache.data.sources.class_folders import scan_class_folders
 from featcache.data.sources.file_tree import FileTree, ListedTree, LocalTree
+from featcache.data.sources.folder_modality import modality_of, refuse_both_kinds
 from featcache.data.sources.registry import SOURCES
+from featcache.data.text_content import check_text
+from featcache.errors import EmptyFolderError
 
 _REMOTE_REQUESTS = 32
 """Remote files that are requested at the same time: most of the time is spent waiting."""
@@ -32,8 +35,8 @@ class FolderSource(Source):
     ----------
     root : str
         A folder, or its URL.
-    modality : Modality
-        Which files are samples.
+    modality : Modality or None
+        Which files are samples; None finds out, see `modality_of`.
     urls : iterable of str
         Samples at other URLs. No other URL is opened, because ids also come from caches.
     """
@@ -42,7 +45,7 @@ class FolderSource(Source):
     is_folder = True
     missing_val = "val folder"
 
-    def __init__(self, root: str, modality: Modality = IMAGES, urls: Iterable[str] = ()) -> None:
+    def __init__(self, root: str, modality: Modality | None = None, urls: Iterable[str] = ()) -> None:
         self.name = self.root = root
         self._modality, self._urls = modality, frozenset(urls)
 
@@ -56,9 +59,23 @@ class FolderSource(Source):
         """See `Source`."""
         return FolderSource(path if remote.is_url(path) else str(Path(path)), options.modality)
 
-    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
+    @property
+    def modality(self) -> Modality:
         """See `Source`."""
-        return scan_class_folders(self._tree(), ignored)
+        return self._modality or self._tree().modality
+
+    def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
+        """See `Source`. Raises DataLayoutError for images and more texts, see `refuse_both_kinds`."""
+        tree = self._tree()
+        try:
+            listing = scan_class_folders(tree, ignored)
+        except EmptyFolderError:
+            if tree.modality is IMAGES:
+                refuse_both_kinds(tree)
+            raise
+        if tree.modality is IMAGES and ignored[IMAGES.why_not(Path("x.txt"))] > len(listing.entries):
+            refuse_both_kinds(tree)
+        return listing
 
     def sample_ids(self, ignored: Counter[str]) -> list[str]:
         """See `Source`."""
@@ -71,6 +88,10 @@ class FolderSource(Source):
 
     def read(self, name: str) -> bytes:
         """See `Source`."""
+        content = self._read_bytes(name)
+        return check_text(content) if self._is_text(name) else content
+
+    def _read_bytes(self, name: str) -> bytes:
         path = self.local_path(name)
         if path:
             return read_regular(path)
@@ -89,16 +110,22 @@ class FolderSource(Source):
         return None if remote.is_url(self.root) or remote.is_url(name) else Path(self.root, name)
 
     def _tree(self) -> FileTree:
-        if remote.is_url(self.root):
-            return ListedTree(self.root, remote.names(self.root), self._modality)
-        return LocalTree(Path(self.root), self._modality)
+        tree: FileTree = (
+            ListedTree(self.root, remote.names(self.root)) if remote.is_url(self.root) else LocalTree(Path(self.root))
+        )
+        self._modality = tree.modality = self._modality or modality_of(tree)
+        return tree
+
+    def _is_text(self, name: str) -> bool:
+        """Whether a sample is a text; by its name before the samples were listed."""
+        return TEXTS.accepts(Path(name)) if self._modality is None else self._modality is TEXTS
 
     def _has_url(self, name: str) -> bool:
         """Whether a URL is one of the samples."""
         return name in self._urls
 
     def _digest(self, name: str) -> bytes:
-        path = self.local_path(name)
+        path = None if self._is_text(name) else self.local_path(name)
         return hash_file(str(path)) if path else hashlib.sha256(self.read(name)).digest()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from featcache._utils import remote
 from featcache._utils.progress_bar import Progress
 from featcache.data.hidden_labels import hide_unknown
+from featcache.data.modality import IMAGES, TEXTS, Modality
 from featcache.data.sources.base import SampleListing, Source, SourceOptions, missing_error
 from featcache.data.sources.folder import FolderSource
 from featcache.data.sources.registry import SOURCES
@@ -20,6 +21,8 @@ from featcache.errors import DataLayoutError
 
 class ManifestSource(FolderSource):
     """Samples that a table lists; see `Source`. Their paths are relative to the table's folder, or URLs.
+
+    They are texts if all paths are those of texts.
 
     Parameters
     ----------
@@ -39,6 +42,7 @@ class ManifestSource(FolderSource):
         super().__init__(folder, options.modality)
         self.name, self._options = name, options
         self._was_read = False  # whether `_urls` has the URLs of the table
+        self._lists_texts = False
 
     @classmethod
     def matches(cls, path: str, options: SourceOptions) -> bool:
@@ -54,7 +58,15 @@ class ManifestSource(FolderSource):
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
         """See `Source`."""
-        return hide_unknown(self._read_table(self.name, self._content(), self.root))
+        listing = self._read_table(self.name, self._content(), self.root)
+        return hide_unknown(listing, self.modality)
+
+    @property
+    def modality(self) -> Modality:
+        """See `Source`."""
+        if not self._was_read:
+            self._read_urls()
+        return self._options.modality or (TEXTS if self._lists_texts else IMAGES)
 
     def sample_ids(self, ignored: Counter[str]) -> list[str]:
         """See `Source`. The table needs no labels."""
@@ -82,8 +94,12 @@ class ManifestSource(FolderSource):
         return ids
 
     def _add_urls(self, ids: Iterable[str]) -> None:
-        self._urls |= frozenset(filter(remote.is_url, ids))
+        names = list(ids)
+        self._urls |= frozenset(filter(remote.is_url, names))
+        are_texts = bool(names) and all(TEXTS.accepts(Path(name)) for name in names)
+        self._lists_texts = are_texts and (self._lists_texts or not self._was_read)
         self._was_read = True
+        self._modality = self.modality
 
     def _has_url(self, name: str) -> bool:
         """See `FolderSource`: the URLs that the table lists."""

@@ -54,7 +54,7 @@ class MetadataSource(ManifestSource):
 
     def sample_ids(self, ignored: Counter[str]) -> list[str]:
         """See `Source`: all image files of the folder, also those that no metadata file lists."""
-        return list(LocalTree(Path(self.root), self._modality).samples("", ignored))
+        return list(LocalTree(Path(self.root), self.modality).samples("", ignored))
 
     def _read_urls(self) -> None:
         for file in self._files:
@@ -82,10 +82,11 @@ class MetadataSource(ManifestSource):
             label_column = listing.label_column
             notes += [f"labels from {file.name}"] if not notes else []
             notes += [note for note in listing.notes if note not in notes]
-        notes += [f"images that several metadata files list, counted once: {repeated}"] if repeated else []
+        plural = self.modality.plural
+        notes += [f"{plural} that several metadata files list, counted once: {repeated}"] if repeated else []
         if unlisted := sum(name not in entries for name in self.sample_ids(Counter())):
-            ignored[f"images that {self._files[0].name} does not list"] += unlisted
-        return hide_unknown(SampleListing(list(entries.values()), several, tuple(notes), label_column))
+            ignored[f"{plural} that {self._files[0].name} does not list"] += unlisted
+        return hide_unknown(SampleListing(list(entries.values()), several, tuple(notes), label_column), self.modality)
 
 
 def _metadata_files(folder: Path, label_column: str | None) -> Iterator[Path]:

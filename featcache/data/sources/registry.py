@@ -4,10 +4,12 @@ The kinds are tried in the order of `Source.order`:
 
 1. kinds that other packages add by an entry point of the group `featcache.sources`, unless they have another `order`;
 2. tar files (`tar`), by the end of their name, or a folder that holds only such;
-3. data sets of Hugging Face (`huggingface`): Parquet files with images in them, or a folder that `datasets` saved;
-4. tables (`table`): CSV, JSON lines or Parquet, by the end of their name;
-5. folders with metadata.csv or metadata.jsonl (`metadata`);
-6. class folders, on the disk or at a URL (`folder`).
+3. texts in a folder that `datasets` saved (`huggingface-texts`), with a column `text` and none of images;
+4. data sets of Hugging Face (`huggingface`): Parquet files with images in them, or a folder that `datasets` saved;
+5. tables of texts (`texts`): CSV, JSON lines or Parquet with a column `text`, and none of paths;
+6. other tables (`table`): CSV, JSON lines or Parquet, by the end of their name;
+7. folders with metadata.csv or metadata.jsonl (`metadata`);
+8. class folders, on the disk or at a URL (`folder`).
 
 A file that none of them matches is read as a CSV table.
 """
@@ -19,6 +21,7 @@ from pathlib import Path
 
 from featcache._utils import remote
 from featcache.core.registry import Registry
+from featcache.data.modality import IMAGES
 from featcache.data.sources.base import Source, SourceOptions, missing_error
 from featcache.errors import DataLayoutError
 
@@ -28,7 +31,13 @@ SOURCES: Registry[type[Source]] = Registry(
 _HDF5 = (".h5", ".hdf5")
 
 
-def open_source(data: str | os.PathLike[str], *, label_column: str | None = None, skip_missing: bool = False) -> Source:
+def open_source(
+    data: str | os.PathLike[str],
+    *,
+    label_column: str | None = None,
+    skip_missing: bool = False,
+    text_column: str | None = None,
+) -> Source:
     """The source of the data at a path; its samples are not listed yet.
 
     Parameters
@@ -39,6 +48,8 @@ def open_source(data: str | os.PathLike[str], *, label_column: str | None = None
         The column of the labels; None chooses one.
     skip_missing : bool
         List samples whose files are missing, too.
+    text_column : str or None
+        The column of the texts, or several with commas between them; None takes `text`.
 
     Returns
     -------
@@ -49,19 +60,24 @@ def open_source(data: str | os.PathLike[str], *, label_column: str | None = None
     EmptyFolderError
         Nothing has this path.
     DataLayoutError
-        `label_column` or `skip_missing` is given for data without columns, or the file is of a kind that holds no
-        samples.
+        `label_column` or `skip_missing` is given for data without columns, `text_column` for data without texts in
+        columns, or the file is of a kind that holds no samples.
     """
-    path, options = os.fspath(data), SourceOptions(label_column, skip_missing)
+    path, options = os.fspath(data), SourceOptions(label_column, skip_missing, text_column=text_column)
     source_type = source_type_of(path, options)
     if source_type is None and not Path(path).is_file():
         raise missing_error(path)
     if source_type is None:
         _refuse_single_file(Path(path), options)
-        source_type = SOURCES.get("table")
+        source_type = SOURCES.get("table" if text_column is None else "texts")
     if (label_column is not None or skip_missing) and not source_type.has_columns:
         raise DataLayoutError(
             f"{path} has no columns: --label-column and --skip-missing are for CSV, Parquet and Hugging Face's data."
+        )
+    if text_column is not None and not source_type.has_text_column:
+        raise DataLayoutError(
+            f"{path} has no columns of texts: --text-column is for texts in CSV, JSON lines, Parquet and Hugging "
+            "Face's data."
         )
     return source_type.open(path, options)
 
@@ -76,7 +92,7 @@ def source_type_of(path: str, options: SourceOptions | None = None) -> type[Sour
 
 def is_collection(path: str) -> bool:
     """Whether a path names a table, tar files or a data set, whose samples need not be files of their own."""
-    if SourceOptions().modality.accepts(Path(path)) and not os.path.isdir(path):
+    if IMAGES.accepts(Path(path)) and not os.path.isdir(path):
         return False
     source_type = source_type_of(path)
     return source_type is not None and not source_type.is_folder
@@ -92,7 +108,7 @@ def names_samples(data: str | os.PathLike[str]) -> bool:
 
 def _refuse_single_file(path: Path, options: SourceOptions) -> None:
     """Raise DataLayoutError for a file that lists no samples: one sample, or a cache."""
-    if options.modality.accepts(path):
+    if (options.modality or IMAGES).accepts(path):
         raise DataLayoutError(
             f"{path} is a single picture. Give the folder that holds a folder of pictures for each class. To classify "
             f"a picture: featcache predict HEAD {path}"

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from featcache._utils.formatting import brief
 from featcache.core.samples import SEPARATOR, UNLABELLED
 from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord
-from featcache.data.sources.table_columns import NO_LABEL, Columns, MissingColumnsError
+from featcache.data.sources.table_columns import (
+    NO_LABEL,
+    Choose,
+    Columns,
+    MissingColumnsError,
+    Row,
+    Table,
+    choose_columns,
+)
 from featcache.data.sources.table_formats import open_table
 from featcache.errors import DataLayoutError
 
@@ -31,7 +40,7 @@ def has_labels(name: str, content: bytes, label_column: str | None = None) -> bo
     the error.
     """
     try:
-        return bool(open_table(name, content, label_column))
+        return bool(open_table(name, content, _choose(label_column)))
     except MissingColumnsError:
         return False
     except DataLayoutError:
@@ -65,10 +74,9 @@ def read_table(
     ------
     DataLayoutError, MissingExtraError
     """
-    table = open_table(name, content, label_column)
+    table = open_table(name, content, _choose(label_column))
     columns, rows = table.columns, list(table.rows)
-    labels = [row[columns.label] for _, row in rows]
-    several = table.several or any(SEPARATOR in (label or "") for label in labels)
+    several = has_several(table, rows)
     entries: dict[str, SampleRecord] = {}
     lines: dict[str, int] = {}
     missing: list[str] = []
@@ -98,21 +106,54 @@ def read_table(
 
 def read_paths(name: str, content: bytes, resolve: Resolve) -> list[str]:
     """The ids of the samples that a table lists, each once. It needs no labels. Parameters as of `read_table`."""
-    table = open_table(name, content, NO_LABEL)
+    table = open_table(name, content, _choose(NO_LABEL))
     paths = (row[table.columns.path] for _, row in table.rows)
     return list(dict.fromkeys(resolve(path)[0] for path in paths if path))
+
+
+def has_several(table: Table, rows: Sequence[Row]) -> bool:
+    """Whether a sample can have several labels: a cell holds a list, or names with "|" between them."""
+    return table.several or any(SEPARATOR in (row[table.columns.label] or "") for _, row in rows)
+
+
+def _choose(label_column: str | None) -> Choose:
+    """See `choose_columns`."""
+    return partial(choose_columns, label_column=label_column)
 
 
 def _entry(
     where: str, row: dict[str, str | None], columns: Columns, several: bool, resolve: Resolve
 ) -> tuple[SampleRecord, bool]:
     """The sample of a row, and whether its file exists. where : the row, for messages."""
-    name, label = row[columns.path], row[columns.label]
+    name = row[columns.path]
+    if not name:
+        raise DataLayoutError(f"{where}: {columns.path} and {columns.label} must not be empty")
+    record = row_record(where, row, columns, several)
+    name, exists = resolve(name)
+    return replace(record, id=name), exists
+
+
+def row_record(where: str, row: dict[str, str | None], columns: Columns, several: bool) -> SampleRecord:
+    """Label, split, hash and group of a row, with an empty id.
+
+    Parameters
+    ----------
+    where : str
+        The row, for messages.
+    row : dict
+        Its cells by column.
+    columns : Columns
+        Those that are read.
+    several : bool
+        Whether a sample can have several labels.
+
+    Raises
+    ------
+    DataLayoutError
+    """
     split = (row.get(columns.split) if columns.split else None) or None
     sha256 = (row.get(columns.sha256) if columns.sha256 else None) or None
     group = ((row.get(columns.group) if columns.group else None) or "").strip()
-    if not name:
-        raise DataLayoutError(f"{where}: {columns.path} and {columns.label} must not be empty")
     if split is not None and split not in SPLIT_NAMES:
         raise DataLayoutError(f"{where}: split is {split!r}; it must be train, val or test")
     try:
@@ -121,14 +162,13 @@ def _entry(
             raise ValueError
     except ValueError:
         raise DataLayoutError(f"{where}: sha256 is {sha256!r}; it must be 64 hexadecimal digits") from None
-    label = (label or "").strip()
+    label = (row[columns.label] or "").strip()
     classes = tuple(part.strip() for part in label.split(SEPARATOR)) if label else ()
     if "" in classes:
         raise DataLayoutError(f"{where}: the label {label!r} has an empty part")
     split = SPLIT_NAMES[split] if split else None
     if split == "train" and not (classes or several):
-        raise DataLayoutError(f"{where}: {columns.path} and {columns.label} must not be empty")
-    name, exists = resolve(name)
+        raise DataLayoutError(f"{where}: {columns.samples[0]} and {columns.label} must not be empty")
     if not (several or classes):
-        return SampleRecord(name, (), UNLABELLED, content, group), exists
-    return SampleRecord(name, classes, split, content, group), exists
+        return SampleRecord("", (), UNLABELLED, content, group)
+    return SampleRecord("", classes, split, content, group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from featcache.data.label_columns import choose_label, find_column, label_note
@@ -14,8 +14,32 @@ EXPECTED_COLUMNS = "the columns path,label[,split][,sha256]"
 NO_LABEL = ""
 """The label column of tables that are read for their paths only."""
 
+Choose = Callable[[str, str, Sequence[str]], "Columns"]
+"""From how a message on missing columns begins, what other messages call the table, and its header."""
+
 Row = tuple[int, dict[str, str | None]]
 """Number of a row, and its cells by column."""
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """What the rows of a table are: paths of samples, or texts.
+
+    expected : the columns that it needs, for messages.
+    decode_errors : how bytes that are not UTF-8 are decoded, see `bytes.decode`.
+    is_texts : whether the rows are texts.
+    """
+
+    expected: str
+    decode_errors: str = "strict"
+    is_texts: bool = False
+
+    def lines(self, text: str) -> list[str]:
+        """The lines of a file of JSON lines. A text may hold other characters that `str.splitlines` splits at."""
+        return text.split("\n") if self.is_texts else text.splitlines()
+
+
+PATHS = TableKind(EXPECTED_COLUMNS)
 
 
 class MissingColumnsError(DataLayoutError):
@@ -24,7 +48,11 @@ class MissingColumnsError(DataLayoutError):
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that are read; `notes` name them, a line each."""
+    """The columns of a table that are read; `notes` name them, a line each.
+
+    path : of the paths; "" in a table of texts.
+    texts : of the texts; empty in a table of paths.
+    """
 
     path: str
     label: str
@@ -32,11 +60,18 @@ class Columns:
     sha256: str | None
     group: str | None
     notes: list[str] = field(default_factory=list)
+    texts: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """The names of the columns of the samples: of their paths, or of the texts."""
+        return self.texts or (self.path,)
 
     @property
     def used(self) -> list[str]:
         """The names of all columns that are read."""
-        return [name for name in (self.path, self.label, self.split, self.sha256, self.group) if name]
+        names = (*self.samples, self.label, self.split, self.sha256, self.group)
+        return list(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True)
@@ -84,7 +119,12 @@ def choose_columns(where: str, name: str, header: Sequence[str], label_column: s
     notes += [f"path column: {path}"] if path != "path" else []
     split, sha256, group = (find_column(header, (name,)) for name in ("split", "sha256", "group"))
     columns = Columns(path, label, split, sha256, group, notes)
+    refuse_repeated_columns(name, header, columns)
+    return columns
+
+
+def refuse_repeated_columns(name: str, header: Sequence[str], columns: Columns) -> None:
+    """Raise DataLayoutError if two columns have the name of one that is read. name : of the table."""
     for column in columns.used:
         if (count := list(header).count(column)) > 1:
             raise DataLayoutError(f"{name} has {count} columns named {column!r}. Rename those that do not count.")
-    return columns

@@ -13,17 +13,17 @@ from featcache._utils.formatting import plain_cell
 from featcache._utils.regular_files import parse_json
 from featcache.core.samples import SEPARATOR
 from featcache.data.sources.parquet_images import is_image_column, uncompressed_bytes
-from featcache.data.sources.table_columns import EXPECTED_COLUMNS, Columns, Row, Table, choose_columns
+from featcache.data.sources.table_columns import PATHS, Choose, Columns, Row, Table, TableKind
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 
 _MOST_DECODED, _MOST_TIMES = 2**29, 1000
 """A Parquet table may take so many bytes of memory, or so many times the bytes of its file if that is more."""
 
 _ROW_BYTES = 256  # of a row in Python, without its texts
-_BATCH = 2**14  # rows decoded at once
+_BATCH, _TEXT_BATCH = 2**14, 2**9  # rows decoded at once; texts may be long
 
 
-def open_table(name: str, content: bytes, label_column: str | None) -> Table:
+def open_table(name: str, content: bytes, choose: Choose, kind: TableKind = PATHS) -> Table:
     """Open a table; the end of its name gives the format: .parquet, .jsonl, any other is CSV.
 
     Parameters
@@ -32,34 +32,36 @@ def open_table(name: str, content: bytes, label_column: str | None) -> Table:
         What messages call the table.
     content : bytes
         Of the file.
-    label_column : str or None
-        See `choose_columns`.
+    choose : callable
+        Chooses the columns that are read, see `Choose`.
+    kind : TableKind
+        What the table lists.
 
     Raises
     ------
     DataLayoutError, MissingExtraError
     """
     ending = name.lower().rpartition(".")[2]
-    return {"parquet": _open_parquet, "jsonl": _open_json_lines}.get(ending, _open_csv)(name, content, label_column)
+    return {"parquet": _open_parquet, "jsonl": _open_json_lines}.get(ending, _open_csv)(name, content, choose, kind)
 
 
-def _open_csv(name: str, content: bytes, label_column: str | None) -> Table:
+def _open_csv(name: str, content: bytes, choose: Choose, kind: TableKind) -> Table:
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig", kind.decode_errors)
     except UnicodeDecodeError as error:
         raise DataLayoutError(
             f"{name} is not a CSV file in UTF-8: {error}. A spreadsheet saves one as 'CSV UTF-8'."
         ) from error
     if text.lstrip()[:1] in ("[", "{"):
         raise DataLayoutError(
-            f"{name} looks like JSON, not like CSV: its first line must name {EXPECTED_COLUMNS}. JSON with a "
+            f"{name} looks like JSON, not like CSV: its first line must name {kind.expected}. JSON with a "
             "record a line is read from a file that ends in .jsonl."
         )
-    delimiter = _delimiter(text.partition("\n")[0])
+    delimiter = delimiter_of(text.partition("\n")[0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
-        columns = choose_columns(f"{name}: the first line must name", name, header, label_column)
+        columns = choose(f"{name}: the first line must name", name, header)
     except csv.Error as error:
         raise DataLayoutError(f"{name} is not a CSV file in UTF-8: {error}") from error
     if delimiter != ",":
@@ -67,27 +69,29 @@ def _open_csv(name: str, content: bytes, label_column: str | None) -> Table:
     return Table(columns, _csv_rows(name, header, columns, reader))
 
 
-def _delimiter(header: str) -> str:
+def delimiter_of(header: str) -> str:
     """The character between the columns: a comma, unless the first line has only another one."""
     return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
 def _csv_rows(name: str, header: Sequence[str], columns: Columns, reader: Any) -> Iterator[Row]:
-    needed = 1 + max(header.index(columns.path), header.index(columns.label))
+    needed = 1 + max(header.index(column) for column in (*columns.samples, columns.label))
+    verbatim = [column in columns.texts for column in header]
     try:
         for cells in reader:
             if not cells:  # an empty line
                 continue
             if len(cells) < needed:
                 raise DataLayoutError(
-                    f"{name}, line {reader.line_num}: {columns.path} and {columns.label} must not be empty"
+                    f"{name}, line {reader.line_num}: {columns.samples[0]} and {columns.label} must not be empty"
                 )
             if any(cells[len(header) :]):
                 raise DataLayoutError(
                     f"{name}, line {reader.line_num}: {len(cells)} cells, the first line names {len(header)} columns: "
                     f'{" | ".join(cells)}. Put quotes around a text with a comma in it: "{",".join(cells[1:])}"'
                 )
-            padded = [*map(plain_cell, cells), *[None] * (len(header) - len(cells))]
+            plain = (cell if raw else plain_cell(cell) for cell, raw in zip(cells, verbatim, strict=False))
+            padded = [*plain, *[None] * (len(header) - len(cells))]
             yield reader.line_num, dict(zip(header, padded, strict=False))
     except csv.Error as error:
         raise DataLayoutError(
@@ -95,21 +99,24 @@ def _csv_rows(name: str, header: Sequence[str], columns: Columns, reader: Any) -
         ) from error
 
 
-def _open_json_lines(name: str, content: bytes, label_column: str | None) -> Table:
+def _open_json_lines(name: str, content: bytes, choose: Choose, kind: TableKind) -> Table:
     records: list[tuple[int, dict[str, Any]]] = []
     try:
-        for number, line in enumerate(content.decode("utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(kind.lines(content.decode("utf-8-sig", kind.decode_errors)), 1):
             if line.strip():
                 records.append((number, {**parse_json(line)}))
     except (ValueError, TypeError) as error:
         raise DataLayoutError(f"{name} does not hold a JSON record in each line: {first_line(error)}") from error
     header = list(dict.fromkeys(key for _, record in records for key in record))
-    columns = choose_columns(f"{name} must have", name, header, label_column)
+    columns = choose(f"{name} must have", name, header)
+
+    def cell(number: int, column: str, value: Any) -> str | None:
+        where = f"{name}, line {number}: {column}"
+        is_text = column in columns.texts and isinstance(value, str)
+        return value if is_text else _json_text(where, value)
+
     rows = (
-        (
-            number,
-            {column: _json_text(f"{name}, line {number}: {column}", record.get(column)) for column in columns.used},
-        )
+        (number, {column: cell(number, column, record.get(column)) for column in columns.used})
         for number, record in records
     )
     several = any(isinstance(record.get(columns.label), list) for _, record in records)
@@ -130,7 +137,7 @@ def _json_text(where: str, value: Any) -> str | None:
     return text
 
 
-def _open_parquet(name: str, content: bytes, label_column: str | None) -> Table:
+def _open_parquet(name: str, content: bytes, choose: Choose, kind: TableKind) -> Table:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -138,14 +145,15 @@ def _open_parquet(name: str, content: bytes, label_column: str | None) -> Table:
     try:
         file = parquet.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
         texts = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]
+        texts = [] if kind.is_texts else texts  # samples are not repeated
         file = parquet.ParquetFile(  # a repeated text is decoded once
             io.BytesIO(content), read_dictionary=texts, page_checksum_verification=True
         )
         names = file.schema_arrow.names
     except (ArrowException, OSError, UnicodeDecodeError) as error:  # all from the content, which is in memory
         raise DataLayoutError(f"{name} is not a Parquet file of texts: {first_line(error)}") from error
-    columns = choose_columns(f"{name} must have", name, names, label_column)
-    if is_image_column(file.schema_arrow.field(columns.path)):
+    columns = choose(f"{name} must have", name, names)
+    if is_image_column(file.schema_arrow.field(columns.samples[0])):
         raise DataLayoutError(
             f"{name} holds the images themselves: copy it to a disk of this machine, and give it there."
         )
@@ -167,7 +175,7 @@ def _parquet_rows(name: str, file: Any, columns: Columns, size: int, most: int) 
 
     number = decoded = 0
     try:
-        for batch in file.iter_batches(batch_size=_BATCH, columns=columns.used):
+        for batch in file.iter_batches(batch_size=_TEXT_BATCH if columns.texts else _BATCH, columns=columns.used):
             decoded += _ROW_BYTES * len(batch)
             cells = []
             for column in columns.used:

@@ -90,7 +90,7 @@ class TarSource(Source):
     @classmethod
     def open(cls, path: str, options: SourceOptions) -> Source:
         """See `Source`."""
-        return TarSource(path, options.modality)
+        return TarSource(path, options.modality or IMAGES)
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
         """See `Source`."""

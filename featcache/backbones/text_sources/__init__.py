@@ -1,0 +1,1 @@
+"""Sources of text encoders: one module for each. The prefix of a name selects the source."""

@@ -1,0 +1,66 @@
+"""`TextSource`: the base class of a library of text encoders. Each source is one file of this package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from featcache.core.specs import TextPooling
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featcache.backbones.text_tokenizer import Tokenizer
+
+
+class BuiltTextEncoder(NamedTuple):
+    """A text encoder.
+
+    module : from ids and mask to the hidden states, see `TextEncoder`.
+    tokenizer : from texts to ids.
+    pooling, normalize : how the last hidden state becomes the penultimate features.
+    """
+
+    module: nn.Module
+    tokenizer: Tokenizer
+    pooling: TextPooling = "mean"
+    normalize: bool = False
+
+
+class TextSource:
+    """A library of text encoders.
+
+    featcache registers its own sources in `featcache.backbones.text_sources.registry`. Another package adds one by an
+    entry point of the group "featcache.text_encoders", whose value is an instance. `load_text_encoder` finds it by the
+    name of the entry point, and by "<name>/<model>". Every method gets the complete name. Import heavy libraries inside
+    of methods: sources are imported whenever a name is looked up.
+
+    Attributes
+    ----------
+    hint : str. How its encoders are named, for messages, such as "transformers/<name or folder>".
+    """
+
+    hint: str = ""
+
+    def owns(self, name: str) -> bool:
+        """Whether a name is of this source."""
+        return True
+
+    def names(self) -> list[str]:
+        """Complete names of encoders, to suggest them in messages."""
+        return []
+
+    def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:
+        """Build an encoder. The caller seeds torch's generator for random weights.
+
+        Parameters
+        ----------
+        weights : str. "pretrained", "none" (random), or the path of a file.
+        max_length : int or None. Most tokens of a text; None is the usual number of the encoder.
+        prefix : str or None. Put before every text; None is the encoder's own.
+
+        Raises
+        ------
+        BackboneError : unknown name, or weights that are not available or do not fit.
+        MissingExtraError : a package is not installed.
+        """
+        raise NotImplementedError
