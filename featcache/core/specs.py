@@ -282,14 +282,14 @@ class ExtractSpec:
     def image_view(self) -> ViewSpec:
         """`view` of features of images. Raises SpecError for those of texts."""
         if not isinstance(self.view, ViewSpec):
-            raise SpecError("this is for images, and these are features of texts")
+            raise SpecError("this works on images only so far, and these are features of texts")
         return self.view
 
     @property
     def text_view(self) -> TextSpec:
         """`view` of features of texts. Raises SpecError for those of images."""
         if not isinstance(self.view, TextSpec):
-            raise SpecError("this is for texts, and these are features of images")
+            raise SpecError("this works on texts only, and these are features of images")
         return self.view
 
     def flat(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups
 from featcache.core.splitting import hold_out
 from featcache.data.file_types import describe_ignored
-from featcache.data.modality import TEXTS, Modality
+from featcache.data.modality import IMAGES, TEXTS, Modality
 from featcache.data.sources.base import SampleRecord, Source
 from featcache.data.sources.class_folders import preview
 from featcache.data.sources.registry import open_source
@@ -129,6 +129,26 @@ class Manifest:
             raise DataLayoutError(
                 f"{command} trains on one label {article} {name}, and {plural} in {self.source.name} have several. Use "
                 "finetune, or extract and fit-head, which train on several."
+            )
+        return self
+
+    def of_images(self, command: str) -> Manifest:
+        """This manifest, for a command that works on images only.
+
+        Parameters
+        ----------
+        command : str
+            What the message calls the command.
+
+        Raises
+        ------
+        DataLayoutError
+            The samples are something else.
+        """
+        if self.modality is not IMAGES:
+            raise DataLayoutError(
+                f"{command} works on images only so far, and {self.source.name} holds {self.modality.plural}. Use "
+                "extract and fit-head."
             )
         return self
 

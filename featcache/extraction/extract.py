@@ -18,6 +18,8 @@ from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import unused_gpus_note
 from featcache.backbones.sources.registry import check_name
+from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.text_sources.registry import find_text_source
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.paths import on_disk
@@ -35,7 +37,8 @@ from featcache.core.options import (
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import EMBEDDED
 from featcache.data.manifest import Manifest, read_manifest
-from featcache.errors import BackboneError
+from featcache.data.modality import TEXTS
+from featcache.errors import BackboneError, ClusterError
 from featcache.extraction.extractor import Extractor, LocalExtractor, ViewCounts
 from featcache.extraction.fill import fill_cache, reject_unreadable
 from featcache.extraction.plan import ExtractionRequest
@@ -50,7 +53,7 @@ def extract(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone = EMBEDDED,
+    backbone: str | Backbone | TextEncoder = EMBEDDED,
     strict: bool = False,
     cluster: Cluster | None = None,
     progress: ProgressOption = None,
@@ -69,9 +72,9 @@ def extract(
         Labelled images, see `read_manifest`.
     out : str or path
         The cache file to write.
-    backbone : str or Backbone, default 'efficientnet_lite0'
-        The frozen network: a name, see `load_backbone`; or a Backbone, which brings its own weights, layers, device,
-        precision and engine.
+    backbone : str, Backbone or TextEncoder, default 'efficientnet_lite0'
+        The frozen network: a name, see `load_backbone` and, for texts, `load_text_encoder`; or a network, which brings
+        its own weights, layers, device, precision and engine. For texts the default is 'all-minilm-l6-v2'.
     strict : bool, default False
         Stop at the first unreadable image instead of skipping and listing it.
     cluster : Cluster or None, default None
@@ -114,15 +117,18 @@ def extract(
     monitor = Monitor(progress, on_note)
     out = on_disk(out)
     check_writable(out)
-    check_name(backbone)
+    if not (isinstance(backbone, str) and find_text_source(backbone)):
+        check_name(backbone)
     with monitor.phase("hash"):
         manifest = read_manifest(data, **manifest_keywords(options), progress=monitor.progress)
     monitor.note(str(manifest.summary()))
+    if cluster and manifest.modality is TEXTS:
+        raise ClusterError(f"{manifest.source.name} holds texts, which a cluster cannot extract: leave it out")
     if cluster and options["device"] == "auto" and not cluster.gpus_per_worker:
         options["device"] = "cpu"  # Ray shows the GPUs of a node to all of its workers
     extractor: Extractor
     with monitor.phase("start"):
-        request = ExtractionRequest.for_images(manifest, out, backbone, options, monitor)
+        request = ExtractionRequest.for_data(manifest, out, backbone, options, monitor)
         if cluster:
             extractor = RayExtractor(manifest, request, cluster, monitor)
         else:

@@ -14,13 +14,18 @@ from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.encoder import Encoder
 from featcache.backbones.load import load_backbone, load_backbone_of
+from featcache.backbones.load_text import load_text_encoder
+from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, find_text_source
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
 from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
-from featcache.core.specs import ExtractSpec, ViewSpec, cached_augment
+from featcache.core.specs import EMBEDDED, ExtractSpec, TextSpec, ViewSpec, cached_augment
 from featcache.data.manifest import Manifest
+from featcache.data.modality import IMAGES, TEXTS
 from featcache.data.sample_loader import SampleLoader
-from featcache.errors import CacheMismatchError
+from featcache.errors import BackboneError, CacheMismatchError, DataLayoutError
+from featcache.text.loader import TextLoader
 from featcache.vision.device_views import support
 from featcache.vision.loader import ViewLoader
 from featcache.vision.value_range import choose_value_range, describe_value_range
@@ -60,7 +65,7 @@ class ExtractorInfo:
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """A loaded network, and how to run it over images.
+    """A loaded network, and how to run it over images or texts.
 
     Parameters
     ----------
@@ -87,7 +92,7 @@ class ExtractionPlan:
 
     def __post_init__(self) -> None:
         if self.device_views is None or self.device_views.spec != self.spec.view:
-            object.__setattr__(self, "device_views", _open_device_views(self.backbone, self.spec.image_view))
+            object.__setattr__(self, "device_views", _open_device_views(self.backbone, self.spec.view))
 
     @property
     def batch_size(self) -> int:
@@ -103,11 +108,15 @@ class ExtractionPlan:
         """The plan on the engine that suits this number of views; a Backbone of the user keeps its engine."""
         if not self.engine_selected:
             engine = self.runtime["engine"]
-            self.backbone.select_engine(self.spec.image_view.image_size, engine, views, self.match_engine)
+            view = self.spec.view
+            size = view.image_size if isinstance(view, ViewSpec) else view.max_length
+            self.backbone.select_engine(size, engine, views, self.match_engine)
         return replace(self, engine_selected=True)
 
     def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> SampleLoader:
-        """Threads that make the views of these images. Close it in the end."""
+        """Threads that make the views of these samples. Close it in the end."""
+        if isinstance(self.backbone, TextEncoder):
+            return TextLoader(manifest, self.spec.text_view, self.backbone.tokenizer, timer=timer)
         return ViewLoader(
             manifest,
             self.spec.image_view,
@@ -156,23 +165,40 @@ class ExtractionRequest:
 
     Parameters
     ----------
-    backbone : str or Backbone
-        A Backbone brings its own weights, layers, device, precision and engine.
+    backbone : str, Backbone or TextEncoder
+        A network brings its own weights, layers, device, precision and engine. For texts, the embedded network of
+        images stands for the embedded encoder of texts.
     options : ExtractArguments
         Complete, with the value range that is used.
     match_engine : str
         See `ExtractionPlan`.
+    modality : {"image", "text"}
+        What the samples are.
     """
 
-    backbone: str | Backbone
+    backbone: str | Backbone | TextEncoder
     options: ExtractArguments
     match_engine: str = ""
+    modality: str = IMAGES.name
 
     @classmethod
-    def for_images(
-        cls, manifest: Manifest, out: Path, backbone: str | Backbone, options: ExtractArguments, monitor: Monitor
+    def for_data(
+        cls,
+        manifest: Manifest,
+        out: Path,
+        backbone: str | Backbone | TextEncoder,
+        options: ExtractArguments,
+        monitor: Monitor,
     ) -> ExtractionRequest:
-        """The request with the value range of the images and the engine of an unfinished cache `out`."""
+        """The request with the value range of images and the engine of an unfinished cache `out`.
+
+        Raises DataLayoutError for a network of another modality, and for options of images with texts.
+        """
+        check_modality(backbone, options, manifest)
+        if manifest.modality is TEXTS:
+            backbone = EMBEDDED_TEXT if backbone == EMBEDDED else backbone
+            monitor.note(f"texts, encoded by {backbone if isinstance(backbone, str) else backbone.name}")
+            return cls(backbone, options, engine_of_unfinished(out), TEXTS.name)
         value_range = choose_value_range(options["value_range"], out, manifest, options["max_pixels"])
         monitor.note(describe_value_range(value_range))
         options = {**options, "value_range": value_range}
@@ -186,6 +212,8 @@ class ExtractionRequest:
         BackboneError
         """
         options, backbone = self.options, self.backbone
+        if self.modality == TEXTS.name:
+            return self._load_for_texts()
         if isinstance(backbone, str):
             network = load_backbone(
                 backbone,
@@ -197,8 +225,10 @@ class ExtractionRequest:
                 image_size=options["image_size"],
                 lazy=True,
             )
-        else:
+        elif isinstance(backbone, Backbone):
             network = backbone
+        else:
+            raise BackboneError(f"{backbone.name} is an encoder of texts, and the samples are images")
         view = select(ViewOptions, options)
         view["augment"] = cached_augment(options["augment"], options["views"])
         spec = network.extract_spec(
@@ -210,10 +240,52 @@ class ExtractionRequest:
         runtime = select(RuntimeOptions, options)
         return ExtractionPlan(network, spec, runtime, self.match_engine, engine_selected=network is backbone)
 
+    def _load_for_texts(self) -> ExtractionPlan:
+        options, backbone = self.options, self.backbone
+        if isinstance(backbone, Backbone):
+            raise BackboneError(f"{backbone.name} is a network for images, and the samples are texts")
+        encoder = backbone
+        if isinstance(encoder, str):
+            encoder = load_text_encoder(
+                encoder,
+                weights=options["weights"],
+                layers=options["layers"],
+                device=options["device"],
+                precision=options["precision"],
+                seed=options["seed"],
+            )
+        spec = encoder.extract_spec(
+            views=options["views"],
+            val_views=options["val_views"],
+            dtype=options["dtype"],
+            augment=options["augment"] or "none",
+            seed=options["seed"],
+        )
+        runtime = select(RuntimeOptions, options)
+        return ExtractionPlan(encoder, spec, runtime, self.match_engine, engine_selected=encoder is backbone)
 
-def _open_device_views(network: Encoder, view: ViewSpec) -> DeviceViews | None:
+
+_OF_IMAGES = ("image_size", "interpolation", "value_range")
+
+
+def check_modality(backbone: str | Backbone | TextEncoder, options: ExtractArguments, manifest: Manifest) -> None:
+    """Raise DataLayoutError for a network of another modality than the data, and for options of images with texts."""
+    name, plural = manifest.source.name, manifest.modality.plural
+    is_text_encoder = isinstance(backbone, TextEncoder) or (
+        isinstance(backbone, str) and find_text_source(backbone) is not None
+    )
+    if is_text_encoder != (manifest.modality is TEXTS) and backbone != EMBEDDED:
+        network = backbone if isinstance(backbone, str) else backbone.name
+        other = "an encoder of texts" if is_text_encoder else "a network for images"
+        raise DataLayoutError(f"{name} holds {plural}, and {network} is {other}. Leave out the network, or the data.")
+    given = [option for option in _OF_IMAGES if manifest.modality is TEXTS and options.get(option) is not None]
+    if given:
+        raise DataLayoutError(f"{name} holds texts, and {', '.join(given)} is for images. Leave it out.")
+
+
+def _open_device_views(network: Encoder, view: ViewSpec | TextSpec) -> DeviceViews | None:
     """What makes the views on the device of the network; None if the CPU makes them."""
-    if not (isinstance(network, Backbone) and support.can_make_views(network.device)):
+    if not (isinstance(network, Backbone) and isinstance(view, ViewSpec) and support.can_make_views(network.device)):
         return None
     from featcache.vision.device_views.device_views import DeviceViews  # needs PyTorch
 

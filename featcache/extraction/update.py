@@ -127,7 +127,7 @@ def update(
     changed = {"allow_leak": allow_leak, "label_column": label_column, "skip_missing": skip_missing}
     split = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
     with monitor.phase("hash"):
-        manifest = read_manifest(data, **split, progress=monitor.progress)
+        manifest = read_manifest(data, **split, progress=monitor.progress).of_images("update")
     summary = manifest.summary()
     monitor.note(str(summary))
     manifest, unread = keep_unread(old, manifest)

@@ -190,7 +190,7 @@ def finetune(
         requested |= {"train": mode, "max_pixels": max_pixels, **asdict(config)}
         check_before_loading(out, requested, resume)
     with timer.phase("hash"):
-        manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
+        manifest = read_manifest(data, **manifest_keywords(options), progress=progress).of_images("finetune")
     if on_note and process_group.is_main_process:
         on_note(str(manifest.summary()))
     with timer.phase("start"):

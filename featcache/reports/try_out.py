@@ -295,6 +295,7 @@ def try_out(
     timer, folder = PhaseTimer(), Path(out)
     check_name(backbone)
     manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
+    manifest.of_images("try")
     _prepare(folder)
     run = partial(
         extract, manifest, folder / CACHE, backbone=backbone, weights=weights, views=views, image_size=image_size,

@@ -123,7 +123,7 @@ class TextLoader:
             return _Chunk([], None, [], skipped)
         with self._timer.phase("tokenize"):
             tokenized = self._tokenize(views)
-        is_cut = tokenized.cut.reshape(len(readable), len(numbers)).any(axis=1)
+        is_cut: NDArray[np.bool_] = np.any(tokenized.cut.reshape(len(readable), len(numbers)), axis=1)
         return _Chunk(
             readable, tokenized.tokens, [row for row, cut in zip(readable, is_cut, strict=True) if cut], skipped
         )

@@ -277,5 +277,5 @@ def test_messages_say_texts(tmp_path: Path) -> None:
     (tmp_path / "flat/a.txt").write_text("a")
     with pytest.raises(DataLayoutError, match=r"holds texts but no class folders. Expected .*/flat/<class>/\*\.txt"):
         read_manifest(tmp_path / "flat")
-    with pytest.raises(DataLayoutError, match="has no columns of texts: --text-column is for"):
+    with pytest.raises(DataLayoutError, match="has no columns of texts: text_column is for"):
         read_manifest(tmp_path / "flat", text_column="text")

@@ -142,7 +142,7 @@ def benchmark(
     check_head(head)  # an invalid name is refused before hours of extraction
     check_name(backbone)
     network = {"network_sha256": _weights_of(backbone)} if is_own else {}
-    manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
+    manifest = read_manifest(data, **manifest_keywords(options), progress=progress).of_images("benchmark")
     samples = manifest.single_label("benchmark").samples
     understood = replace(manifest.summary(), name=display_name(data))
     if on_note:

@@ -122,6 +122,7 @@ def measure_rates(
     provided = {RENAMED_RATES.get(name, name): value for name, value in (provided or {}).items()}
     check_name(backbone)
     manifest = read_manifest(data, **select(DataOptions, options), allow_leak=True, progress=monitor.progress)
+    manifest.of_images("plan")
     samples = manifest.samples
     monitor.note(str(manifest.summary()))
     if options["value_range"] is None:

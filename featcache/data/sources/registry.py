@@ -76,7 +76,7 @@ def open_source(
         )
     if text_column is not None and not source_type.has_text_column:
         raise DataLayoutError(
-            f"{path} has no columns of texts: --text-column is for texts in CSV, JSON lines, Parquet and Hugging "
+            f"{path} has no columns of texts: text_column is for texts in CSV, JSON lines, Parquet and Hugging "
             "Face's data."
         )
     return source_type.open(path, options)

