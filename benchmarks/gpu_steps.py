@@ -189,12 +189,15 @@ def forward(setup: Setup) -> dict[str, Any]:
             if setup.on_gpu:
                 torch.cuda.reset_peak_memory_stats(setup.device)
             ready = record.seconds(lambda: _start(setup, backbone, engine))  # noqa: B023
-            found[f"{name} {engine} {backbone.precision}"] = {
+            found[f"{name} {engine} {backbone.precision}"] = figures = {
                 "views/s": _forward_rate(setup, backbone),
                 "seconds until ready": ready,
                 "peak memory": torch.cuda.max_memory_allocated(setup.device) if setup.on_gpu else None,
                 "note": backbone.note,
             }
+            if setup.on_gpu:
+                backbone._engine_for(setup.size)._graphs.disable()  # type: ignore[attr-defined]
+                figures["views/s without a CUDA graph"] = _forward_rate(setup, backbone)
     return found
 
 
@@ -382,7 +385,7 @@ STEPS: dict[str, tuple[float, Callable[[Setup], dict[str, Any]]]] = {
     "views": (20, views),
     "features": (15, features),
     "waits": (15, waits),
-    "forward": (45, forward),
+    "forward": (60, forward),
     "loader": (30, loader),
     "extract": (60, extract),
     "train": (30, train),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from featcache._utils.timing import PhaseTimer
+from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import load_backbone
 from featcache.core.specs import AUGMENTS, Interpolation, ViewSpec
 from featcache.data.manifest import read_manifest
@@ -30,7 +31,7 @@ from featcache.training.network import BackboneWithHead
 from featcache.vision.augment import make_views
 from featcache.vision.device_views.device_views import DeviceViews
 from featcache.vision.loader import ViewLoader
-from toys import toy_answer, toy_backbone
+from toys import ToyNet, toy_answer, toy_backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -80,6 +81,47 @@ def test_batches_under_way_at_once_give_each_its_own_features() -> None:
     waiting = [toy.submit(batch) for batch in batches]
     for batch, features in reversed(list(zip(batches, waiting, strict=True))):
         np.testing.assert_allclose(features()[0], toy_answer(batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("engine", ["pytorch", "compiled"])
+def test_a_cuda_graph_gives_the_features_of_eager_passes(precision: Any, engine: Any) -> None:
+    """Bit by bit. After the capture `submit` does not wait: PyTorch itself raises where the host would."""
+    batches = [noise(n) + np.uint8(number) for number, n in enumerate((48, 48, 48, 17, 48, 48))]
+    found = []
+    for eager in (True, False):
+        backbone = load_backbone("resnet18", device="cuda", precision=precision, layers="all", **NETWORK)
+        backbone.select_engine(64, engine)
+        pytorch: Any = backbone._engine_for(64)
+        if eager:
+            pytorch._graphs.disable()
+        pending = [backbone.submit(batch) for batch in batches[:2]]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            pending += [backbone.submit(batch) for batch in batches[2:]]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        found.append([features() for features in reversed(pending)])
+        assert backbone.note == ""
+        assert len(pytorch._graphs._graphs) == (not eager)
+    for one, other in zip(*found, strict=True):
+        for x, y in zip(one, other, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_a_network_that_decides_by_its_values_runs_without_a_graph() -> None:
+    class Deciding(ToyNet):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            features = super().forward(pixels)
+            return features if features.sum() > 0 else -features
+
+    toy = Backbone(Deciding(), name="deciding", image_size=8, device="cuda")
+    found = [toy.embed(noise(6, 8)) for _ in range(4)]
+    for features in found:
+        np.testing.assert_array_equal(features, found[0])
+    assert toy.note.startswith("this network runs without a CUDA graph, which can be slower: ")
+    torch.cuda.empty_cache()  # PyTorch is not in the state of a capture
+    assert torch.rand(2, device="cuda").shape == (2,)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

@@ -107,18 +107,20 @@ def test_predictions_of_a_fine_tuned_network_are_queued(monkeypatch: pytest.Monk
     backbone, card = trainable_backbone(), SimpleNamespace(multilabel=False, thresholds=None)
     network = BackboneWithHead(backbone.module, nn.Linear(4, 2))
     engines: list[PyTorchEngine] = []
-    monkeypatch.setattr(PyTorchEngine, "__init__", lambda self, extractor: init(self, extractor))
+    start = PyTorchEngine.__init__
 
     def init(engine: PyTorchEngine, extractor: FeatureExtractor) -> None:
+        start(engine, extractor)
         engines.append(engine)
-        engine._extractor, engine._max_batch = extractor, 100
+
+    monkeypatch.setattr(PyTorchEngine, "__init__", init)
 
     classify = _network_classifier(backbone, network, card)  # type: ignore[arg-type]
     with stand_in_gpu(monkeypatch) as (gpu, pinned):
         move_to_stand_in(engines[0]._extractor)
         gpu.waits.clear()
-        for _ in range(3):
-            classify(np.zeros((2, 8, 8, 3), np.uint8))
+        for n in range(3):
+            classify(np.zeros((2 + n, 8, 8, 3), np.uint8))
         assert (gpu.waits, len(pinned), len(gpu.copies), StandInEvent.waits) == ([], 3, 6, 0)
 
 

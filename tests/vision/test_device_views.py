@@ -217,7 +217,8 @@ def test_a_buffer_is_filled_again_when_its_copy_has_finished(monkeypatch: pytest
     waits: list[int] = []
 
     class Event:
-        def __init__(self) -> None:
+        def __init__(self, blocking: bool) -> None:
+            assert blocking, "the host would wait on a core that decodes"
             self.number = len(events)
             events.append(self)
 

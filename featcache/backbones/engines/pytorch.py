@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from featcache.backbones.engines.base import PendingFeatures
 from featcache.errors import BackboneError, first_line
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from featcache.backbones.feature_extractor import FeatureExtractor
@@ -20,21 +22,31 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_COMPILED_BATCH = 32
+_COMPILED_BATCH, _COMPILED_BATCH_ON_CUDA = 32, 256
 """Compiled code is for one batch size; smaller batches are padded."""
 
 
 class PyTorchEngine:
     """PyTorch. On a GPU copies and kernels are queued, and only a request for features waits.
 
-    If a batch does not fit into the memory of the device, this and later batches are halved until they fit.
+    On a GPU, a batch is copied while the one before is computed, and batches of the same size are computed by a CUDA
+    graph, see `CudaGraphs`. If a batch does not fit into the memory of the device, this and later batches are halved
+    until they fit.
     """
 
     def __init__(self, extractor: FeatureExtractor) -> None:
+        from featcache.backbones.engines.cuda_graph import CudaGraphs
+
         self._extractor = extractor
         self.max_in_flight = 256 if extractor.device.type == "cuda" else 0
         self._max_batch = sys.maxsize
-        self.note = ""
+        self._memory_note = ""
+        self._graphs = CudaGraphs()
+
+    @property
+    def note(self) -> str:
+        """See `Engine`: on its batches and on its CUDA graphs, a line each."""
+        return "\n".join(filter(None, [self._memory_note, self._graphs.note]))
 
     def submit(self, pixels: Inputs) -> PendingFeatures:
         """See `Engine`. Raises BackboneError if one view does not fit into the memory of the device."""
@@ -57,7 +69,8 @@ class PyTorchEngine:
                 return [run(pixels[i : i + size]) for i in range(0, len(pixels) or 1, size)]
             except torch.OutOfMemoryError as error:
                 reason = first_line(error)
-            self._halve(size, reason)  # here the error, which keeps tensors of the failed pass, is gone
+            if not self._graphs.disable():  # here the error, which keeps tensors of the failed pass, is gone
+                self._halve(size, reason)
 
     def _halve(self, size: int, reason: str) -> None:
         import torch
@@ -69,7 +82,7 @@ class PyTorchEngine:
                 "programs that use this memory, or give a smaller --image-size, --device cpu or another network."
             )
         self._max_batch = size // 2
-        self.note = f"{device} has too little free memory for larger batches: batches have {size // 2} views"
+        self._memory_note = f"{device} has too little free memory for larger batches: batches have {size // 2} views"
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -82,6 +95,9 @@ class PyTorchEngine:
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return self._extractor(pixels)
 
+    def _embed(self, pixels: Tensor) -> list[Tensor]:
+        return [layer.float() for layer in self._run(pixels)]
+
     def _forward(self, pixels: Inputs) -> list[Tensor]:
         """Features (b, d), float32, of each layer, queued on the GPU."""
         import torch
@@ -90,7 +106,15 @@ class PyTorchEngine:
 
         device = self._extractor.device
         with torch.inference_mode(), self._extractor.autocast(), torch.cuda.device(device):
-            return [layer.float() for layer in self._run(to_device(pixels, device))]
+            if device.type != "cuda":
+                return self._embed(to_device(pixels, device))
+            return self._graphs.run(self._embed, to_device(pixels, device, self._copies))
+
+    @cached_property
+    def _copies(self) -> torch.cuda.Stream:
+        import torch
+
+        return torch.cuda.Stream(self._extractor.device)  # type: ignore[no-untyped-call]
 
     def _queue(self, pixels: Inputs) -> PendingFeatures:
         import torch
@@ -115,6 +139,7 @@ class CompiledEngine(PyTorchEngine):
         import torch
 
         super().__init__(extractor)
+        self._max_batch = _COMPILED_BATCH_ON_CUDA if extractor.device.type == "cuda" else _COMPILED_BATCH
         on_cpu = extractor.device.type == "cpu"
         options: dict[str, Any] = {"freezing": True} if on_cpu else {"triton.cudagraphs": False}
         self._compiled: Any = torch.compile(extractor, dynamic=False, options=options)
@@ -123,21 +148,14 @@ class CompiledEngine(PyTorchEngine):
         except Exception as error:  # the compiler raises any type
             raise RuntimeError(first_line(error)) from error
 
-    def _in_batches(self, run: Callable[[Inputs], _T], pixels: Inputs) -> list[_T]:
-        import torch
-
-        starts = range(0, len(pixels), _COMPILED_BATCH)
-        try:
-            return [run(pixels[start : start + _COMPILED_BATCH]) for start in starts]
-        except torch.OutOfMemoryError as error:
-            raise BackboneError(
-                f"{self._extractor.device} has too little free memory for a batch of {_COMPILED_BATCH} views, the size "
-                f"that the network was compiled for ({first_line(error)}). Give --engine pytorch, which takes smaller "
-                "batches."
-            ) from error
+    def _halve(self, size: int, reason: str) -> None:
+        raise BackboneError(
+            f"{self._extractor.device} has too little free memory for a batch of {self._max_batch} views, the size "
+            f"that the network was compiled for ({reason}). Give --engine pytorch, which takes smaller batches."
+        )
 
     def _run(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        return tuple(layer[: len(pixels)] for layer in self._compiled(_pad(pixels)))
+        return tuple(layer[: len(pixels)] for layer in self._compiled(_pad(pixels, self._max_batch)))
 
     def _submit_batch(self, pixels: Inputs) -> PendingFeatures:
         import torch
@@ -148,15 +166,15 @@ class CompiledEngine(PyTorchEngine):
         if device.type == "cuda":
             return self._queue(pixels)
         with torch.no_grad(), self._extractor.autocast():
-            features = [layer.float().numpy() for layer in self._run(to_device(pixels, device))]
+            features = [layer.numpy() for layer in self._embed(to_device(pixels, device))]
         return lambda: features
 
 
-def _pad(pixels: Tensor) -> Tensor:
+def _pad(pixels: Tensor, size: int) -> Tensor:
     """Black images follow, up to the size that the network is compiled for."""
-    if len(pixels) == _COMPILED_BATCH:
+    if len(pixels) == size:
         return pixels
-    padded = pixels.new_zeros((_COMPILED_BATCH, *pixels.shape[1:]))
+    padded = pixels.new_zeros((size, *pixels.shape[1:]))
     padded[: len(pixels)] = pixels
     return padded
 
