@@ -21,6 +21,7 @@ BYTES = N * D * 4
 def matrix(dtype: type) -> tuple[CenteredMatrix, NDArray[np.float64]]:
     """Half of the rows of two arrays side by side, and the same rows centred by numpy."""
     x = (np.random.default_rng(0).standard_normal((2 * N, D)) + np.arange(D)).astype(dtype)
+    x.flags.writeable = False  # as that of a cache
     index, weight = np.arange(0, 2 * N, 2), np.random.default_rng(1).random(N)
     mean = weight @ x[index].astype(np.float64) / weight.sum()
     rows = LazyRows(ConcatenatedFeatures((x[:, :3], x[:, 3:])), index)
@@ -31,6 +32,12 @@ def collect(rows: DeviceRows) -> NDArray[Any]:
     blocks = [(part, block.numpy().copy()) for part, block in rows]
     assert [part.start for part, _ in blocks] == [0, *(part.stop for part, _ in blocks)][:-1]
     return np.concatenate([block for _, block in blocks])
+
+
+def test_a_slice_of_a_cache_is_read() -> None:
+    x = np.ones((4, 3), np.float16)
+    x.flags.writeable = False
+    assert collect(DeviceRows(CenteredMatrix(x, np.ones(4)), CPU)).tolist() == np.zeros((4, 3)).tolist()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
