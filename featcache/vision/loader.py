@@ -181,9 +181,8 @@ class ViewLoader:
         from featcache.vision.augment import make_views  # needs PyTorch: its import runs beside loading the network
 
         with self._timer.phase("view"):
-            if self._device_views:
-                if planned := self._device_views.plan(image, expected, numbers):
-                    return planned
+            if self._device_views and (planned := self._device_views.plan(image, expected, numbers)):
+                return planned
             return make_views(image, self.spec, expected, numbers)
 
     def _collate(self, readable: list[tuple[int, _Views | Future[Pixels]]]) -> Batch:

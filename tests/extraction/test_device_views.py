@@ -26,7 +26,7 @@ from featcache.vision import loader as loader_module
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
 from featcache.vision.device_views import support
-from featcache.vision.device_views.device_views import DecodedViews, DeviceViews
+from featcache.vision.device_views.device_views import DeviceViews
 from featcache.vision.loader import ViewLoader, read_image
 from toys import toy_answer, toy_backbone
 
