@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from featcache.backbones.feature_extractor import FeatureExtractor
 from featcache.backbones.transfer import to_device
 from featcache.errors import BackboneError
 from simulated_gpu import SimulatedGPU
-from toys import TOY_SIZE, ToyNet, toy_answer
+from toys import TOY_SIZE, ToyNet, toy_answer, toy_backbone
 
 PREFIX = "this network runs without a CUDA graph, which can be slower: "
 
@@ -253,6 +254,20 @@ def test_each_device_has_its_graph(gpu: SimulatedGPU) -> None:
     check(DataParallelEngine([engine for engine, _ in engines]), *[6] * 8)
     assert gpu.replays == [3, 3]
     assert [network.sizes for _, network in engines] == [[6] * 4] * 2
+
+
+def test_a_backbone_is_sent_to_other_processes_without_its_graphs(gpu: SimulatedGPU) -> None:
+    backbone = toy_backbone()
+    backbone.feature_extractor.device = torch.device("cuda")
+    backbone.device = "cuda"
+    pixels = noise(6)
+    for _ in range(3):
+        expected = backbone.embed(pixels)
+    assert gpu.replays == [2]
+    copy = pickle.loads(pickle.dumps(backbone))
+    for _ in range(3):
+        np.testing.assert_array_equal(copy.embed(pixels), expected)
+    assert gpu.replays == [2, 2]
 
 
 def test_compiled_code_has_large_batches_on_a_gpu(gpu: SimulatedGPU, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from featcache.errors import first_line
 _MOST_GRAPHS = 4
 """Each graph takes memory for its batch and its features; they share the rest."""
 
+_NOTE = "this network runs without a CUDA graph, which can be slower: "
+
 _Function: TypeAlias = Callable[[Tensor], list[Tensor]]
 _Key: TypeAlias = tuple[Any, ...]
 
@@ -72,23 +74,16 @@ class CudaGraphs:
             is_same = _same_bits(graph.replay(batch), features)
         except Exception as error:  # networks and drivers raise any type
             self.disable()
-            first = error.__context__  # the end of a failed capture raises, too
-            reason = first if isinstance(first, Exception) else error
-            if not isinstance(reason, torch.OutOfMemoryError):
-                self._explain(first_line(reason))
-            with suppress(
-                Exception
-            ):  # after a failed capture, PyTorch 2.11 keeps its allocator in the state of a capture
+            if reason := _explain(error):
+                self.note = _NOTE + reason
+            with suppress(Exception):  # PyTorch 2.11 keeps its allocator in the state of a capture that failed
                 torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
         else:
             if is_same:
                 self._graphs[key] = graph
             else:
                 self.disable()
-                self._explain("the graph gives other features")
-
-    def _explain(self, reason: str) -> None:
-        self.note = f"this network runs without a CUDA graph, which can be slower: {reason}"
+                self.note = _NOTE + "the graph gives other features"
 
 
 class _Graph:
@@ -140,6 +135,12 @@ def _settings() -> _Key:
         cudnn.conv.fp32_precision,
         torch.backends.cuda.matmul.fp32_precision,
     )
+
+
+def _explain(error: Exception) -> str:
+    """Why a capture failed; "" if it did not fit into the memory. The end of a failed capture raises, too."""
+    reason = error.__context__ if isinstance(error.__context__, Exception) else error
+    return "" if isinstance(reason, torch.OutOfMemoryError) else first_line(reason)
 
 
 def _same_bits(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
