@@ -146,6 +146,10 @@ class Backbone:
         self.weights_sha256 = metadata.weights_sha256 if metadata else ""
         self.dims = metadata.dims if metadata else measure_dims(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the engine of PyTorch, whose streams belong to this process. A copy starts its own."""
+        return {name: value for name, value in vars(self).items() if name != "_pytorch_engine"}
+
     @cached_property
     def feature_extractor(self) -> FeatureExtractor:
         """The network in PyTorch. Raises BackboneError if its weights are not those of the cached metadata."""
@@ -194,7 +198,7 @@ class Backbone:
 
     @property
     def batch_size(self) -> int:
-        """Views in one forward pass that suit the device."""
+        """Views in one forward pass: 256 on a GPU, halved until they fit into its memory; 32 on other devices."""
         return 256 if self.device.startswith("cuda") else 32
 
     @property

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
-from threading import Lock
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.environment import usable_cores
+from featcache._utils.environment import available_memory_bytes, usable_cores
 from featcache._utils.timing import PhaseTimer
 from featcache.core.specs import MAX_PIXELS, ViewSpec
 from featcache.data.manifest import Manifest
@@ -22,57 +18,24 @@ from featcache.data.sample_loader import Batch, Inputs
 from featcache.errors import RemoteIOError, UnreadableImageError
 from featcache.vision.decode import decode_and_check
 from featcache.vision.image_files import lift_pillows_limit
+from featcache.vision.look_ahead import LookAhead
 
 if TYPE_CHECKING:
     from featcache.vision.device_views.device_views import DeviceViews
     from featcache.vision.device_views.packing import PlannedView
 
-    _Views: TypeAlias = NDArray[np.uint8] | list[PlannedView]
+    Pixels: TypeAlias = NDArray[np.uint8]
+    _Views: TypeAlias = Pixels | list[PlannedView]
     _Loaded: TypeAlias = _Views | UnreadableImageError
 
 AHEAD_BYTES, AHEAD_IMAGES = 128 * 2**20, 4096
 """Limits of the views that wait for the network, enough work for the time in which it is loaded or converted."""
 
-DECODED_BYTES = 512 * 2**20
-"""Limit of the decoded images that wait for a device to make their views. The CPU makes the views of other images."""
+DECODED_BYTES = 4 * 2**30
+"""Limit of the decoded images that wait for a device to make their views; less if the memory is small."""
 
-
-@dataclass
-class _Pass:
-    """Images that are loaded for some rows and view numbers.
-
-    remaining : rows that were not given to the threads yet.
-    pending : rows and results of the threads, in order.
-    """
-
-    rows: list[int]
-    numbers: list[int]
-    remaining: Iterator[int]
-    pending: deque[tuple[int, Future[_Loaded]]]
-    decoded: _DecodedBytes
-
-    def cancel(self) -> None:
-        for _, future in self.pending:
-            future.cancel()
-
-
-class _DecodedBytes:
-    """Counts the bytes of decoded images that wait, from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._count = 0
-
-    def take(self, nbytes: int) -> bool:
-        """Whether an image of this size may wait."""
-        with self._lock:
-            fits = self._count + nbytes <= DECODED_BYTES
-            self._count += nbytes if fits else 0
-        return fits
-
-    def release(self, nbytes: int) -> None:
-        with self._lock:
-            self._count -= nbytes
+_DECODED_SHARE = 4
+"""The limit is at most the available memory divided by this number."""
 
 
 class DecodedImages(Protocol):
@@ -109,7 +72,11 @@ class ViewLoader:
     images : DecodedImages, optional
         Keeps decoded images, so that each is decoded once.
     device_views : DeviceViews, optional
-        Makes the views on the device of the network, where it can. The inputs of a batch are then `DeviceInputs`.
+        Makes the views on the device of the network, where it can. The inputs of a batch are then `DeviceInputs`. A
+        batch has fewer images than requested where the decoded images would take more than half of `DECODED_BYTES`.
+    exact_batches : bool
+        A batch has the requested number of images. The CPU makes the views of images that would take more. Default:
+        False.
     """
 
     def __init__(
@@ -122,6 +89,7 @@ class ViewLoader:
         timer: PhaseTimer | None = None,
         images: DecodedImages | None = None,
         device_views: DeviceViews | None = None,
+        exact_batches: bool = False,
     ) -> None:
         lift_pillows_limit(max_pixels)
         self.max_pixels = max_pixels
@@ -130,11 +98,11 @@ class ViewLoader:
         self.skipped: dict[int, str] = {}
         self.remarks: dict[int, str] = {}
         self._images = images
-        self._device_views = device_views
+        self._device_views, self._exact_batches = device_views, exact_batches
         self._timer = timer or PhaseTimer()
         self._workers = workers or usable_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="views")
-        self._started: _Pass | None = None
+        self._started: tuple[list[int], list[int], LookAhead[_Loaded]] | None = None
 
     def close(self) -> None:
         """See `SampleLoader`."""
@@ -142,53 +110,59 @@ class ViewLoader:
 
     def start(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int]) -> None:
         """See `SampleLoader`."""
-        self._started = self._begin(rows, numbers, 1)
+        rows, numbers = [int(row) for row in rows], list(numbers)
+        self._started = rows, numbers, self._begin(rows, numbers, 1)
 
     def batches(
         self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int], batch_size: int
     ) -> Iterator[Batch]:
         """See `SampleLoader`."""
-        current, self._started = self._started, None
-        if current and (current.rows, current.numbers) != ([int(row) for row in rows], list(numbers)):
-            current.cancel()
-            current = None
-        current = current or self._begin(rows, numbers, batch_size)
-        readable: list[tuple[int, _Views]] = []
-        for row, views in self._results(current):
-            if isinstance(views, UnreadableImageError):
-                self.skipped[row] = str(views)
-                continue
-            readable.append((row, views))
-            if len(readable) == batch_size:
-                batch, readable = self._collate(readable, current.decoded), []
-                yield batch
-        if readable:
-            yield self._collate(readable, current.decoded)
-
-    def _begin(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[int], batch_size: int) -> _Pass:
-        """Give the first images to the threads."""
         rows, numbers = [int(row) for row in rows], list(numbers)
+        started, self._started = self._started, None
+        if started and started[:2] != (rows, numbers):
+            started[2].cancel()
+            started = None
+        ahead = started[2] if started else self._begin(rows, numbers, batch_size)
+        readable: list[tuple[int, _Views | Future[Pixels]]] = []
+        held = 0
+        for row, result in ahead.results():
+            if isinstance(result, UnreadableImageError):
+                self.skipped[row] = str(result)
+                continue
+            views: _Views | Future[Pixels] = result
+            nbytes = _decoded_bytes(result)
+            if readable and held + nbytes > ahead.limit / 2:
+                if self._exact_batches and self._device_views and isinstance(result, list):
+                    views = self._pool.submit(self._device_views.draw, result)
+                    ahead.release(nbytes)
+                    nbytes = 0
+                else:
+                    ahead.release(held)
+                    held = 0
+                    yield self._collate(readable)
+            readable.append((row, views))
+            held += nbytes
+            del result, views  # its image lives no longer than the batch
+            if len(readable) == batch_size:
+                ahead.release(held)
+                held = 0
+                yield self._collate(readable)
+        if readable:
+            ahead.release(held)
+            yield self._collate(readable)
+
+    def _begin(self, rows: list[int], numbers: list[int], batch_size: int) -> LookAhead[_Loaded]:
+        """Give the first images to the threads."""
         capacity = AHEAD_BYTES // (len(numbers) * self.spec.image_size**2 * 3)
-        ahead = max(batch_size + 2 * self._workers, min(capacity, AHEAD_IMAGES))
-        remaining = iter(rows)
-        current = _Pass(rows, numbers, remaining, deque(), _DecodedBytes())
-        current.pending.extend(self._submit(row, current) for row in islice(remaining, ahead))
-        return current
+        most = max(batch_size + 2 * self._workers, min(capacity, AHEAD_IMAGES))
+        limit = min(DECODED_BYTES, available_memory_bytes() / _DECODED_SHARE) if self._device_views else float("inf")
 
-    def _results(self, current: _Pass) -> Iterator[tuple[int, _Loaded]]:
-        """The results in the order of the rows; for each one that is taken, another image is begun."""
-        try:
-            while current.pending:
-                row, future = current.pending.popleft()
-                current.pending.extend(self._submit(row, current) for row in islice(current.remaining, 1))
-                yield row, future.result()
-        finally:
-            current.cancel()
+        def load(row: int) -> _Loaded:
+            return self._load(row, numbers)
 
-    def _submit(self, row: int, current: _Pass) -> tuple[int, Future[_Loaded]]:
-        return row, self._pool.submit(self._load, row, current)
+        return LookAhead(self._pool, load, _decoded_bytes, rows, most, 2 * self._workers, limit)
 
-    def _load(self, row: int, current: _Pass) -> _Loaded:
+    def _load(self, row: int, numbers: Sequence[int]) -> _Loaded:
         """The views of an image, which is decoded once for all of them."""
         expected = self.manifest.samples.sha256[row].tobytes()
         image = self._images.get(expected) if self._images else None
@@ -207,16 +181,15 @@ class ViewLoader:
         from featcache.vision.augment import make_views  # needs PyTorch: its import runs beside loading the network
 
         with self._timer.phase("view"):
-            if self._device_views:
-                planned = self._device_views.plan(image, expected, current.numbers)
-                if planned and current.decoded.take(image.nbytes):
-                    return planned
-            return make_views(image, self.spec, expected, current.numbers)
+            if self._device_views and (planned := self._device_views.plan(image, expected, numbers)):
+                return planned
+            return make_views(image, self.spec, expected, numbers)
 
-    def _collate(self, readable: list[tuple[int, _Views]], decoded: _DecodedBytes) -> Batch:
+    def _collate(self, readable: list[tuple[int, _Views | Future[Pixels]]]) -> Batch:
+        """The batch. The list is emptied, so that only the batch has the decoded images."""
         rows = np.array([row for row, _ in readable], dtype=np.int64)
-        images = [views for _, views in readable]
-        decoded.release(sum(views[0].image.nbytes for views in images if isinstance(views, list)))
+        images = [views.result() if isinstance(views, Future) else views for _, views in readable]
+        readable.clear()
         made = [views for views in images if not isinstance(views, list)]
         inputs: Inputs
         if self._device_views and len(made) < len(images):
@@ -224,6 +197,11 @@ class ViewLoader:
         else:
             inputs = np.concatenate(made)
         return Batch(rows, inputs, self.manifest.samples.labels[rows])
+
+
+def _decoded_bytes(views: _Loaded) -> int:
+    """Bytes of the decoded image that planned views keep."""
+    return views[0].image.nbytes if isinstance(views, list) else 0
 
 
 def read_image(manifest: Manifest, row: int, expected: bytes) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import weakref
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from featcache.vision import loader as loader_module
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
 from featcache.vision.device_views import support
-from featcache.vision.device_views.device_views import DecodedViews, DeviceViews
-from featcache.vision.loader import ViewLoader
+from featcache.vision.device_views.device_views import DeviceViews
+from featcache.vision.loader import ViewLoader, read_image
 from toys import toy_answer, toy_backbone
 
 INTERPRETED = """
@@ -109,36 +110,78 @@ def test_a_plan_of_other_views_has_a_device_of_other_views(monkeypatch: pytest.M
     assert (plan.device_views.spec.augment, other.device_views.spec.augment) == ("crop", "tutorial")
 
 
-@pytest.mark.parametrize(("limit", "planned"), [(10**9, 18), (5 * 20 * 14 * 3, 5), (0, 0)])
-def test_no_more_decoded_images_wait_than_may(
-    limit: int, planned: int, split_folder: Path, monkeypatch: pytest.MonkeyPatch
+IMAGE_BYTES = 20 * 14 * 3
+"""Of each image of `split_folder`."""
+
+
+@pytest.mark.parametrize(
+    ("available", "exact", "sizes", "drawn"),
+    [
+        (10**9, False, [10, 8], 0),
+        (4 * 12 * IMAGE_BYTES, False, [6, 6, 6], 0),
+        (4 * 6 * IMAGE_BYTES, False, [3] * 6, 0),
+        (0, False, [1] * 18, 0),
+        (4 * 12 * IMAGE_BYTES, True, [10, 8], 4 + 2),
+        (0, True, [10, 8], 9 + 7),
+    ],
+)
+def test_a_batch_takes_no_more_decoded_images_than_may_wait(
+    available: int, exact: bool, sizes: list[int], drawn: int, split_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader_module, "DECODED_BYTES", limit)
+    """Half of the limit, which is a quarter of the available memory. Exact batches have views of the CPU instead."""
+    monkeypatch.setattr(loader_module, "available_memory_bytes", lambda: available)
     manifest, maker = read_manifest(split_folder), DeviceViews(ViewSpec(8, 10))
-    with closing(ViewLoader(manifest, maker.spec, workers=1, device_views=maker)) as loader:
-        (batch,) = loader.batches(range(18), [0, 1], 18)
-        (again,) = loader.batches(range(5), [0, 1], 18)  # the count begins anew
+    with closing(ViewLoader(manifest, maker.spec, workers=1, device_views=maker, exact_batches=exact)) as loader:
+        batches = list(loader.batches(range(18), [0, 1], 10))
+    assert [len(batch.rows) for batch in batches] == sizes
     expected = [
         make_views(decode(manifest.read(row)), maker.spec, manifest.samples.sha256[row].tobytes(), [0, 1])
         for row in range(18)
     ]
-    np.testing.assert_array_equal(np.asarray(batch.inputs), np.concatenate(expected))
-    assert batch.inputs.shape == (36, 8, 8, 3)
-    for inputs, count in ((batch.inputs, planned), (again.inputs, min(planned, 5))):
-        assert isinstance(inputs, DecodedViews) == (count > 0)
-        images = {id(view.image): view.image.shape[0] for view in inputs._views} if count else {}
-        assert sum(height == 14 for height in images.values()) == count
+    np.testing.assert_array_equal(np.concatenate([batch.rows for batch in batches]), range(18))
+    np.testing.assert_array_equal(
+        np.concatenate([np.asarray(batch.inputs) for batch in batches]), np.concatenate(expected)
+    )
+    found = [view.image.shape for batch in batches for view in batch.inputs._views]
+    assert found.count((8, 8, 3)) == 2 * drawn
+    assert found.count((14, 20, 3)) == 2 * (18 - drawn)
 
 
-def test_the_decoded_images_of_a_batch_may_be_followed_by_others(
-    split_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loader_module, "DECODED_BYTES", 8 * 20 * 14 * 3)
-    monkeypatch.setattr(loader_module, "AHEAD_IMAGES", 1)
+def test_decoded_images_that_wait_bound_the_look_ahead(split_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "available_memory_bytes", lambda: 4 * 7 * IMAGE_BYTES)
+    begun: list[int] = []
+    monkeypatch.setattr(loader_module, "read_image", lambda m, row, sha: begun.append(row) or read_image(m, row, sha))
     manifest, maker = read_manifest(split_folder), DeviceViews(ViewSpec(8, 10))
     with closing(ViewLoader(manifest, maker.spec, workers=1, device_views=maker)) as loader:
-        batches = list(loader.batches(range(18), [0], 2))
-    assert all(isinstance(batch.inputs, DecodedViews) for batch in batches)
+
+        def settle() -> None:
+            before = -1
+            while len(begun) > before:
+                before = len(begun)
+                for _ in range(3):
+                    loader._pool.submit(int).result()
+
+        loader.start(range(18), [0])
+        settle()
+        assert len(begun) == 7
+        batches = loader.batches(range(18), [0], 2)
+        for taken in (2, 4, 6):
+            assert next(batches).rows.tolist() == [taken - 2, taken - 1]
+            settle()
+            assert len(begun) == 7 + taken
+        batches.close()
+
+
+def test_the_decoded_images_of_a_batch_live_no_longer_than_it(split_folder: Path) -> None:
+    manifest, maker = read_manifest(split_folder), DeviceViews(ViewSpec(8, 10))
+    with closing(ViewLoader(manifest, maker.spec, workers=1, device_views=maker)) as loader:
+        batches = loader.batches(range(6), [0, 1], 3)
+        for _ in range(2):
+            batch = next(batches)
+            images = [weakref.ref(view.image) for view in batch.inputs._views]
+            assert all(image() is not None for image in images)
+            del batch
+            assert [image() for image in images] == [None] * 6
 
 
 def test_batches_of_decoded_images_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,4 +202,4 @@ def test_batches_of_decoded_images_are_halved_until_they_fit(monkeypatch: pytest
     features = backbone.submit(maker.collate([planned]))()
     expected = toy_answer(make_views(image, maker.spec, b"", range(10)))
     np.testing.assert_allclose(features[0], expected, rtol=1e-4, atol=1e-4)
-    assert "batches have 2 views" in backbone.note
+    assert "batches have 3 views" in backbone.note

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featcache.cache.lazy_arrays import CenteredMatrix, ConcatenatedFeatures, LazyRows
 from featcache.heads.solvers import device_rows
 from featcache.heads.solvers.device_rows import DeviceRows
+from simulated_gpu import SimulatedGPU
 
 N, D = 301, 7
 CPU = torch.device("cpu")
@@ -21,6 +22,7 @@ BYTES = N * D * 4
 def matrix(dtype: type) -> tuple[CenteredMatrix, NDArray[np.float64]]:
     """Half of the rows of two arrays side by side, and the same rows centred by numpy."""
     x = (np.random.default_rng(0).standard_normal((2 * N, D)) + np.arange(D)).astype(dtype)
+    x.flags.writeable = False  # as that of a cache
     index, weight = np.arange(0, 2 * N, 2), np.random.default_rng(1).random(N)
     mean = weight @ x[index].astype(np.float64) / weight.sum()
     rows = LazyRows(ConcatenatedFeatures((x[:, :3], x[:, 3:])), index)
@@ -31,6 +33,12 @@ def collect(rows: DeviceRows) -> NDArray[Any]:
     blocks = [(part, block.numpy().copy()) for part, block in rows]
     assert [part.start for part, _ in blocks] == [0, *(part.stop for part, _ in blocks)][:-1]
     return np.concatenate([block for _, block in blocks])
+
+
+def test_a_slice_of_a_cache_is_read() -> None:
+    x = np.ones((4, 3), np.float16)
+    x.flags.writeable = False
+    assert collect(DeviceRows(CenteredMatrix(x, np.ones(4)), CPU)).tolist() == np.zeros((4, 3)).tolist()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -61,3 +69,17 @@ def test_a_block_of_a_pass_is_not_overwritten_by_the_next_one(monkeypatch: pytes
     blocks = [block for _, block in DeviceRows(x, CPU)]
     assert len(blocks) == 8
     np.testing.assert_allclose(torch.cat(blocks).numpy(), expected, rtol=0, atol=2e-6)
+
+
+def test_a_wait_for_a_copy_takes_no_processor_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_rows, "free_bytes", lambda _device: 0)
+    monkeypatch.setattr(device_rows, "_COPY_BYTES", 40 * D * 4)
+    x, expected = matrix(np.float32)
+    rows = DeviceRows(x, CPU)
+    empty = torch.empty
+    gpu = SimulatedGPU(monkeypatch)
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, pin_memory: empty(size, dtype=dtype))
+    rows._device = torch.device("cuda")
+    np.testing.assert_allclose(collect(rows), expected, rtol=1e-4, atol=1e-4)
+    assert gpu.blocking == [True] * 8  # an event for each block; two buffers
+    assert gpu.waits == 6

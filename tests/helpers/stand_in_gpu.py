@@ -59,7 +59,7 @@ class StandInEvent:
 
     waits = 0
 
-    def __init__(self, enable_timing: bool = False) -> None:
+    def __init__(self, enable_timing: bool = False, blocking: bool = False) -> None:
         """With or without the time at which it is reached."""
 
     def record(self, _stream: Any = None) -> None:
@@ -78,6 +78,16 @@ class StandInEvent:
         StandInEvent.waits += 1
 
 
+class StandInStream:
+    """A stream whose order is not recorded."""
+
+    def __init__(self, _device: Any = None) -> None:
+        """On the stand-in."""
+
+    def wait_stream(self, _other: StandInStream) -> None:
+        """At once."""
+
+
 @contextmanager
 def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Recorder, list[Tensor]]]:
     """Tensors can be on "cuda"; they have shapes and no values. Yields a recorder, and the tensors in pinned memory."""
@@ -90,7 +100,10 @@ def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Recorder, li
     monkeypatch.setattr(Tensor, "pin_memory", pin)
     monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
     monkeypatch.setattr(torch.cuda, "Event", StandInEvent)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", StandInStream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", StandInStream)
+    monkeypatch.setattr(Tensor, "record_stream", lambda _tensor, _stream: None)
     monkeypatch.setattr(StandInEvent, "waits", 0)
     with FakeTensorMode(allow_non_fake_inputs=True), Recorder("cuda") as recorder:
         yield recorder, pinned

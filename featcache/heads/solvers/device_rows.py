@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,10 +39,10 @@ class DeviceRows:
         self._x, self._device = x, device
         self._mean = torch.from_numpy(x.mean).to(device, copy=True)
         self._rows: Tensor | None = None
-        stored = torch.from_numpy(x.stored(slice(0, 0))).dtype
+        self._stored = torch.from_numpy(np.empty(0, x.stored(slice(0, 0)).dtype)).dtype
         n, d = x.shape
         limit = _MEMORY_FRACTION * free_bytes(device)
-        fitting = [dtype for dtype in (self._mean.dtype, stored) if n * d * dtype.itemsize <= limit]
+        fitting = [dtype for dtype in (self._mean.dtype, self._stored) if n * d * dtype.itemsize <= limit]
         self.resident = fitting[0] if fitting else None
         if self.resident is not None:
             self._rows = torch.empty((n, d), dtype=self.resident, device=device)
@@ -70,8 +71,7 @@ class DeviceRows:
         n, d = self._x.shape
         blocks = list(iter_blocks(n, d * self._mean.itemsize, _COPY_BYTES))
         on_cuda = self._device.type == "cuda"
-        stored = torch.from_numpy(self._x.stored(slice(0, 0))).dtype
-        buffers = [torch.empty((blocks[0].stop, d), dtype=stored, pin_memory=on_cuda) for _ in blocks[:2]]
+        buffers = [torch.empty((blocks[0].stop, d), dtype=self._stored, pin_memory=on_cuda) for _ in blocks[:2]]
         copied: list[torch.cuda.Event | None] = [None, None]
         copies = torch.cuda.Stream(self._device) if on_cuda else None  # type: ignore[no-untyped-call]
         for number, rows in enumerate(blocks):
@@ -82,7 +82,7 @@ class DeviceRows:
             with _stream(copies):
                 block = buffer.to(self._device, non_blocking=True, copy=True)
             if copies is not None:
-                event = copied[number % 2] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                event = copied[number % 2] = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                 event.record(copies)
                 current = torch.cuda.current_stream(self._device)
                 current.wait_event(event)

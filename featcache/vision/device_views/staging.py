@@ -35,7 +35,7 @@ class StagingBuffers:
         """Start to copy what `take` returned last to the device."""
         on_device = buffer.to(self._device, non_blocking=True)
         if self._device.type == "cuda":
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             event.record()
             self._copied[self._next] = event
         self._next = (self._next + 1) % _COUNT
