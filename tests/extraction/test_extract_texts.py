@@ -96,7 +96,7 @@ def test_a_head_is_fitted_and_what_is_for_images_says_so(table: Path, tmp_path: 
     with pytest.raises(SpecError, match="this works on images only so far, and these are features of texts"):
         next(iter(Classifier.load(tmp_path / "head").predict([table])))
     with pytest.raises(DataLayoutError, match=r"update works on images only so far, and .* holds texts"):
-        update(table, tmp_path / "c.h5")
+        update(tmp_path / "c.h5", table)
     with pytest.raises(DataLayoutError, match=r"finetune works on images only so far, and .* holds texts"):
         finetune(table, tmp_path / "run")
 
