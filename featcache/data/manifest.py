@@ -20,6 +20,7 @@ from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups
 from featcache.core.splitting import hold_out
 from featcache.data.file_types import describe_ignored
+from featcache.data.leaks import EMPTY_SHA256, refuse_leaks
 from featcache.data.modality import IMAGES, TEXTS, Modality
 from featcache.data.sources.base import SampleRecord, Source
 from featcache.data.sources.class_folders import preview
@@ -27,8 +28,6 @@ from featcache.data.sources.registry import open_source
 from featcache.data.sources.table import is_table
 from featcache.data.text_content import hash_texts
 from featcache.errors import DataLayoutError, EmptyFolderError
-
-_EMPTY = hashlib.sha256().digest()  # of empty files, which are not images
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,9 @@ class Manifest:
         labels, sha256 = self.samples.labels, self.samples.sha256
         has_label = self.samples.split != SPLITS.index(UNLABELLED)
         pairs = [
-            (a, b) for a, b in self.samples.copies() if has_label[a] and has_label[b] and sha256[a].tobytes() != _EMPTY
+            (a, b)
+            for a, b in self.samples.copies()
+            if has_label[a] and has_label[b] and sha256[a].tobytes() != EMPTY_SHA256
         ]
         return [(self.samples.ids[a], self.samples.ids[b]) for a, b in pairs if np.any(labels[a] != labels[b])]
 
@@ -295,7 +296,7 @@ def read_manifest(
     ids = tuple(entry.id for entry in entries)
     samples = Samples(ids, labels, split, sha256, classes, groups, content_keys).take(order)
     if not allow_leak:
-        _refuse_leaks(source, samples)
+        refuse_leaks(source, samples)
     notes = (*listing.notes, *name_notes(classes, merged), *_unlabelled_note(samples, source.modality))
     notes += () if texts is None else texts.notes(ids, source.place)
     return Manifest(source, samples, dict(ignored), notes, listing.label_column, seed if is_drawn else None)
@@ -362,34 +363,6 @@ def _unlabelled_note(samples: Samples, modality: Modality) -> list[str]:
     count = len(samples.rows(UNLABELLED))
     subject = f"{count} of {len(samples)} {modality.plural} have no label (-1, null or empty)"
     return [f"{subject}: split {UNLABELLED}, extracted for prediction, not trained on or scored"] if count else []
-
-
-def _refuse_leaks(data: Source, samples: Samples) -> None:
-    """Raise DataLayoutError for copies and groups in two splits. Train rows come first, and so do their copies."""
-    source, modality, train = data.name, data.modality, SPLITS.index("train")
-    leaks = [
-        (a, b)
-        for a, b in samples.copies()
-        if samples.split[a] == train
-        and samples.split[b] not in (train, SPLITS.index(UNLABELLED))
-        and samples.sha256[a].tobytes() != _EMPTY
-    ]
-    if leaks:
-        names = samples.ids if modality is not TEXTS else [data.place(name) for name in samples.ids]
-        pairs = "; ".join(f"{names[b]} is {names[a]}" for a, b in leaks[:5])
-        near = "" if samples.content_keys is None else " (but for case, white space or Unicode form)"
-        raise DataLayoutError(
-            f"{source}: {len(leaks)} {modality.plural} of val or test are in train, too{near}: {pairs}. The "
-            f"accuracy on them is too high. Remove the copies, or continue with --allow-leak."
-        )
-    if shared := samples.shared_groups():
-        where = (f"{samples.ids[a]} in train, {samples.ids[b]} in {SPLITS[samples.split[b]]}" for _, a, b in shared[:5])
-        pairs = "; ".join(f"{name} ({ids})" for (name, _, _), ids in zip(shared, where, strict=False))
-        raise DataLayoutError(
-            f"{source}: {len(shared)} group{'s are' if len(shared) > 1 else ' is'} in train and in val or test, too: "
-            f"{pairs}. {modality.plural.capitalize()} of a group are alike, so the accuracy on them is too high. Keep "
-            f"each group in one split, or continue with --allow-leak."
-        )
 
 
 def _split(
