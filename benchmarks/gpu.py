@@ -6,15 +6,17 @@
 
 DATA defaults to FEATCACHE_ANTS_BEES. Its JPEG files are copied until there are --images of them; a comment in each copy
 gives it another hash, and so other views. They lie in the page cache. Networks have random weights, except the embedded
-one. Figures are medians, minima and maxima of --repeats. The file is written after each step. A step that fails is
-recorded with its error, and the others go on. A step that --seconds leaves no time for is recorded as left out.
+one. Figures are medians, minima and maxima of --repeats, or of one run that takes more than 5 s. The file is written
+after each figure. A step that fails is recorded with its error, and the others go on. A step ends after --seconds; a
+step without time is recorded as left out.
 
-- tests: tests/integration/test_gpu.py in a process of its own, without the tests of torch.compile.
+- tests: tests/integration/test_gpu.py in a process of its own, without the tests that compile.
 - views: values that differ between views made on the device and those of the CPU (expected: 0), and views/s.
 - features: cosine between features of the device in fp32 and of the CPU in fp32, and of bf16.
 - waits: lines of code at which the host waits for the GPU, counted by PyTorch: in one extraction, and in one epoch of
   training of each kind.
-- forward: views/s of the network alone, by engine; its peak memory, and the seconds until it is ready.
+- forward: views/s of the network alone, with and without a CUDA graph; its peak memory, and the seconds until it is
+  ready. compiled: the same of the first network with torch.compile.
 - loader: images/s of reading, decoding and making 1 + K views alone, by threads; and of reading and decoding alone,
   which is what the threads of `extract` do for a GPU.
 - extract: images/s and views/s of `extract` from the folder to the finished cache, for K views. `of the bottleneck` is
@@ -22,8 +24,8 @@ recorded with its error, and the others go on. A step that --seconds leaves no t
   network is not counted. `GPU busy` is the mean utilization that nvidia-smi reports.
 - train: images/s of the second epoch of `finetune`, with the share of the time spent waiting for images.
 - heads: seconds of one linear head on synthetic features, on the CPU and on the device.
-- tutorial: seconds of the PyTorch tutorial's frozen loop for 10 epochs (see peers.py, 4 workers), and of `extract` with
-  8 views and `fit-head` as processes, on the same GPU.
+- tutorial: seconds of the PyTorch tutorial's frozen loop for 10 epochs on 1,500 images (see peers.py, 4 workers), and
+  of `extract` with 8 views and `fit-head` as processes, on the same GPU.
 - memory: what `extract` does if only a small part of the memory of the GPU is free.
 """
 
@@ -36,13 +38,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import record
 import torch
-from gpu_steps import EMBEDDED, STEPS, Setup
+from gpu_setup import EMBEDDED, Setup
+from gpu_steps import STEPS
 
 from featcache._utils.environment import machine_info, package_versions
 
@@ -77,23 +80,32 @@ def main() -> None:
         if options.small:
             setup.networks, setup.images, setup.repeats = ["resnet18"], 24, 1
         for name in options.steps:
-            needs, step = STEPS[name]
-            left = options.seconds - (time.perf_counter() - started)
-            figures = run(step, setup) if left > needs else {"left out": f"it needs {needs} s, {left:.0f} s are left"}
-            setup.figures[name] = figures
+            needed, step = STEPS[name]
+            figures = setup.figures[name] = {}
+            for figure in run(step, setup, started + options.seconds, needed):
+                figures |= figure
+                write(setup, options.out, measured)
             print(f"[{time.perf_counter() - started:5.0f} s] {name}: {json.dumps(figures)}", flush=True)
-            write(setup, options.out, measured)
 
 
-def run(step: Callable[[Setup], dict[str, Any]], setup: Setup) -> dict[str, Any]:
-    """The figures of a step, with its seconds; or its error."""
+def run(
+    step: Callable[[Setup], Iterator[tuple[str, Any]]], setup: Setup, deadline: float, needed_s: float
+) -> Iterator[dict[str, Any]]:
+    """The figures of a step until the deadline, and its seconds; or its error."""
     started = time.perf_counter()
+    if deadline - started < needed_s:
+        yield {"left out": f"{max(0.0, deadline - started):.0f} s were left"}
+        return
     try:
-        figures = step(setup)
+        for name, figure in step(setup):
+            yield {name: figure}
+            if time.perf_counter() > deadline:
+                yield {"stopped": "the time was over"}
+                break
     except Exception as error:  # the next steps are worth their time all the same
         traceback.print_exc()
-        figures = {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
-    return {**figures, "seconds of the step": round(time.perf_counter() - started, 1)}
+        yield {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
+    yield {"seconds of the step": round(time.perf_counter() - started, 1)}
 
 
 def write(setup: Setup, out: Path, measured: str) -> None:

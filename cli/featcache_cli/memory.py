@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 
+from featcache._utils.memory_errors import is_out_of_memory
+
 _SIGNS = re.compile(
     r"cannot allocate memory|can't allocate memory|unable to allocate|not enough memory|out of memory|bad_alloc"
     r"|failed to map segment|std::bad_array_new_length",
@@ -30,9 +32,10 @@ def explain_memory_error(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         half_loaded = limit and isinstance(seen, ImportError) and not isinstance(seen, ModuleNotFoundError)
-        if isinstance(seen, MemoryError) or _SIGNS.search(str(seen)) or half_loaded:
+        on_device = is_out_of_memory(seen)
+        if on_device or isinstance(seen, MemoryError) or _SIGNS.search(str(seen)) or half_loaded:
             message = str(seen).strip().partition("\n")[0] or "MemoryError"
-            if "cuda out of memory" in message.lower():
+            if on_device:
                 return f"the GPU is out of memory ({message}). Give a smaller --batch-size, or --device cpu."
             allowed = f" This process is limited to {limit / 2**30:.1f} GiB (ulimit -v)." if limit else ""
             return (

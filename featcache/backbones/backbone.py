@@ -198,7 +198,7 @@ class Backbone:
 
     @property
     def batch_size(self) -> int:
-        """Views in one forward pass that suit the device."""
+        """Views in one forward pass: 256 on a GPU, halved until they fit into its memory; 32 on other devices."""
         return 256 if self.device.startswith("cuda") else 32
 
     @property

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from featcache._utils.memory_errors import is_out_of_memory
 from featcache.backbones.float32 import ieee_float32
 from featcache.backbones.pooling import check_layer, pool
 from featcache.backbones.transfer import to_device
@@ -142,7 +143,9 @@ class FeatureExtractor(nn.Module):
 def _explain_memory(name: str, device: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise BackboneError(
             f"the weights of {name} do not fit into the free memory of {device} ({first_line(error)}). Stop other "
             "programs that use this memory, or give --device cpu or another network."

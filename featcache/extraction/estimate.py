@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,10 +16,12 @@ from numpy.typing import NDArray
 
 from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.formatting import human_bytes, human_duration
+from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.engines.base import EAGER_BATCHES, PendingFeatures
 from featcache.backbones.sources.registry import check_name
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
@@ -177,36 +178,50 @@ def measure(
 ) -> Estimate:
     """Run a few images through the warm network, discard the features, and extrapolate by the median batch.
 
+    Batches are under way as in `extract`, which reads and decodes while the network computes.
+
     Parameters
     ----------
     missing : ndarray, shape (n,)
         Number of views of each image to extract.
     """
-    rows, views, at_once = np.flatnonzero(missing), int(missing.sum()), len(plan.backbone.devices)
-    min_batches = _MIN_BATCHES * at_once
+    backbone = plan.backbone
+    rows, views, devices = np.flatnonzero(missing), int(missing.sum()), len(backbone.devices)
     per_image = max(1, round(views / max(1, len(rows))))
-    images_per_batch = max(1, min(min(plan.batch_size, _MAX_BATCH) // per_image, -(-len(rows) // min_batches)))
+    images_at_most = max(1, min(plan.batch_size, _MAX_BATCH) // per_image)
+    ahead = -(-backbone.max_in_flight // (images_at_most * per_image))  # batches, which can be finished at once
+    min_batches = 2 * ahead + _MIN_BATCHES if ahead else _MIN_BATCHES * devices
+    images_per_batch = max(1, min(images_at_most, -(-len(rows) // min_batches)))
     n = min(len(rows), max(min_batches * images_per_batch, _MEASURED_VIEWS // per_image))
     chosen = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
-    measured, seconds_per_view = 0, []
+    measured, times = 0, _FinishTimes(max(ahead, devices))
+    queue: InFlightQueue[tuple[PendingFeatures, int]] = InFlightQueue(backbone.max_in_flight)
+
+    def collect(features: PendingFeatures, size: int) -> None:
+        nonlocal measured
+        features()
+        times.add(size)
+        measured += size
+        monitor.report("measure", measured, per_image * n)
+
     with closing(plan.open_loader(manifest)) as loader:
         for batch in loader.batches(chosen[:images_per_batch], range(per_image), images_per_batch):
-            for features in [plan.backbone.submit(batch.inputs) for _ in range(at_once)]:
-                features()  # the first pass opens the device and prepares the network
-        started = time.perf_counter()
-        batches = loader.batches(chosen, range(per_image), images_per_batch)
-        while together := [(plan.backbone.submit(each.inputs), len(each.inputs)) for each in islice(batches, at_once)]:
-            for features, _ in together:
-                features()
-            finished, computed = time.perf_counter(), sum(size for _, size in together)
-            seconds_per_view.append((finished - started) / computed)
-            started, measured = finished, measured + computed
-            monitor.report("measure", measured, per_image * n)
+            for _ in range(_warm_up_batches(plan, -(-len(rows) // images_per_batch))):
+                for features in [backbone.submit(batch.inputs) for _ in range(devices)]:
+                    features()  # the first pass opens the device and prepares the network
+        times.start()
+        for batch in loader.batches(chosen, range(per_image), images_per_batch):
+            queue.add((backbone.submit(batch.inputs), len(batch.inputs)), len(batch.inputs))
+            for started in queue.due():
+                collect(*started)
+        times.end()
+        for started in queue.drain():
+            collect(*started)
     folder = next(path for path in (out.absolute().parent, *out.absolute().parents) if path.exists())
     return Estimate(
         images=len(rows),
         views=views,
-        seconds=views * float(np.median(seconds_per_view or [0.0])),
+        seconds=views * times.seconds_per_view(),
         measured=measured,
         size_bytes=size_needed(plan.spec, manifest.samples, dict(plan.backbone.dims)),
         free_bytes=shutil.disk_usage(folder).free,
@@ -214,3 +229,49 @@ def measure(
         skipped=with_ids(manifest.samples, loader.skipped),
         remarks=with_ids(manifest.samples, loader.remarks),
     )
+
+
+def _warm_up_batches(plan: ExtractionPlan, batches: int) -> int:
+    """Batches of each device before the time is taken: on a GPU, until a CUDA graph computes them as later ones."""
+    on_gpu = plan.backbone.devices[0].startswith("cuda")
+    return max(1, min(EAGER_BATCHES + 1, batches // len(plan.backbone.devices))) if on_gpu else 1
+
+
+class _FinishTimes:
+    """When batches were finished while others were under way.
+
+    Parameters
+    ----------
+    at_once : int
+        Batches that can be finished at once.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = max(1, at_once)
+        self._times: list[float] = []
+        self._sizes: list[int] = []
+        self._steady = 0
+
+    def start(self) -> None:
+        """The first batch is next."""
+        self._times.append(time.perf_counter())
+
+    def add(self, size: int) -> None:
+        """A batch of this many views was finished."""
+        self._times.append(time.perf_counter())
+        self._sizes.append(size)
+
+    def end(self) -> None:
+        """No batch follows those under way, so the next ones are finished without the time to read new ones."""
+        self._steady = len(self._sizes)
+
+    def seconds_per_view(self) -> float:
+        """The median over as many batches in turn as can be finished at once; of few batches, the mean."""
+        times, sizes = np.array(self._times), np.array(self._sizes)
+        first = 0 if self._steady == len(sizes) else 1  # the first batch fills the queue
+        step = self._at_once
+        if self._steady - first < step:
+            return float((times[-1] - times[0]) / sizes.sum()) if len(sizes) else 0.0
+        views = np.convolve(sizes[first : self._steady], np.ones(step, np.int64), "valid")
+        seconds = times[first + step : self._steady + 1] - times[first : self._steady + 1 - step]
+        return float(np.median(seconds / views))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from featcache._utils.memory_errors import is_out_of_memory
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device
 from featcache.core.specs import ExtractSpec
@@ -46,12 +47,13 @@ def explain_torch_errors(spec: ExtractSpec, config: TrainConfig, is_compiled: bo
             f"BatchNorm cannot train on a batch of one image at {spec.view.image_size} pixels. Give a larger "
             f"--batch-size than {config.batch_size}, --batchnorm eval, or a larger --image-size."
         ) from error
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"the GPU has too little free memory to train with batches of {config.batch_size} ({first_line(error)}). "
-            "Give a smaller --batch-size or --image-size, or stop other programs that use this memory."
-        ) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise RunError(
+                f"the GPU has too little free memory to train with batches of {config.batch_size} "
+                f"({first_line(error)}). Give a smaller --batch-size or --image-size, or stop other programs that use "
+                "this memory."
+            ) from error
         if not is_compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         raise RunError(f"torch.compile cannot train this network ({first_line(error)}). Drop --compile.") from error

@@ -72,7 +72,7 @@ class ProcessGroup:
             raise RunError(f"{self.size} processes train together on GPUs of CUDA or on CPUs, not on {device!r}: "
                            "give --device cpu, or train in one process")  # fmt: skip
         local_rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-        if number and number != str(local_rank) and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        if gpus > 1 and number and number != str(local_rank) and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
             raise RunError(
                 f"each process needs its own GPU, but process {local_rank} of this machine was given {device}: "
                 "give --device cuda. CUDA_VISIBLE_DEVICES selects GPUs."
@@ -80,7 +80,8 @@ class ProcessGroup:
         if not number and 0 < gpus <= local_rank:
             raise RunError(
                 f"each process needs its own GPU, but process {local_rank} of this machine (the first is 0) has none "
-                f"of its {gpus} GPU(s): give torchrun --nproc-per-node {gpus}, or --device cpu"
+                f"of its {gpus} GPU(s): give torchrun --nproc-per-node {gpus}, or --device cpu. If each process sees "
+                "its own GPU alone, give --device cuda:0."
             )
         return f"cuda:{number or local_rank}"
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from featcache.backbones.engines import cuda_graph
 from featcache.backbones.engines.data_parallel import DataParallelEngine
 from featcache.backbones.engines.pytorch import CompiledEngine, PyTorchEngine
 from featcache.backbones.feature_extractor import FeatureExtractor
@@ -25,6 +26,7 @@ PREFIX = "this network runs without a CUDA graph, which can be slower: "
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimulatedGPU:
+    monkeypatch.setattr(cuda_graph, "EAGER_BATCHES", 2)
     return SimulatedGPU(monkeypatch)
 
 
@@ -147,6 +149,18 @@ def test_views_are_made_beside_the_computation(gpu: SimulatedGPU) -> None:
 
 
 def test_a_network_whose_graph_gives_other_features_runs_eagerly(gpu: SimulatedGPU) -> None:
+    class Differing(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return pixels.mean((2, 3)) * 0 + 1 + gpu.capturing
+
+    engine = PyTorchEngine(gpu.extractor(Differing()))
+    found = [engine.submit(noise(6))()[0][0, 0] for _ in range(5)]
+    assert found == [1] * 5
+    assert gpu.replays == [1]
+    assert engine.note == PREFIX + "the graph gives other features"
+
+
+def test_a_network_whose_eager_passes_differ_keeps_its_graph(gpu: SimulatedGPU) -> None:
     class Counting(nn.Module):
         passes = 0
 
@@ -158,9 +172,34 @@ def test_a_network_whose_graph_gives_other_features_runs_eagerly(gpu: SimulatedG
     engine = PyTorchEngine(gpu.extractor(network))
     network.passes = 0
     found = [engine.submit(noise(6))()[0][0, 0] for _ in range(5)]
-    assert found == [1, 2, 5, 6, 7]  # the third and the fourth were those of the capture
-    assert gpu.replays == [1]
-    assert engine.note == PREFIX + "the graph gives other features"
+    assert found == [1, 2, 4, 4, 4]  # the fourth pass was that of the capture, the fifth the second eager one
+    assert (network.passes, gpu.replays, engine.note) == (5, [4], "")
+
+
+def test_the_comparison_waits_where_a_program_forbids_waits(gpu: SimulatedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    equal = torch.equal
+
+    def strictly(one: Tensor, other: Tensor) -> bool:
+        if gpu.forbids_waits:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return equal(one, other)
+
+    monkeypatch.setattr(torch, "equal", strictly)
+    engine = PyTorchEngine(gpu.extractor())
+    torch.cuda.set_sync_debug_mode("error")
+    for _ in range(3):
+        engine.submit(noise(6))
+    assert (gpu.replays, engine.note, gpu.forbids_waits) == ([2], "", True)
+
+
+def test_a_graph_is_captured_once_a_shape_has_come_often(gpu: SimulatedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    simulated = SimulatedGPU(monkeypatch)
+    engine, network = hooked(simulated)
+    check(engine, *[6, 5] * 7)
+    assert (network.sizes, simulated.replays) == ([6, 5] * 7, [])
+    check(engine, 6, 6)
+    assert (network.sizes[14:], simulated.replays) == ([6] * 3, [2])
 
 
 def test_features_that_are_not_finite_are_compared_by_their_bits(gpu: SimulatedGPU) -> None:
@@ -208,12 +247,48 @@ def test_a_capture_that_does_not_fit_into_the_memory_is_left_out(gpu: SimulatedG
     network.before = before
     check(engine, 6, 6, 6)
     assert network.sizes == [6, 6, 6, 6, 6]
-    assert engine.note == ""
+    assert engine.note == PREFIX + "the device has too little free memory for one"
     most = 4
     network.sizes.clear()
     check(engine, 6, 6, 6)
-    assert network.sizes == [6, *[3] * 6]
-    assert engine.note == "cuda has too little free memory for larger batches: batches have 3 views"
+    assert network.sizes == [6, *[3] * 4, *[3] * 4]  # the capture is tried again
+    assert engine.note.splitlines() == [
+        "cuda has too little free memory for larger batches: batches have 3 views",
+        PREFIX + "the device has too little free memory for one",
+    ]
+
+
+def test_smaller_batches_have_graphs_again(gpu: SimulatedGPU) -> None:
+    engine, network = hooked(gpu)
+    check(engine, 7, 7, 7)
+    most = 6
+
+    def before(pixels: Tensor) -> None:
+        if len(pixels) > most:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    network.before = before
+    network.sizes.clear()
+    check(engine, 9, 9, 9)
+    assert network.sizes == [9, 9, 5, 4, 5, 5, 5, 4, 4, 4]  # 9 with the memory of the graph, 9 without it
+    assert gpu.replays == [2, 2, 2]
+    assert engine.note == "cuda has too little free memory for larger batches: batches have 5 views"
+
+
+def test_smaller_batches_of_a_network_that_cannot_be_captured_have_no_graph(gpu: SimulatedGPU) -> None:
+    most = 6
+
+    def before(pixels: Tensor) -> None:
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        if gpu.capturing:
+            raise RuntimeError("not permitted")
+
+    engine, network = hooked(gpu)
+    network.before = before
+    check(engine, 6, 6, 8, 8, 8, 8)
+    assert len(gpu.graphs) == 1
+    assert engine.note.splitlines()[1:] == [PREFIX + "not permitted"]
 
 
 def test_graphs_give_their_memory_to_a_batch_that_does_not_fit(gpu: SimulatedGPU) -> None:
@@ -228,7 +303,7 @@ def test_graphs_give_their_memory_to_a_batch_that_does_not_fit(gpu: SimulatedGPU
     network.sizes.clear()
     check(engine, 4, 6, 6, 6)
     assert network.sizes == [4, 4, 6, 6, 6]
-    assert (gpu.replays, engine.note) == ([2], "")
+    assert (gpu.replays, engine.note) == ([2], PREFIX + "the device has too little free memory for one")
 
 
 def test_a_graph_is_for_the_settings_of_its_capture(gpu: SimulatedGPU) -> None:
@@ -245,8 +320,14 @@ def test_a_graph_is_for_the_settings_of_its_capture(gpu: SimulatedGPU) -> None:
 
 def test_there_are_few_graphs(gpu: SimulatedGPU) -> None:
     engine = PyTorchEngine(gpu.extractor())
-    check(engine, *range(1, 7), *range(1, 7), *range(1, 7))
-    assert gpu.replays == [2, 2, 2, 2]
+    check(engine, 1, 1, 2, 2, 3, 3, 4, 4)
+    assert gpu.replays == [1, 1, 1, 1]
+    check(engine, 1, 5, 5, 5)
+    assert gpu.replays == [2, 1, 1, 1, 2], "it replaces that of 2"
+    check(engine, 1, 3, 4, 2)
+    assert gpu.replays == [3, 1, 2, 2, 2]
+    check(engine, 2, 2, 1)
+    assert gpu.replays == [4, 1, 2, 2, 2, 2], "it replaces that of 5"
 
 
 def test_each_device_has_its_graph(gpu: SimulatedGPU) -> None:
@@ -285,5 +366,8 @@ def test_compiled_code_has_large_batches_on_a_gpu(gpu: SimulatedGPU, monkeypatch
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     network.before = before
-    with pytest.raises(BackboneError, match=r"^cuda has .* a batch of 256 views, .* compiled for \(CUDA out of memory"):
+    message = r"^cuda has .* a batch of 256 views, .* compiled for \(CUDA out of memory.\)\. Give --engine pytorch, "
+    with pytest.raises(BackboneError, match=message):
         engine.submit(noise(2))
+    with pytest.raises(BackboneError, match=message):
+        CompiledEngine(engine._extractor, TOY_SIZE)

@@ -117,6 +117,21 @@ def test_a_setting_that_the_network_changes_does_not_last() -> None:
     in_one_process([change + "backends.fp32_precision = 'tf32'\nassert values() == ['tf32'] * 9, values()"])
 
 
+def test_threads_that_overlap_compute_in_ieee_until_the_last_has_finished() -> None:
+    check = """
+from featcache.backbones.float32 import ieee_float32
+before = values(), legacy_values()
+first, second = ieee_float32(), ieee_float32()
+first.__enter__()
+second.__enter__()
+first.__exit__(None, None, None)
+assert values() == ['ieee'] * 9, values()
+second.__exit__(None, None, None)
+assert (values(), legacy_values()) == before
+"""
+    in_one_process(["\n".join([setting, check]) for setting in SETTINGS])
+
+
 def test_settings_are_restored_after_an_error() -> None:
     before = torch.backends.cuda.matmul.fp32_precision
     with pytest.raises(ZeroDivisionError), toy_backbone(precision="fp32").feature_extractor.exact():

@@ -30,10 +30,11 @@ class SmallMemory(ToyNet):
     def __init__(self, most: int) -> None:
         super().__init__()
         self.most, self.sizes = most, list[int]()
+        self.error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore")
 
     def forward(self, pixels: Tensor) -> Tensor:
         if len(pixels) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore")
+            raise self.error
         self.sizes.append(len(pixels))
         return super().forward(pixels)
 
@@ -57,11 +58,34 @@ def test_batches_are_halved_until_they_fit_and_stay_so() -> None:
     assert backbone.note == ""
     pixels = noise(70)
     np.testing.assert_allclose(backbone.embed(pixels), toy_answer(pixels), rtol=1e-4, atol=1e-4)
-    assert network.sizes == [17, 17, 17, 17, 2]
+    assert network.sizes == [18, 18, 18, 16]
     network.sizes.clear()
     np.testing.assert_allclose(backbone.embed(pixels), toy_answer(pixels), rtol=1e-4, atol=1e-4)
-    assert network.sizes == [17, 17, 17, 17, 2]
-    assert backbone.note == "cpu has too little free memory for larger batches: batches have 17 views"
+    assert network.sizes == [18, 18, 18, 16]
+    assert backbone.note == "cpu has too little free memory for larger batches: batches have 18 views"
+
+
+def test_an_odd_batch_is_two_batches() -> None:
+    backbone, network = small_memory(128)
+    backbone.embed(noise(255))
+    assert network.sizes == [128, 127]
+
+
+def test_one_view_is_not_halved() -> None:
+    backbone, network = small_memory(1)
+    backbone.embed(noise(3))
+    assert network.sizes == [1, 1, 1]
+
+
+def test_an_error_of_a_library_halves_batches_and_other_errors_do_not() -> None:
+    backbone, network = small_memory(4)
+    network.error = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+    backbone.embed(noise(8))
+    assert network.sizes == [4, 4]
+    network.most, network.error = 2, RuntimeError("shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        backbone.embed(noise(8))
+    assert network.sizes == [4, 4]
 
 
 def test_a_fine_tuned_network_predicts_in_smaller_batches() -> None:
@@ -99,10 +123,17 @@ def test_an_extraction_goes_on_with_smaller_batches_and_says_so_once(split_folde
     assert str(found).count("batches have 6 views") == 1
 
 
-def test_weights_that_do_not_fit_are_an_error() -> None:
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_weights_that_do_not_fit_are_an_error(error: Exception) -> None:
     class TooLarge(nn.Linear):
         def to(self, *_: Any, **__: Any) -> Any:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
 
     with pytest.raises(BackboneError, match=r"^the weights of giant do not fit into the free memory of cpu"):
         FeatureExtractor(
@@ -111,11 +142,12 @@ def test_weights_that_do_not_fit_are_an_error() -> None:
         )  # fmt: skip
 
 
-def test_training_batches_that_do_not_fit_are_an_error() -> None:
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_training_batches_that_do_not_fit_are_an_error(error: Exception) -> None:
     view = ViewSpec(image_size=8, resize_size=10)
     spec = ExtractSpec(backbone="toy", weights_sha256="0" * 64, view=view, views=1)
     with (
-        pytest.raises(RunError, match=r"with batches of 64 \(CUDA out of memory\.\)\. Give a smaller --batch-size"),
+        pytest.raises(RunError, match=r"with batches of 64 \(CUDA .*\)\. Give a smaller --batch-size"),
         explain_torch_errors(spec, TrainConfig(batch_size=64), False),
     ):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error

@@ -13,12 +13,25 @@ from PIL import Image
 
 from commands import PATHS, ROOT
 
-STEPS = ("views", "features", "waits", "forward", "loader", "extract", "heads", "memory")
+STEPS = (
+    "views",
+    "features",
+    "waits",
+    "extract",
+    "train",
+    "heads",
+    "memory",
+    "forward",
+    "tutorial",
+    "loader",
+    "compiled",
+)
+"""All but "tests", which run here anyway."""
 
 
 def write_photos(folder: Path) -> Path:
     chance = np.random.default_rng(0)
-    for number in range(12):
+    for number in range(16):
         path = folder / f"train/{'ab'[number % 2]}/{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(chance.integers(0, 256, (90, 100, 3), np.uint8)).save(path)

@@ -202,4 +202,4 @@ def test_batches_of_decoded_images_are_halved_until_they_fit(monkeypatch: pytest
     features = backbone.submit(maker.collate([planned]))()
     expected = toy_answer(make_views(image, maker.spec, b"", range(10)))
     np.testing.assert_allclose(features[0], expected, rtol=1e-4, atol=1e-4)
-    assert "batches have 2 views" in backbone.note
+    assert "batches have 3 views" in backbone.note

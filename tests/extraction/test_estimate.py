@@ -72,6 +72,54 @@ def test_the_median_batch_counts(split_folder: Path, tmp_path: Path) -> None:
     assert estimate(split_folder, tmp_path / "a.h5", backbone=network, views=2).seconds < 1
 
 
+class Asynchronous(Backbone):
+    """A GPU that computes 1,000 views/s, after a few slow batches, beside a processor that packs 2,000 views/s.
+
+    clock : the seconds that have passed. sizes : those of the batches.
+    """
+
+    batch_size = 256
+    max_in_flight = 256
+
+    def __init__(self, slow: int) -> None:
+        self.slow, self.clock, self.free, self.sizes = 0, 0.0, 0.0, list[int]()
+        super().__init__(ToyNet(), name="asynchronous", image_size=8, resize_size=10)
+        self.slow, self.clock, self.free, self.sizes = slow, 0.0, 0.0, []
+        self.devices = ("cuda",)
+
+    def submit(self, pixels: NDArray[np.uint8]) -> PendingFeatures:
+        features, size = super().submit(pixels), len(pixels)
+        self.sizes.append(size)
+        self.clock += size / 2000
+        self.free = max(self.clock, self.free) + size / 1000 * (50 if len(self.sizes) <= self.slow else 1)
+        finished = self.free
+
+        def wait() -> list[NDArray[np.float32]]:
+            self.clock = max(self.clock, finished)
+            return features()
+
+        return wait
+
+
+def test_the_next_batch_is_packed_while_the_gpu_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Asynchronous(slow=8)  # after which a CUDA graph is captured
+    monkeypatch.setattr("featcache.extraction.estimate.time.perf_counter", lambda: network.clock)
+    data = write_folder(tmp_path / "data", {"train/a": 40, "train/b": 40})
+    cost = estimate(data, tmp_path / "a.h5", backbone=network, views=40)
+    assert (cost.views, cost.measured) == (2640, 7 * 231)
+    assert cost.seconds == pytest.approx(2.64)  # one after the other: 3.96
+    assert network.sizes == [231] * 16
+
+
+def test_few_batches_are_all_measured(split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Asynchronous(slow=1)
+    monkeypatch.setattr("featcache.extraction.estimate.time.perf_counter", lambda: network.clock)
+    cost = estimate(split_folder, tmp_path / "a.h5", backbone=network, views=1)
+    assert (cost.views, cost.measured) == (31, 36)
+    assert cost.seconds == pytest.approx(31 / 1000 * (1 + 4 / 36))  # the first batch is packed before
+    assert network.sizes == [8] * 5 + [8] * 4 + [4]
+
+
 def test_what_is_there_already_costs_nothing(split_folder: Path, tmp_path: Path) -> None:
     def missing(**options: Any) -> tuple[int, int]:
         found = estimate(split_folder, tmp_path / "a.h5", backbone=toy_backbone(), views=2, **options)

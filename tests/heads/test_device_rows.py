@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featcache.cache.lazy_arrays import CenteredMatrix, ConcatenatedFeatures, LazyRows
 from featcache.heads.solvers import device_rows
 from featcache.heads.solvers.device_rows import DeviceRows
+from simulated_gpu import SimulatedGPU
 
 N, D = 301, 7
 CPU = torch.device("cpu")
@@ -68,3 +69,17 @@ def test_a_block_of_a_pass_is_not_overwritten_by_the_next_one(monkeypatch: pytes
     blocks = [block for _, block in DeviceRows(x, CPU)]
     assert len(blocks) == 8
     np.testing.assert_allclose(torch.cat(blocks).numpy(), expected, rtol=0, atol=2e-6)
+
+
+def test_a_wait_for_a_copy_takes_no_processor_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_rows, "free_bytes", lambda _device: 0)
+    monkeypatch.setattr(device_rows, "_COPY_BYTES", 40 * D * 4)
+    x, expected = matrix(np.float32)
+    rows = DeviceRows(x, CPU)
+    empty = torch.empty
+    gpu = SimulatedGPU(monkeypatch)
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, pin_memory: empty(size, dtype=dtype))
+    rows._device = torch.device("cuda")
+    np.testing.assert_allclose(collect(rows), expected, rtol=1e-4, atol=1e-4)
+    assert gpu.blocking == [True] * 8  # an event for each block; two buffers
+    assert gpu.waits == 6

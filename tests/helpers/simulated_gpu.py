@@ -27,6 +27,10 @@ class Stream:
         """Record it."""
         self._gpu.log.append(f"{self.name} waits for {other.name}")
 
+    def wait_event(self, _event: Any) -> None:
+        """Record it."""
+        self._gpu.log.append(f"{self.name} waits for an event")
+
 
 class Graph(TorchDispatchMode):
     """Records the operations of a capture. A replay runs them again, on the same tensors."""
@@ -80,8 +84,8 @@ class SimulatedGPU:
             def __init__(self, blocking: bool = False) -> None:
                 gpu.blocking.append(blocking)
 
-            def record(self) -> None:
-                gpu.log.append(f"{gpu.current.name} records an event")
+            def record(self, stream: Stream | None = None) -> None:
+                gpu.log.append(f"{(stream or gpu.current).name} records an event")
 
             def synchronize(self) -> None:
                 gpu.waits += 1
@@ -100,7 +104,7 @@ class SimulatedGPU:
             "current_stream": lambda _device: self.current,
             "device": lambda _device: nullcontext(),
             "empty_cache": lambda: None,
-            "get_sync_debug_mode": lambda: "default",
+            "get_sync_debug_mode": lambda: "error" if self.forbids_waits else "default",
             "graph": self._graph,
             "graph_pool_handle": lambda: (0, 1),
             "set_sync_debug_mode": self._set_sync_debug_mode,

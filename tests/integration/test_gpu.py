@@ -14,6 +14,7 @@ from torch import nn
 
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.engines import cuda_graph
 from featcache.backbones.load import load_backbone
 from featcache.core.specs import AUGMENTS, Interpolation, ViewSpec
 from featcache.data.manifest import read_manifest
@@ -85,10 +86,13 @@ def test_batches_under_way_at_once_give_each_its_own_features() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("engine", ["pytorch", "compiled"])
-def test_a_cuda_graph_gives_the_features_of_eager_passes(precision: Any, engine: Any) -> None:
+def test_a_cuda_graph_gives_the_features_of_eager_passes(
+    precision: Any, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bit by bit. After the capture `submit` does not wait: PyTorch itself raises where the host would."""
     batches = [noise(n) + np.uint8(number) for number, n in enumerate((48, 48, 48, 17, 48, 48))]
     found = []
+    monkeypatch.setattr(cuda_graph, "EAGER_BATCHES", 2)
     for eager in (True, False):
         backbone = load_backbone("resnet18", device="cuda", precision=precision, layers="all", **NETWORK)
         backbone.select_engine(64, engine)
@@ -109,7 +113,9 @@ def test_a_cuda_graph_gives_the_features_of_eager_passes(precision: Any, engine:
             np.testing.assert_array_equal(x, y)
 
 
-def test_a_network_that_decides_by_its_values_runs_without_a_graph() -> None:
+def test_a_network_that_decides_by_its_values_runs_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graph, "EAGER_BATCHES", 2)
+
     class Deciding(ToyNet):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             features = super().forward(pixels)
@@ -122,6 +128,52 @@ def test_a_network_that_decides_by_its_values_runs_without_a_graph() -> None:
     assert toy.note.startswith("this network runs without a CUDA graph, which can be slower: ")
     torch.cuda.empty_cache()  # PyTorch is not in the state of a capture
     assert torch.rand(2, device="cuda").shape == (2,)
+
+
+def test_a_capture_that_fails_half_way_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No state of a capture in the generator, the streams and the memory."""
+    monkeypatch.setattr(cuda_graph, "EAGER_BATCHES", 2)
+
+    class Querying(ToyNet):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            features = super().forward(pixels) + 0 * torch.rand(1, device=pixels.device)
+            torch.cuda.current_stream().query()  # not permitted in a capture
+            return features
+
+    toy = Backbone(Querying(), name="querying", image_size=8, device="cuda")
+    pixels = noise(6, 8)
+    stream = torch.cuda.current_stream()
+    found = [toy.embed(pixels) for _ in range(4)]
+    for features in found:
+        np.testing.assert_array_equal(features, found[0])
+    assert toy.note.startswith("this network runs without a CUDA graph, which can be slower: ")
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.manual_seed(0)
+    first = nn.functional.dropout(torch.ones(1000, device="cuda"))
+    torch.cuda.manual_seed(0)
+    assert torch.equal(nn.functional.dropout(torch.ones(1000, device="cuda")), first)
+    assert 300 < int((first == 0).sum()) < 700
+    other = toy_backbone(device="cuda")  # can be captured
+    for _ in range(4):
+        np.testing.assert_allclose(other.embed(pixels), toy_answer(pixels), rtol=1e-4, atol=1e-4)
+    assert other.note == ""
+    torch.cuda.empty_cache()
+    torch.cuda.synchronize()
+
+
+def test_features_of_a_network_with_dropout_do_not_stop_at_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its eager passes differ, too, so the graph is kept, and each replay has random numbers of its own."""
+    monkeypatch.setattr(cuda_graph, "EAGER_BATCHES", 2)
+
+    class Random(ToyNet):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            features = super().forward(pixels)
+            return features + torch.rand_like(features)
+
+    toy = Backbone(Random(), name="random", image_size=8, device="cuda")
+    found = [toy.embed(noise(6, 8)) for _ in range(5)]
+    assert toy.note == ""
+    assert not np.array_equal(found[3], found[4])
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -196,8 +248,11 @@ def test_fine_tuning_in_bf16_learns(compiled: bool, split_folder: Path, tmp_path
 
 @pytest.mark.parametrize("mode", ["all", "head"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_no_step_waits_for_the_gpu(mode: Any, optimizer: Any, split_folder: Path) -> None:
-    """PyTorch itself raises where the host would wait."""
+def test_no_step_waits_for_the_gpu(
+    mode: Any, optimizer: Any, split_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch itself raises where the host would wait: from the fourth step on, in which a CUDA graph is replayed."""
+    monkeypatch.setattr(cuda_graph, "EAGER_BATCHES", 2)
     backbone = load_backbone("resnet18", device="cuda", precision="bf16", **NETWORK)
     spec = backbone.extract_spec(image_size=64, augment="tutorial", seed=0, views=0, dtype="float32")
     head = nn.Linear(backbone.dim, 2)
@@ -210,7 +265,8 @@ def test_no_step_waits_for_the_gpu(mode: Any, optimizer: Any, split_folder: Path
         for step, batch in enumerate(batches):
             yield batch
             steps.append(step)
-            torch.cuda.set_sync_debug_mode("error")  # the first step copies the weights of classes
+            if step == 2:  # the first step copies the weights of classes, the second one captures
+                torch.cuda.set_sync_debug_mode("error")
         torch.cuda.set_sync_debug_mode("default")
 
     with closing(ViewLoader(read_manifest(split_folder), spec.view, workers=1)) as loader:
@@ -229,6 +285,10 @@ def test_no_step_waits_for_the_gpu(mode: Any, optimizer: Any, split_folder: Path
             torch.cuda.set_sync_debug_mode("default")
     assert len(steps) >= 5
     assert state.optimizer.param_groups[0]["fused"] is True
+    if mode == "head":
+        engine: Any = backbone._engine_for(64)
+        assert engine._graphs._graphs
+        assert backbone.note == ""
 
 
 def test_features_that_stay_on_the_gpu_are_the_features() -> None:

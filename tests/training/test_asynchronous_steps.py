@@ -28,6 +28,7 @@ from featcache.training.loop import Batches, TrainConfig, TrainState, _optimizer
 from featcache.training.loss import ClassificationLoss
 from featcache.training.network import BackboneWithHead
 from featcache.vision.loader import ViewLoader
+from simulated_gpu import SimulatedGPU
 from stand_in_gpu import Recorder, StandInEvent, move_to_stand_in, stand_in_gpu
 from toys import TOY_SIZE, toy_backbone
 from trainable import TrainableNet, trainable_backbone
@@ -131,22 +132,18 @@ def test_a_trained_network_is_channels_last() -> None:
     assert not module.conv.weight.is_contiguous()
 
 
-def test_features_on_the_device_are_the_features() -> None:
+def test_features_on_the_device_are_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, TOY_SIZE, TOY_SIZE, 3), dtype=np.uint8)
     backbone = toy_backbone()
     expected = backbone.embed(pixels)
     np.testing.assert_array_equal(backbone.embed_on_device(pixels).numpy(), expected)
-    engine = backbone._pytorch_engine
-    assert isinstance(engine, PyTorchEngine)
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as patch:  # the path of a GPU, on the CPU
-        patch.setattr(torch.cuda, "device", lambda _device: torch.no_grad())
-        (features,) = engine.embed_on_device(pixels)
-        assert not features.is_inference()
-        np.testing.assert_array_equal(features.numpy(), expected)
-        engine._max_batch = 2  # halved for lack of memory
-        np.testing.assert_allclose(engine.embed_on_device(pixels)[0].numpy(), expected, rtol=1e-6)
-        np.testing.assert_array_equal(engine._queue(pixels)()[0], expected)
+    engine = PyTorchEngine(SimulatedGPU(monkeypatch).extractor())
+    (features,) = engine.embed_on_device(pixels)
+    assert not features.is_inference()
+    np.testing.assert_array_equal(features.numpy(), expected)
+    engine._max_batch = 2  # halved for lack of memory
+    np.testing.assert_allclose(engine.embed_on_device(pixels)[0].numpy(), expected, rtol=1e-6)
+    np.testing.assert_array_equal(engine.submit(pixels)()[0], engine.embed_on_device(pixels)[0].numpy())
 
 
 def test_compiled_code_gets_whole_batches_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,13 +157,12 @@ def test_compiled_code_gets_whole_batches_on_a_gpu(monkeypatch: pytest.MonkeyPat
         return run
 
     monkeypatch.setattr(torch, "compile", compiled)
-    monkeypatch.setattr(torch.cuda, "device", lambda _device: torch.no_grad())
-    backbone = toy_backbone()
-    engine = CompiledEngine(backbone.feature_extractor, TOY_SIZE)
-    pixels = np.random.default_rng(0).integers(0, 256, (40, TOY_SIZE, TOY_SIZE, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, TOY_SIZE, TOY_SIZE, 3), dtype=np.uint8)
+    expected = toy_backbone().embed(pixels)
+    engine = CompiledEngine(SimulatedGPU(monkeypatch).extractor(), TOY_SIZE)
     sizes.clear()
-    np.testing.assert_allclose(engine.embed_on_device(pixels)[0].numpy(), backbone.embed(pixels), rtol=1e-5, atol=1e-6)
-    assert sizes == [32, 32]
+    np.testing.assert_allclose(engine.embed_on_device(pixels)[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert sizes == [256, 256]
 
 
 def test_copies_to_the_host_wait_for_their_event_alone(monkeypatch: pytest.MonkeyPatch) -> None:

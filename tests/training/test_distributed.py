@@ -267,11 +267,19 @@ def test_each_process_opens_its_own_gpu_before_nccl(monkeypatch: pytest.MonkeyPa
     assert ProcessGroup().local_device("cuda:7") == "cuda:7"
 
 
+def test_each_process_may_see_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Slurm isolates them."""
+    Machine(monkeypatch, 1)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert ProcessGroup(3, 4).local_device("cuda:0") == "cuda:0"
+
+
 @pytest.mark.parametrize(
     ("gpus", "device", "message"),
     [
         (1, "cuda", "each process needs its own GPU, but process 1 of this machine (the first is 0) has none of its 1 "
-         "GPU(s): give torchrun --nproc-per-node 1, or --device cpu"),
+         "GPU(s): give torchrun --nproc-per-node 1, or --device cpu. If each process sees its own GPU alone, give "
+         "--device cuda:0."),
         (2, "cuda:0", "each process needs its own GPU, but process 1 of this machine was given cuda:0: give --device "
          "cuda. CUDA_VISIBLE_DEVICES selects GPUs."),
         (0, "mps", "2 processes train together on GPUs of CUDA or on CPUs, not on 'mps': give --device cpu, or train "

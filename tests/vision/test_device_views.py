@@ -259,7 +259,8 @@ def test_a_device_that_fails_leaves_the_views_to_the_cpu(reason: str, monkeypatc
     assert maker.plan(image, SHA, [0]) is None
 
 
-def test_a_device_without_memory_says_so_to_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: out of memory")])
+def test_a_device_without_memory_says_so_to_the_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network then takes smaller batches."""
     maker, image = DeviceViews(ViewSpec(9, 10)), noise(31, 40)
     views = planned(maker, image, range(3))
@@ -267,10 +268,10 @@ def test_a_device_without_memory_says_so_to_the_network(monkeypatch: pytest.Monk
     maker.check(CPU)
 
     def launch(self: DeviceViews, packing: Any, made: torch.Tensor, staging: Any) -> None:
-        raise torch.OutOfMemoryError("full")
+        raise error
 
     monkeypatch.setattr(DeviceViews, "_launch", launch)
-    with pytest.raises(torch.OutOfMemoryError, match="full"):
+    with pytest.raises(RuntimeError, match=r"full|CUDA"):
         maker.make(views, CPU)
     assert maker.note == ""
 

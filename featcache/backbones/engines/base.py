@@ -19,6 +19,9 @@ from featcache.core.specs import EngineName as EngineName
 if TYPE_CHECKING:
     from featcache.data.sample_loader import Inputs
 
+EAGER_BATCHES = 8
+"""Batches of a shape before a CUDA graph computes it: its capture waits for the GPU and takes as long as several."""
+
 PendingFeatures = Callable[[], list[NDArray[np.float32]]]
 """Waits for the features (b, d), float32, of each layer."""
 

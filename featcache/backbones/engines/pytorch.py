@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.memory_errors import is_out_of_memory
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.errors import BackboneError, first_line
 
@@ -30,8 +32,8 @@ class PyTorchEngine:
     """PyTorch. On a GPU copies and kernels are queued, and only a request for features waits.
 
     On a GPU, a batch is copied while the one before is computed, and batches of the same size are computed by a CUDA
-    graph, see `CudaGraphs`. If a batch does not fit into the memory of the device, this and later batches are halved
-    until they fit.
+    graph, see `CudaGraphs`. If a batch does not fit into the memory of the device, the graphs are released. If that
+    does not suffice, this and later batches are halved until they fit, and have graphs again.
     """
 
     def __init__(self, extractor: FeatureExtractor) -> None:
@@ -56,20 +58,21 @@ class PyTorchEngine:
         """Features (b, d), float32, of each layer, queued on a GPU. Raises as `submit` does."""
         import torch
 
-        batches = self._in_batches(self._forward, pixels)
+        with self._on_device():
+            batches = self._in_batches(self._forward, pixels)
         return [torch.cat(layer) for layer in zip(*batches, strict=True)]  # copies, which may need gradients
 
     def _in_batches(self, run: Callable[[Inputs], _T], pixels: Inputs) -> list[_T]:
         """The results of `run` on batches that fit into the memory of the device."""
-        import torch
-
         while True:
             size = min(self._max_batch, max(1, len(pixels)))
             try:
                 return [run(pixels[i : i + size]) for i in range(0, len(pixels) or 1, size)]
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 reason = first_line(error)
-            if not self._graphs.disable():  # here the error, which keeps tensors of the failed pass, is gone
+            if not self._graphs.release():  # here the error, which keeps tensors of the failed pass, is gone
                 self._halve(size, reason)
 
     def _halve(self, size: int, reason: str) -> None:
@@ -81,8 +84,11 @@ class PyTorchEngine:
                 f"one view of this network does not fit into the free memory of {device} ({reason}). Stop other "
                 "programs that use this memory, or give a smaller --image-size, --device cpu or another network."
             )
-        self._max_batch = size // 2
-        self._memory_note = f"{device} has too little free memory for larger batches: batches have {size // 2} views"
+        self._max_batch = -(-size // 2)  # rounded up: 255 views are two batches, not three
+        self._memory_note = (
+            f"{device} has too little free memory for larger batches: batches have {self._max_batch} views"
+        )
+        self._graphs.retry()
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -99,16 +105,18 @@ class PyTorchEngine:
         return [layer.float() for layer in self._run(pixels)]
 
     def _forward(self, pixels: Inputs) -> list[Tensor]:
-        """Features (b, d), float32, of each layer, queued on the GPU."""
-        import torch
-
+        """Features (b, d), float32, of each layer, queued on the GPU, within `_on_device`."""
         from featcache.backbones.transfer import to_device
 
-        device = self._extractor.device
-        with torch.inference_mode(), self._extractor.autocast(), torch.cuda.device(device):
-            if device.type != "cuda":
-                return self._embed(to_device(pixels, device))
-            return self._graphs.run(self._embed, to_device(pixels, device, self._copies))
+        with self._extractor.autocast():
+            return self._graphs.run(self._embed, to_device(pixels, self._extractor.device, self._copies))
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        import torch
+
+        with torch.inference_mode(), torch.cuda.device(self._extractor.device):
+            yield
 
     @cached_property
     def _copies(self) -> torch.cuda.Stream:
@@ -117,22 +125,23 @@ class PyTorchEngine:
         return torch.cuda.Stream(self._extractor.device)  # type: ignore[no-untyped-call]
 
     def _queue(self, pixels: Inputs) -> PendingFeatures:
-        import torch
-
         from featcache.backbones.transfer import to_host
 
-        device = self._extractor.device
-        with torch.inference_mode(), torch.cuda.device(device):
-            wait = to_host(self._forward(pixels), device)
+        with self._on_device():
+            wait = to_host(self._forward(pixels), self._extractor.device)
         return lambda: [layer.numpy() for layer in wait()]
 
 
 class CompiledEngine(PyTorchEngine):
-    """torch.compile, with the weights frozen into the code: it takes half a minute once, and is then twice as fast.
+    """torch.compile. It compiles for half a minute to a minute when it is made.
+
+    On a CPU the weights are constants of the code, which is then about twice as fast as PyTorch, and `choose_engine`
+    selects it if that pays. On a GPU the weights stay parameters, and the engine is only used by option.
 
     Raises
     ------
     RuntimeError : the network cannot be compiled.
+    BackboneError : a batch does not fit into the memory of the device.
     """
 
     def __init__(self, extractor: FeatureExtractor, image_size: int) -> None:
@@ -145,6 +154,8 @@ class CompiledEngine(PyTorchEngine):
         self._compiled: Any = torch.compile(extractor, dynamic=False, options=options)
         try:
             self.submit(np.zeros((1, image_size, image_size, 3), np.uint8))()
+        except BackboneError:
+            raise
         except Exception as error:  # the compiler raises any type
             raise RuntimeError(first_line(error)) from error
 

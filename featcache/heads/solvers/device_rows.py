@@ -82,7 +82,7 @@ class DeviceRows:
             with _stream(copies):
                 block = buffer.to(self._device, non_blocking=True, copy=True)
             if copies is not None:
-                event = copied[number % 2] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                event = copied[number % 2] = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                 event.record(copies)
                 current = torch.cuda.current_stream(self._device)
                 current.wait_event(event)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache._utils.memory_errors import is_out_of_memory
 from featcache.core.rng import ReusedGenerator
 from featcache.core.specs import ViewSpec
 from featcache.core.view_recipes import AxisPlan, ViewPlan, recipe_of
@@ -95,15 +96,15 @@ class DeviceViews:
                     self._stop(device, "its kernels give other pixels")
 
     def make(self, views: Sequence[PlannedView], device: torch.device) -> Tensor:
-        """Views (n, s, s, 3), uint8, on the device. Raises torch.OutOfMemoryError."""
+        """Views (n, s, s, 3), uint8, on the device. Raises an error for which `is_out_of_memory` holds."""
         self.check(device)
         if not self.note:
             try:
                 with self._lock:
                     return self._run(views, device)
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 self._stop(device, first_line(error))
         return torch.from_numpy(self.draw(views)).to(device)
 
