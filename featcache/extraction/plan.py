@@ -17,7 +17,7 @@ from featcache.backbones.load import load_backbone, load_backbone_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
 from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
-from featcache.core.specs import ExtractSpec, ViewSpec, cached_augment
+from featcache.core.specs import ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest
 from featcache.data.sample_loader import SampleLoader
 from featcache.errors import CacheMismatchError
@@ -87,7 +87,9 @@ class ExtractionPlan:
 
     def __post_init__(self) -> None:
         if self.device_views is None or self.device_views.spec != self.spec.view:
-            object.__setattr__(self, "device_views", _open_device_views(self.backbone, self.spec.view))
+            network, view = self.backbone, self.spec.view
+            maker = support.open_device_views(network.device, view) if isinstance(network, Backbone) else None
+            object.__setattr__(self, "device_views", maker)
 
     @property
     def batch_size(self) -> int:
@@ -209,15 +211,6 @@ class ExtractionRequest:
         )
         runtime = select(RuntimeOptions, options)
         return ExtractionPlan(network, spec, runtime, self.match_engine, engine_selected=network is backbone)
-
-
-def _open_device_views(network: Encoder, view: ViewSpec) -> DeviceViews | None:
-    """What makes the views on the device of the network; None if the CPU makes them."""
-    if not (isinstance(network, Backbone) and support.can_make_views(network.device)):
-        return None
-    from featcache.vision.device_views.device_views import DeviceViews  # needs PyTorch
-
-    return DeviceViews(view)
 
 
 def load_cache_backbone(

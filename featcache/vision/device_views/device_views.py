@@ -16,6 +16,7 @@ from featcache._utils.memory_errors import is_out_of_memory
 from featcache.core.rng import ReusedGenerator
 from featcache.core.specs import ViewSpec
 from featcache.core.view_recipes import AxisPlan, ViewPlan, recipe_of
+from featcache.data.sample_loader import Inputs
 from featcache.errors import first_line
 from featcache.vision.augment import make_views
 from featcache.vision.device_views.packing import Packing, PlannedView, fits, is_inside, pack
@@ -189,6 +190,11 @@ class DecodedViews:
 
     def __getitem__(self, part: slice) -> DecodedViews:
         return DecodedViews(self._maker, self._views[part])
+
+    def join(self, other: Inputs) -> DecodedViews:
+        """See `DeviceInputs`."""
+        views = other._views if isinstance(other, DecodedViews) else [_made_view(view) for view in np.asarray(other)]
+        return DecodedViews(self._maker, [*self._views, *views])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self._maker.draw(self._views).astype(dtype or np.uint8, copy=False)
