@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,14 +234,14 @@ class Backbone:
         """Features of every layer by its name, each (b, d), float32; see `embed`."""
         return dict(zip(self.layers, self.submit(pixels)(), strict=True))
 
-    def embed_on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def embed_on_device(self, pixels: Inputs) -> Tensor:
         """Features (b, d) as `embed` returns them, on the device. A GPU computes them while the caller goes on."""
         import torch
 
         engine = self._engine_for(pixels.shape[1])
         if self.device.startswith("cuda") and isinstance(engine, PyTorchEngine):
-            return engine.embed_on_device(pixels)[self._computed.index(self.main_layer)]
-        return torch.from_numpy(self.embed(pixels)).to(self.device)
+            return engine.embed_on_device(cast("NDArray[np.uint8]", pixels))[self._computed.index(self.main_layer)]
+        return torch.from_numpy(self.submit(pixels)()[self.layers.index(self.main_layer)]).to(self.device)
 
     def submit(self, pixels: Inputs) -> PendingFeatures:
         """Start on pixels (b, s, s, 3), uint8. Call the result to get the features, in the order of `layers`."""
@@ -310,7 +310,7 @@ class Backbone:
         self.engine, self.engine_note = selected.name, selected.note
         self._selected = (image_size, selected.engine) if selected.engine else None
 
-    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def normalise(self, pixels: Inputs) -> Tensor:
         """The network's input (b, 3, s, s), float32, channels last, on the device, from uint8 pixels (b, s, s, 3)."""
         return self.feature_extractor.normalise(pixels)
 

@@ -88,7 +88,7 @@ class FeatureExtractor(nn.Module):
         with torch.inference_mode(), self.autocast(precision):
             return [values.float().cpu().numpy() for values in self(to_device(pixels, self.device))]
 
-    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def normalise(self, pixels: Inputs) -> Tensor:
         """The network's input (b, 3, s, s), float32, channels last, on the device, from pixels (b, s, s, 3)."""
         return self._scale(to_device(pixels, self.device))
 

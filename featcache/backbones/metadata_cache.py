@@ -154,7 +154,8 @@ def store_metadata(path: Path | None, metadata: BackboneMetadata) -> None:
 def code_files() -> list[Path]:
     """All modules of featcache that may decide what a network computes, sorted."""
     package = Path(__file__).parents[1]
-    return sorted(path for subpackage in _SUBPACKAGES for path in (package / subpackage).rglob("*.py"))
+    files = [path for subpackage in _SUBPACKAGES for path in (package / subpackage).rglob("*.py")]
+    return sorted([*files, package / "data" / "tokens.py"])
 
 
 @cache

@@ -29,6 +29,9 @@ class DeviceInputs(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, part: slice, /) -> DeviceInputs: ...
 
+    def join(self, other: Inputs, /) -> DeviceInputs:
+        """These inputs and then the other ones."""
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """The same inputs, made on the CPU."""
 
@@ -38,6 +41,13 @@ class DeviceInputs(Protocol):
 
 Inputs: TypeAlias = NDArray[Any] | DeviceInputs
 """Inputs of a network, shape (n, ...)."""
+
+
+def join_inputs(one: Inputs, other: Inputs) -> Inputs:
+    """The inputs of two batches as one."""
+    if not isinstance(one, np.ndarray):
+        return one.join(other)
+    return np.concatenate([one, np.asarray(other)])
 
 
 @dataclass(frozen=True)

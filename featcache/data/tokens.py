@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from featcache.data.sample_loader import Inputs
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -73,7 +75,8 @@ class Tokens:
 
         return torch.from_numpy(np.asarray(self)).to(device)
 
-    @classmethod
-    def join(cls, parts: Sequence[Tokens]) -> Tokens:
-        """The sequences of several objects of one tokenizer, in their order."""
-        return cls([ids for part in parts for ids in part.ids], parts[0].pad_id if parts else 0)
+    def join(self, other: Inputs, /) -> Tokens:
+        """These sequences and then those of another object of the same tokenizer."""
+        if not isinstance(other, Tokens):
+            raise TypeError(f"tokens are joined with tokens, not with {type(other).__name__}")
+        return Tokens([*self.ids, *other.ids], self.pad_id)

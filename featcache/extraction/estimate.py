@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,12 @@ from featcache.errors import BackboneError
 from featcache.extraction.plan import ExtractionPlan, ExtractionRequest
 from featcache.extraction.results import with_ids
 
+if TYPE_CHECKING:
+    from featcache.data.sample_loader import Inputs
+
 _MEASURED_VIEWS, _MIN_BATCHES, _MAX_BATCH = 96, 3, 256  # at least; batches are of at most 256 views
+
+_WARM_UP_S = 5.0  # at most, after the first batch
 
 
 @dataclass(frozen=True, repr=False)
@@ -207,9 +212,7 @@ def measure(
 
     with closing(plan.open_loader(manifest)) as loader:
         for batch in loader.batches(chosen[:images_per_batch], range(per_image), images_per_batch):
-            for _ in range(_warm_up_batches(plan, -(-len(rows) // images_per_batch))):
-                for features in [backbone.submit(batch.inputs) for _ in range(devices)]:
-                    features()  # the first pass opens the device and prepares the network
+            _warm_up(plan, batch.inputs, -(-len(rows) // images_per_batch))
         times.start()
         for batch in loader.batches(chosen, range(per_image), images_per_batch):
             queue.add((backbone.submit(batch.inputs), len(batch.inputs)), len(batch.inputs))
@@ -232,10 +235,20 @@ def measure(
     )
 
 
-def _warm_up_batches(plan: ExtractionPlan, batches: int) -> int:
-    """Batches of each device before the time is taken: on a GPU, until a CUDA graph computes them as later ones."""
-    on_gpu = plan.backbone.devices[0].startswith("cuda")
-    return max(1, min(EAGER_BATCHES + 1, batches // len(plan.backbone.devices))) if on_gpu else 1
+def _warm_up(plan: ExtractionPlan, inputs: Inputs, batches: int) -> None:
+    """Open the devices and prepare the network. On a GPU it runs until a CUDA graph computes, as most of the batches.
+
+    A network for which this takes long gains little from a graph.
+    """
+    devices = plan.backbone.devices
+    most = min(EAGER_BATCHES + 1, batches // len(devices)) if devices[0].startswith("cuda") else 1
+    opened = None
+    for _ in range(max(1, most)):
+        for features in [plan.backbone.submit(inputs) for _ in devices]:
+            features()
+        opened = time.perf_counter() if opened is None else opened
+        if time.perf_counter() - opened > _WARM_UP_S:
+            return
 
 
 class _FinishTimes:

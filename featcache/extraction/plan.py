@@ -20,7 +20,7 @@ from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, find_text_s
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
 from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
-from featcache.core.specs import EMBEDDED, ExtractSpec, TextSpec, ViewSpec, cached_augment
+from featcache.core.specs import EMBEDDED, ExtractSpec, ViewSpec, cached_augment
 from featcache.data.manifest import Manifest
 from featcache.data.modality import IMAGES, TEXTS
 from featcache.data.sample_loader import SampleLoader
@@ -91,8 +91,10 @@ class ExtractionPlan:
     device_views: DeviceViews | None = None
 
     def __post_init__(self) -> None:
-        if self.device_views is None or self.device_views.spec != self.spec.view:
-            object.__setattr__(self, "device_views", _open_device_views(self.backbone, self.spec.view))
+        network, view = self.backbone, self.spec.view
+        if isinstance(view, ViewSpec) and (self.device_views is None or self.device_views.spec != view):
+            maker = support.open_device_views(network.device, view) if isinstance(network, Backbone) else None
+            object.__setattr__(self, "device_views", maker)
 
     @property
     def batch_size(self) -> int:
@@ -281,15 +283,6 @@ def check_modality(backbone: str | Backbone | TextEncoder, options: ExtractArgum
     given = [option for option in _OF_IMAGES if manifest.modality is TEXTS and options.get(option) is not None]
     if given:
         raise DataLayoutError(f"{name} holds texts, and {', '.join(given)} is for images. Leave it out.")
-
-
-def _open_device_views(network: Encoder, view: ViewSpec | TextSpec) -> DeviceViews | None:
-    """What makes the views on the device of the network; None if the CPU makes them."""
-    if not (isinstance(network, Backbone) and isinstance(view, ViewSpec) and support.can_make_views(network.device)):
-        return None
-    from featcache.vision.device_views.device_views import DeviceViews  # needs PyTorch
-
-    return DeviceViews(view)
 
 
 def load_cache_backbone(

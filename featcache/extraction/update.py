@@ -334,7 +334,7 @@ def _write(
         result,
         extracted=int(np.count_nonzero(views_extracted)),
         shown=int(views_extracted.sum()),
-        note=extraction.backbone.note if extraction else "",
+        note=extraction.note if extraction else "",
         cache=cache,
         skipped=cache.skipped,
         remarks=with_ids(plan.manifest.samples, extractor.remarks) if extractor else [],

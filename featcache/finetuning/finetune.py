@@ -39,6 +39,7 @@ from featcache.metrics.run_report import Report
 from featcache.training.config import TrainConfig, make_train_config
 from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
 from featcache.training.loop import EpochMetrics
+from featcache.vision.device_views import support
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.loader import ViewLoader
 from featcache.vision.value_range import find_value_range
@@ -218,6 +219,7 @@ def finetune(
                 images = stack.enter_context(
                     closing(ImageCache(image_cache, manifest, side, max_pixels, progress, value_range))
                 )
+        device_views = support.open_device_views(backbone.device, spec.image_view)
         loader = stack.enter_context(
             closing(
                 ViewLoader(
@@ -227,6 +229,8 @@ def finetune(
                     max_pixels=max_pixels,
                     timer=timer,
                     images=images,
+                    device_views=device_views,
+                    exact_batches=True,
                 )
             )
         )
@@ -263,6 +267,7 @@ def finetune(
                 run.apply_wise_ft()
                 test = run.test()
     history, samples = run.state.history, manifest.samples
+    notes = [no_bf16, device_views.note if device_views else ""]
     result = FineTune(
         path=out,
         history=history,
@@ -284,7 +289,7 @@ def finetune(
         start=run.accuracy("initial"),
         wise_ft=strategy.wise_ft,
         tuned=run.accuracy("best") if strategy.wise_ft is not None else None,
-        notes=(*([no_bf16] if no_bf16 else []), *run_notes(run, backbone.weights_note, value_range)),
+        notes=(*filter(None, notes), *run_notes(run, backbone.weights_note, value_range)),
         data=manifest.summary(loader.skipped),
     )
     if process_group.is_main_process:

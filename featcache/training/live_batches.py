@@ -17,7 +17,7 @@ from featcache.backbones.backbone import Backbone
 from featcache.backbones.transfer import to_device
 from featcache.core.rng import epoch_order
 from featcache.core.specs import ExtractSpec
-from featcache.data.sample_loader import Batch, SampleLoader
+from featcache.data.sample_loader import Batch, Inputs, SampleLoader, join_inputs
 from featcache.training.distributed import ProcessGroup
 from featcache.training.loop import Batches
 
@@ -90,9 +90,9 @@ class LiveBatches:
         batches: Iterable[Batch] = self._loader.batches(order[self.position :], [epoch], self.batch_size)
         if self.merge_last_single and self.batch_size > 1:
             batches = _merge_last_single(batches)
-        for batch, tensors in self._to_device(batches):
+        for rows, tensors in self._to_device(batches):
             yield tensors
-            self.position = position_of_row[int(batch.rows[-1])] + 1
+            self.position = position_of_row[int(rows[-1])] + 1
             self._report(f"epoch {epoch}", self.position, len(order))
 
     def evaluation(self, split: str) -> Batches:
@@ -100,9 +100,9 @@ class LiveBatches:
         rows, done = self._samples.rows(split), 0
         if self._process_group.size > 1:
             rows = self._process_group.shard(self._readable(rows))
-        for batch, tensors in self._to_device(self._loader.batches(rows, [0], _EVAL_BATCH)):
+        for done_rows, tensors in self._to_device(self._loader.batches(rows, [0], _EVAL_BATCH)):
             yield tensors
-            done += len(batch.rows)
+            done += len(done_rows)
             self._report(split, done, len(rows))
         self._idle_timer.finish()  # the metrics of these batches are awaited now, too
 
@@ -128,17 +128,21 @@ class LiveBatches:
                 done += len(labels)
                 self._report(phase, done, total)
 
-    def _to_device(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, tuple[Tensor, Tensor]]]:
+    def _to_device(self, batches: Iterable[Batch]) -> Iterator[tuple[NDArray[np.int64], tuple[Tensor, Tensor]]]:
+        """Rows, and what the network is trained on."""
         batches = iter(batches)
         while True:
             with self._idle_timer.wait():
                 batch = next(batches, None)
             if batch is None:
                 return
-            labels = to_device(batch.labels, self._backbone.device)
-            yield batch, (self._inputs(batch.inputs), labels)
+            rows, labels = batch.rows, to_device(batch.labels, self._backbone.device)
+            inputs = self._inputs(batch.inputs)
+            del batch  # with the decoded images of its views
+            yield rows, (inputs, labels)
+            del inputs
 
-    def _inputs(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def _inputs(self, pixels: Inputs) -> Tensor:
         """The input of the trained module: pixels for a network, features for a head."""
         if self._mode == "all":
             return self._backbone.normalise(pixels)
@@ -165,8 +169,11 @@ def _merge_last_single(batches: Iterable[Batch]) -> Iterator[Batch]:
     previous: Batch | None = None
     for batch in batches:
         if previous is not None and len(batch.rows) == 1:
-            arrays = zip(vars(previous).values(), vars(batch).values(), strict=True)
-            batch = Batch(*(np.concatenate(pair) for pair in arrays))
+            batch = Batch(
+                np.concatenate([previous.rows, batch.rows]),
+                join_inputs(previous.inputs, batch.inputs),
+                np.concatenate([previous.labels, batch.labels]),
+            )
         elif previous is not None:
             yield previous
         previous = batch

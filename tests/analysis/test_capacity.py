@@ -232,7 +232,7 @@ def test_the_network_is_warm_and_the_median_counts(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("featcache.analysis.planning.rates.time.perf_counter", lambda: clock[0])
     network = SimpleNamespace(batch_size=256, max_in_flight=256, submit=submit, select_engine=lambda *_: None)
     stub = SimpleNamespace(
-        backbone=network, spec=SimpleNamespace(view=SimpleNamespace(image_size=8)), runtime={"engine": "auto"}
+        backbone=network, spec=SimpleNamespace(image_view=SimpleNamespace(image_size=8)), runtime={"engine": "auto"}
     )
     seconds = _forward_s(stub, np.zeros((5, 8, 8, 3), np.uint8))  # type: ignore[arg-type]
     assert seconds == pytest.approx(1e-4)

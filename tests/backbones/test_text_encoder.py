@@ -30,8 +30,8 @@ def test_tokens_act_as_an_array_padded_to_the_longest() -> None:
     assert tokens.to(torch.device("cpu")).tolist() == [[5, 6, 7], [8, 1, 1], [4, 4, 1]]
     assert np.asarray(tokens[1:]).tolist() == [[8, 1], [4, 4]]
     assert np.asarray(tokens.take([2, 0])).tolist() == [[4, 4, 1], [5, 6, 7]]
-    assert np.asarray(Tokens.join([tokens[2:], tokens[:1]])).tolist() == [[4, 4, 1], [5, 6, 7]]
-    assert Tokens([]).shape == Tokens.join([]).shape == (0, 0)
+    assert np.asarray(tokens[2:].join(tokens[:1])).tolist() == [[4, 4, 1], [5, 6, 7]]
+    assert Tokens([]).shape == Tokens([]).join(Tokens([])).shape == (0, 0)
 
 
 @pytest.mark.parametrize(

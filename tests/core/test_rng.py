@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from featcache.core.rng import derived_seed, epoch_order, generator
+from featcache.core.rng import ReusedGenerator, derived_seed, epoch_order, generator
 
 HASHES = arrays(np.uint8, st.tuples(st.integers(0, 40), st.just(32)))
 SEEDS = st.integers(-(2**63), 2**63)
@@ -48,6 +48,16 @@ def test_a_draw_has_no_history() -> None:
     generator(0, "b", 1).random(100)
     np.testing.assert_array_equal(generator(0, "a", 1).random(4), values)
     assert not np.array_equal(first.random(4), values)
+
+
+def test_a_generator_that_is_used_again_gives_the_numbers_of_a_new_one() -> None:
+    reused = ReusedGenerator()
+    for seed in range(3):
+        for number in range(5):
+            one, other = generator(seed, "view", b"x", number), reused.begin(seed, "view", b"x", number)
+            for draws in range(number):  # the key leaves nothing of the one before, at any place in its buffers
+                assert one.random() == other.random()
+                assert one.integers(draws + 2, dtype=np.int32) == other.integers(draws + 2, dtype=np.int32)
 
 
 def test_every_part_of_the_key_changes_the_draw() -> None:

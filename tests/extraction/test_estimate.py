@@ -81,7 +81,8 @@ class Asynchronous(Backbone):
     batch_size = 256
     max_in_flight = 256
 
-    def __init__(self, slow: int) -> None:
+    def __init__(self, slow: int, slowness: int = 2) -> None:
+        self.slowness = slowness
         self.slow, self.clock, self.free, self.sizes = 0, 0.0, 0.0, list[int]()
         super().__init__(ToyNet(), name="asynchronous", image_size=8, resize_size=10)
         self.slow, self.clock, self.free, self.sizes = slow, 0.0, 0.0, []
@@ -91,7 +92,7 @@ class Asynchronous(Backbone):
         features, size = super().submit(pixels), len(pixels)
         self.sizes.append(size)
         self.clock += size / 2000
-        self.free = max(self.clock, self.free) + size / 1000 * (50 if len(self.sizes) <= self.slow else 1)
+        self.free = max(self.clock, self.free) + size / 1000 * (self.slowness if len(self.sizes) <= self.slow else 1)
         finished = self.free
 
         def wait() -> list[NDArray[np.float32]]:
@@ -109,6 +110,16 @@ def test_the_next_batch_is_packed_while_the_gpu_computes(tmp_path: Path, monkeyp
     assert (cost.views, cost.measured) == (2640, 7 * 231)
     assert cost.seconds == pytest.approx(2.64)  # one after the other: 3.96
     assert network.sizes == [231] * 16
+
+
+def test_a_slow_network_is_not_run_until_there_is_a_graph(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Asynchronous(slow=100, slowness=400)  # 3.2 s a batch
+    monkeypatch.setattr("featcache.extraction.estimate.time.perf_counter", lambda: network.clock)
+    cost = estimate(split_folder, tmp_path / "a.h5", backbone=network, views=1)
+    assert network.sizes == [8] * 3 + [8] * 4 + [4]
+    assert cost.seconds == pytest.approx(31 * 0.4, rel=0.01)
 
 
 def test_few_batches_are_all_measured(split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache._utils.memory_errors import is_out_of_memory
-from featcache.core.rng import generator
+from featcache.core.rng import ReusedGenerator
 from featcache.core.specs import ViewSpec
 from featcache.core.view_recipes import AxisPlan, ViewPlan, recipe_of
+from featcache.data.sample_loader import Inputs
 from featcache.errors import first_line
 from featcache.vision.augment import make_views
 from featcache.vision.device_views.packing import Packing, PlannedView, fits, is_inside, pack
@@ -48,7 +49,7 @@ class DeviceViews:
         self.spec, self.note = spec, ""
         self._tile = tile
         self._staging: dict[torch.device, StagingBuffers] = {}
-        self._lock = Lock()
+        self._lock, self._of_thread = Lock(), local()
 
     def plan(self, image: Pixels, sha256: bytes, numbers: Sequence[int]) -> list[PlannedView] | None:
         """The views of one image, which is not read yet; None if they are to be made on the CPU. See `make_views`."""
@@ -56,15 +57,23 @@ class DeviceViews:
         height, width = image.shape[:2]
         if self.note or not fits(height, width, size):
             return None
+        random = self._random()
         for number in numbers:
-            recipe = recipe_of("none" if number == 0 else spec.augment)
-            if recipe.plan is None:
+            plan_view = recipe_of("none" if number == 0 else spec.augment).plan
+            if plan_view is None:
                 return None
-            plan = recipe.plan(height, width, spec, generator(spec.seed, "view", sha256, number))
+            plan = plan_view(height, width, spec, random.begin(spec.seed, "view", sha256, number))
             if not is_inside(plan, height, width, size):
                 return None
             views.append(PlannedView(image, plan))
         return views
+
+    def _random(self) -> ReusedGenerator:
+        """Of this thread."""
+        if not hasattr(self._of_thread, "random"):
+            self._of_thread.random = ReusedGenerator()
+        random: ReusedGenerator = self._of_thread.random
+        return random
 
     def collate(self, images: Sequence[Pixels | list[PlannedView]]) -> DecodedViews:
         """Views of some images as one batch. Each image has views that were made, (v, s, s, 3), or planned ones."""
@@ -117,20 +126,31 @@ class DeviceViews:
         return made
 
     def _launch(self, packing: Packing, made: Tensor, staging: StagingBuffers) -> None:
-        from featcache.vision.device_views.kernels import resize_columns, resize_rows  # needs Triton
+        from featcache.vision.device_views.kernels import make_taps, resize_columns, resize_rows  # needs Triton
 
-        size, (rows, columns) = self.spec.image_size, self._tile
+        size, device, (rows, columns) = self.spec.image_size, made.device, self._tile
         buffer = staging.take(packing.nbytes)
         packing.write(buffer.numpy())
-        column_passes, row_passes, firsts, weights, pixels = packing.regions(staging.send(buffer))
-        middle = torch.empty(packing.middle_bytes, dtype=torch.uint8, device=made.device)
-        firsts, weights = firsts.view(torch.int32), weights.view(torch.int16)
-        grid = (len(packing), -(-packing.most_rows // rows), -(-size * 3 // columns))
-        resize_columns[grid](
-            column_passes.view(torch.int64), firsts, weights, pixels, middle, size, ROWS=rows, COLUMNS=columns
+        axes, column_passes, row_passes, pixels = packing.regions(staging.send(buffer))
+        firsts = torch.empty(2 * len(packing) * size, dtype=torch.int32, device=device)
+        weights = torch.empty(packing.weight_count, dtype=torch.int16, device=device)
+        found = torch.empty(4 * len(packing), dtype=torch.int32, device=device)
+        middle = torch.empty(packing.middle_bytes, dtype=torch.uint8, device=device)
+        make_taps[(2 * len(packing),)](
+            axes.view(torch.int64),
+            firsts,
+            weights,
+            found,
+            size,
+            IS_BICUBIC=self.spec.interpolation == "bicubic",
+            BLOCK=columns,
+            enable_fp_fusion=False,
         )
+        taps = firsts, weights, found
+        grid = (len(packing), -(-packing.most_rows // rows), -(-size * 3 // columns))
+        resize_columns[grid](column_passes.view(torch.int64), *taps, pixels, middle, size, ROWS=rows, COLUMNS=columns)
         grid = (len(packing), -(-size // rows), -(-size * 3 // columns))
-        resize_rows[grid](row_passes.view(torch.int64), firsts, weights, middle, made, size, ROWS=rows, COLUMNS=columns)
+        resize_rows[grid](row_passes.view(torch.int64), *taps, middle, made, size, ROWS=rows, COLUMNS=columns)
 
     def _gives_the_pixels_of_the_cpu(self, device: torch.device) -> bool:
         spec, views, expected = self.spec, [], []
@@ -170,6 +190,11 @@ class DecodedViews:
 
     def __getitem__(self, part: slice) -> DecodedViews:
         return DecodedViews(self._maker, self._views[part])
+
+    def join(self, other: Inputs) -> DecodedViews:
+        """See `DeviceInputs`."""
+        views = other._views if isinstance(other, DecodedViews) else [_made_view(view) for view in np.asarray(other)]
+        return DecodedViews(self._maker, [*self._views, *views])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self._maker.draw(self._views).astype(dtype or np.uint8, copy=False)

@@ -9,17 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.specs import Interpolation
-from featcache.core.view_recipes import AxisPlan, ViewPlan
-from featcache.vision.device_views.taps import axis_taps
+from featcache.core.view_recipes import ViewPlan
 from featcache.vision.views.geometry import Pixels
 
 PACKED_BYTES = 128 * 2**20
 """Limit of a buffer. Larger batches are made in several steps."""
 
 MAX_SIDE = 2**14
-"""Longest side of an image, in pixels: the weights of a view have about 16 bytes for each."""
+"""Longest side of an image, in pixels."""
+
+_SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
+"""Half of the width of the filter, in pixels of the larger scale."""
 
 _ALIGNMENT = 16
+_TABLE_BYTES = 8 * (2 * 7 + 6 + 3)  # of a view
+_PADDING = 3 * _ALIGNMENT
 
 
 class PlannedView(NamedTuple):
@@ -29,62 +33,71 @@ class PlannedView(NamedTuple):
     plan: ViewPlan
 
 
+class AxisPass(NamedTuple):
+    """What `make_taps` reads of the columns of the views, then of their rows, int64.
+
+    Parameters
+    ----------
+    length, resized, start : as of `AxisPlan`.
+    shift : is added to the first pixels.
+    is_mirrored : whether the pixels of the view are in reversed order.
+    most : number of weights for a pixel, at most.
+    weights : place of the weights, (most, s).
+    """
+
+    length: NDArray[np.int64]
+    resized: NDArray[np.int64]
+    start: NDArray[np.int64]
+    shift: NDArray[np.int64]
+    is_mirrored: NDArray[np.int64]
+    most: NDArray[np.int64]
+    weights: NDArray[np.int64]
+
+
 class ColumnPass(NamedTuple):
-    """What `resize_columns` reads of a view, int64. Places are indices into the region of that name.
+    """What `resize_columns` reads of the views, int64. Places are indices into the region of that name.
 
     Parameters
     ----------
     image, width : place of its pixels, and their number in a row.
     top, rows : first row of the image that the view needs, and their number.
-    first, weights, taps, bits : place of `AxisTaps.first`, of its weights, their number, and its bits.
+    weights : as of `AxisPass`.
     middle : place of the result, (rows, s, 3).
     """
 
-    image: int
-    width: int
-    top: int
-    rows: int
-    first: int
-    weights: int
-    taps: int
-    bits: int
-    middle: int
+    image: NDArray[np.int64]
+    width: NDArray[np.int64]
+    top: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    weights: NDArray[np.int64]
+    middle: NDArray[np.int64]
 
 
 class RowPass(NamedTuple):
-    """What `resize_rows` reads of a view, int64.
+    """What `resize_rows` reads of the views, int64.
 
     Parameters
     ----------
     middle : place of the result of `resize_columns`.
-    first, weights, taps, bits : as of `ColumnPass`; `first` counts from its row `top`.
+    weights : as of `AxisPass`; the first pixels count from the row `top`.
     view : place of the view, (s, s, 3).
     """
 
-    middle: int
-    first: int
-    weights: int
-    taps: int
-    bits: int
-    view: int
+    middle: NDArray[np.int64]
+    weights: NDArray[np.int64]
+    view: NDArray[np.int64]
 
 
-class _Taps(NamedTuple):
-    """`AxisTaps` of the s pixels of a view."""
+class _Axes(NamedTuple):
+    """Rows or columns of n views, each (n,). first, end, most : what the pixels of a view need, see `_axes`."""
 
-    first: NDArray[np.int32]
-    weights: NDArray[np.int16]
-    bits: int
-
-
-class _Prepared(NamedTuple):
-    """A view with its weights. top, rows : see `ColumnPass`."""
-
-    image: Pixels
-    columns: _Taps
-    rows: _Taps
-    top: int
-    row_count: int
+    offset: NDArray[np.int64]
+    length: NDArray[np.int64]
+    resized: NDArray[np.int64]
+    start: NDArray[np.int64]
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
+    most: NDArray[np.int64]
 
 
 class Packing:
@@ -92,7 +105,9 @@ class Packing:
 
     Parameters
     ----------
-    views : sequence of _Prepared
+    views : sequence of PlannedView
+    columns, rows : _Axes
+    is_mirrored : ndarray, shape (n,)
     size : int
         Side s of the views.
     start : int
@@ -102,85 +117,97 @@ class Packing:
     ----------
     nbytes : int
         Size of the buffer.
+    weight_count : int
+        Number of weights that `make_taps` writes.
     middle_bytes : int
         Size of what `resize_columns` writes.
     most_rows : int
         The largest `ColumnPass.rows`.
     """
 
-    def __init__(self, views: Sequence[_Prepared], size: int, start: int) -> None:
-        self._views = views
+    def __init__(
+        self,
+        views: Sequence[PlannedView],
+        columns: _Axes,
+        rows: _Axes,
+        is_mirrored: NDArray[np.int64],
+        size: int,
+        start: int,
+    ) -> None:
+        self._count, pixels = len(views), 0
         self._images: dict[int, tuple[int, Pixels]] = {}
-        self._firsts: list[NDArray[np.int32]] = []
-        self._weights: list[NDArray[np.int16]] = []
-        self._first_count = self._weight_count = 0
-        pixels, self.middle_bytes = 0, 0
-        columns, rows = [], []
-        for number, view in enumerate(views, start):
-            if id(view.image) not in self._images:
-                self._images[id(view.image)] = (pixels, view.image)
-                pixels += _aligned(view.image.size)
-            place, middle = self._images[id(view.image)][0], self.middle_bytes
-            columns.append(
-                ColumnPass(place, view.image.shape[1], view.top, view.row_count, *self._add(view.columns), middle)
+        for image, _ in views:
+            if id(image) not in self._images:
+                self._images[id(image)] = (pixels, image)
+                pixels += _aligned(image.size)
+        row_count = rows.end - rows.first
+        weights, self.weight_count = _places(np.concatenate([columns.most, rows.most]) * size)
+        middle, self.middle_bytes = _places(row_count * (size * 3))
+        axes = AxisPass(
+            length=np.concatenate([columns.length, rows.length]),
+            resized=np.concatenate([columns.resized, rows.resized]),
+            start=np.concatenate([columns.start, rows.start]),
+            shift=np.concatenate([columns.offset, rows.offset - rows.first]),
+            is_mirrored=np.concatenate([is_mirrored, np.zeros_like(is_mirrored)]),
+            most=np.concatenate([columns.most, rows.most]),
+            weights=weights,
+        )
+        image_places = np.array([self._images[id(image)][0] for image, _ in views])
+        widths = np.array([image.shape[1] for image, _ in views])
+        column_weights, row_weights = weights[: len(views)], weights[len(views) :]
+        view_places = np.arange(start, start + len(views)) * (size * size * 3)
+        self._tables = tuple(
+            np.stack(table, axis=1)
+            for table in (
+                axes,
+                ColumnPass(image_places, widths, rows.first, row_count, column_weights, middle),
+                RowPass(middle, row_weights, view_places),
             )
-            rows.append(RowPass(middle, *self._add(view.rows), number * size * size * 3))
-            self.middle_bytes += view.row_count * size * 3
-        self._passes = np.array(columns, np.int64), np.array(rows, np.int64)
-        self.most_rows = max(view.row_count for view in views)
-        ends = np.cumsum([0, *(_aligned(table.nbytes) for table in self._passes)]).tolist()
-        ends.append(ends[-1] + _aligned(4 * self._first_count))
-        ends.append(ends[-1] + _aligned(2 * self._weight_count))
-        ends.append(ends[-1] + pixels)
-        self._ends, self.nbytes = ends, ends[-1]
+        )
+        self.most_rows = int(row_count.max())
+        sizes = [_aligned(table.nbytes) for table in self._tables]
+        self._ends = np.cumsum([0, *sizes, pixels]).tolist()
+        self.nbytes = self._ends[-1]
 
     def __len__(self) -> int:
-        return len(self._views)
+        return self._count
 
     def regions(self, buffer: Any) -> list[Any]:
-        """Column passes, row passes, firsts, weights and pixels: bytes of the buffer, an array or a tensor."""
+        """Axis passes, column passes, row passes and pixels: bytes of the buffer, an array or a tensor."""
         return [buffer[start:end] for start, end in zip(self._ends, self._ends[1:], strict=False)]
 
     def write(self, buffer: NDArray[np.uint8]) -> None:
         """Fill the buffer, (nbytes,)."""
-        columns, rows, firsts, weights, pixels = self.regions(buffer)
-        for region, table in zip((columns, rows), self._passes, strict=True):
+        *tables, pixels = self.regions(buffer)
+        for region, table in zip(tables, self._tables, strict=True):
             region[: table.nbytes].view(np.int64)[:] = table.reshape(-1)
-        np.concatenate(self._firsts, out=firsts[: 4 * self._first_count].view(np.int32))
-        np.concatenate(self._weights, out=weights[: 2 * self._weight_count].view(np.int16))
         for place, image in self._images.values():
             pixels[place : place + image.size].reshape(image.shape)[...] = image
 
-    def _add(self, taps: _Taps) -> tuple[int, int, int, int]:
-        """Place of first, place of weights, number of weights, bits."""
-        places = self._first_count, self._weight_count, len(taps.weights), taps.bits
-        self._firsts.append(taps.first)
-        self._weights.append(taps.weights.reshape(-1))
-        self._first_count += taps.first.size
-        self._weight_count += taps.weights.size
-        return places
-
 
 def pack(views: Sequence[PlannedView], size: int, interpolation: Interpolation) -> Iterator[Packing]:
-    """The views in order, in steps of at most `PACKED_BYTES` of images and weights and as many between the kernels."""
-    waiting: list[_Prepared] = []
-    images: set[int] = set()
-    packed = middle = start = 0
-    for view in views:
-        prepared = _prepare(view, size, interpolation)
-        tables = sum(taps.first.nbytes + taps.weights.nbytes for taps in (prepared.columns, prepared.rows))
-        tables += 8 * (len(ColumnPass._fields) + len(RowPass._fields)) + 5 * _ALIGNMENT
-        image, between = _aligned(view.image.size), prepared.row_count * size * 3
-        needed = tables + (0 if id(view.image) in images else image)
-        if waiting and (packed + needed > PACKED_BYTES or middle + between > PACKED_BYTES):
-            yield Packing(waiting, size, start)
-            start, waiting, images, packed, middle = start + len(waiting), [], set(), 0, 0
-            needed = tables + image
-        waiting.append(prepared)
-        images.add(id(view.image))
-        packed, middle = packed + needed, middle + between
-    if waiting:
-        yield Packing(waiting, size, start)
+    """The views in order, in steps of at most `PACKED_BYTES` of images, and as many that the kernels exchange."""
+    fields = np.array([(*plan.columns, *plan.rows, plan.is_mirrored) for _, plan in views], np.int64).reshape(-1, 9)
+    columns, rows = _axes(fields[:, :4], size, interpolation), _axes(fields[:, 4:8], size, interpolation)
+    on_device = (rows.end - rows.first) * (size * 3) + (columns.most + rows.most) * (size * 2)
+    start, images, packed, made = 0, set[int](), 0, 0
+
+    def step(end: int) -> Packing:
+        part = slice(start, end)
+        of_columns, of_rows = (_Axes(*(values[part] for values in axes)) for axes in (columns, rows))
+        return Packing(views[part], of_columns, of_rows, fields[part, 8], size, start)
+
+    for number, ((image, _), between) in enumerate(zip(views, on_device.tolist(), strict=True)):
+        of_image = _aligned(image.size)
+        needed = _TABLE_BYTES + (0 if id(image) in images else of_image)
+        if number > start and (packed + needed > PACKED_BYTES - _PADDING or made + between > PACKED_BYTES):
+            yield step(number)
+            start, images, packed, made = number, set(), 0, 0
+            needed = _TABLE_BYTES + of_image
+        images.add(id(image))
+        packed, made = packed + needed, made + between
+    if len(views):
+        yield step(len(views))
 
 
 def fits(height: int, width: int, size: int) -> bool:
@@ -200,20 +227,30 @@ def is_inside(plan: ViewPlan, height: int, width: int, size: int) -> bool:
     )
 
 
-def _prepare(view: PlannedView, size: int, interpolation: Interpolation) -> _Prepared:
-    columns, _, _ = _taps(view.plan.columns, size, interpolation)
-    if view.plan.is_mirrored:
-        columns = columns._replace(first=columns.first[::-1], weights=columns.weights[:, ::-1])
-    rows, top, end = _taps(view.plan.rows, size, interpolation)
-    return _Prepared(view.image, columns, rows._replace(first=rows.first - np.int32(top)), top, end - top)
+def _axes(plans: NDArray[np.int64], size: int, interpolation: Interpolation) -> _Axes:
+    """Of n views, from their `AxisPlan`, (n, 4).
+
+    Returns
+    -------
+    _Axes
+        With the first pixel of the image that a view needs, the one after the last, and the number of weights of a
+        resized pixel, at most.
+    """
+    offset, length, resized, start = plans.T
+    scale = length / resized
+    support = _SUPPORT[interpolation] * np.maximum(scale, 1.0)
+    first = np.maximum((scale * (start + 0.5) - support + 0.5).astype(np.int64), 0)
+    end = np.minimum((scale * (start + size - 1 + 0.5) + support + 0.5).astype(np.int64), length)
+    most = np.minimum(np.ceil(support).astype(np.int64) * 2 + 1, length)
+    is_copied = length == resized
+    first, end = np.where(is_copied, start, first), np.where(is_copied, start + size, end)
+    return _Axes(offset, length, resized, start, first + offset, end + offset, np.where(is_copied, 1, most))
 
 
-def _taps(axis: AxisPlan, size: int, interpolation: Interpolation) -> tuple[_Taps, int, int]:
-    """For the pixels of a view, with the first pixel of the image that they need and the one after the last."""
-    whole = axis_taps(axis.length, axis.resized, interpolation)
-    part = slice(axis.start, axis.start + size)
-    first, end = whole.first[part] + np.int32(axis.offset), whole.end[part]
-    return _Taps(first, whole.weights[:, part], whole.bits), int(first.min()), int(end.max()) + axis.offset
+def _places(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Where each part begins if one follows the other, and the sum."""
+    ends = np.cumsum(sizes)
+    return ends - sizes, int(ends[-1])
 
 
 def _aligned(nbytes: int) -> int:

@@ -1,8 +1,7 @@
-"""`axis_taps`: the integer weights by which PyTorch resizes uint8 pixels with antialiasing, one axis at a time."""
+"""`axis_taps`: the integer weights by which PyTorch resizes uint8 pixels with antialiasing, in NumPy."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +33,6 @@ class AxisTaps(NamedTuple):
     bits: int
 
 
-@lru_cache(1024)  # sides of photos repeat; an entry has about 8 bytes for each pixel of the side
 def axis_taps(length: int, resized: int, interpolation: Interpolation) -> AxisTaps:
     """From `length` pixels to `resized`.
 
