@@ -100,11 +100,16 @@ class LiveBatches:
         rows, done = self._samples.rows(split), 0
         if self._process_group.size > 1:
             rows = self._process_group.shard(self._readable(rows))
-        for done_rows, tensors in self._to_device(self._loader.batches(rows, [0], _EVAL_BATCH)):
+        for done_rows, tensors in self._to_device(self._loader.batches(rows, [0], self._eval_batch_size)):
             yield tensors
             done += len(done_rows)
             self._report(split, done, len(rows))
         self._idle_timer.finish()  # the metrics of these batches are awaited now, too
+
+    @property
+    def _eval_batch_size(self) -> int:
+        """On a GPU that of extraction, which has no gradients to keep either."""
+        return self._backbone.batch_size if self._backbone.device.startswith("cuda") else _EVAL_BATCH
 
     def _sharded(self, phase: str, order: NDArray[Any], epoch: int) -> Batches:
         """This process's shard of every batch. If the last batch has too few images for all, a shard may be empty."""
