@@ -148,7 +148,7 @@ class ExtractionPlan:
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **({"deterministic": True} if self.runtime.get("deterministic") else {}),
         }
-        if self.device_views and not self.device_views.note:
+        if self.device_views and self.device_views.makes_recipe(self.spec.views > 0):
             provenance["views_made_on"] = backbone.device_name
         return ExtractorInfo(
             self.spec,

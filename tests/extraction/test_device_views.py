@@ -67,7 +67,7 @@ def test_the_cache_is_that_of_the_cpu(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ran.returncode == 0, ran.stderr
     on_device = json.loads(ran.stdout)
     # 4 images of train have 1 + K views, 2 of val have 1; with "trivial" only these are made by the device
-    assert on_device == [[True, 4 * 3 + 2, "", "cpu"], [True, 4 * 2 + 2, "", "cpu"], [True, 2, "", "cpu"]]
+    assert on_device == [[True, 4 * 3 + 2, "", "cpu"], [True, 4 * 2 + 2, "", "cpu"], [True, 2, "", None]]
 
 
 def test_a_device_that_fails_is_noted_once_and_changes_nothing(
@@ -93,6 +93,26 @@ def test_the_device_makes_views_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) 
     assert found == {"cpu": False, "mps": False, "cuda": True, "cuda:1": True}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not support.can_make_views("cuda")
+
+
+@pytest.mark.parametrize(
+    ("augment", "views", "note", "where"),
+    [
+        ("crop", 2, "", "CPU"),
+        ("trivial", 2, "", None),
+        ("trivial", 0, "", "CPU"),
+        ("crop", 2, "views are made on the CPU", None),
+    ],
+)
+def test_the_provenance_names_the_device_only_if_it_makes_the_recipe(
+    augment: str, views: int, note: str, where: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(support, "can_make_views", lambda device: True)
+    backbone = toy_backbone()
+    plan = ExtractionPlan(backbone, backbone.extract_spec(views=views, dtype="float16", augment=augment), {})
+    assert plan.device_views is not None
+    plan.device_views.note = note
+    assert plan.info().provenance.get("views_made_on") == (where and backbone.device_name)
 
 
 def test_a_plan_of_other_views_has_a_device_of_other_views(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,8 @@ def test_an_extraction_on_a_gpu_makes_its_views_there(split_folder: Path, tmp_pa
             for device in ("cpu", "cuda")
         )
         assert there.note == ""
-        assert there.cache.provenance["views_made_on"] == torch.cuda.get_device_name()
+        expected = torch.cuda.get_device_name() if augment == "gentle" else None
+        assert there.cache.provenance.get("views_made_on") == expected
         for split in ("train", "val"):
             features = (one.cache.features(split).x for one in (here, there))
             np.testing.assert_allclose(*features, rtol=1e-4, atol=1e-4)

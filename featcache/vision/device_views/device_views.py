@@ -68,6 +68,14 @@ class DeviceViews:
             views.append(PlannedView(image, plan))
         return views
 
+    def makes_recipe(self, is_augmented: bool = True) -> bool:
+        """Whether devices make the views of the spec; of an image that does not fit, the CPU makes them.
+
+        is_augmented : whether there are other views than the clean one.
+        """
+        recipe = recipe_of(self.spec.augment if is_augmented else "none")
+        return not self.note and recipe.plan is not None
+
     def _random(self) -> ReusedGenerator:
         """Of this thread."""
         if not hasattr(self._of_thread, "random"):
