@@ -232,17 +232,6 @@ def test_folders_of_texts_are_read(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_of_images_and_more_texts_is_an_error(tmp_path: Path) -> None:
-    root = _folders(tmp_path, ".")
-    (root / "good/logo.png").write_bytes(b"x")
-    message = r"holds 1 image \(for example good/logo.png\) and 8 texts \(for example bad/0.txt\)"
-    with pytest.raises(DataLayoutError, match=message):
-        read_manifest(root)
-    (root / "bad/logo.png").write_bytes(b"x")
-    with pytest.raises(DataLayoutError, match=r"holds 2 images .* and 8 texts"):
-        read_manifest(root)
-
-
 def test_texts_beside_their_images_describe_them(tmp_path: Path) -> None:
     for name in ("a/1", "a/2", "b/1", "b/2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from featcache.data.modality import IMAGES, TEXTS, Modality
 from featcache.data.sources.base import SampleListing, Source, SourceOptions
 from featcache.data.sources.class_folders import scan_class_folders
 from featcache.data.sources.file_tree import FileTree, ListedTree, LocalTree
-from featcache.data.sources.folder_modality import modality_of, refuse_both_kinds
+from featcache.data.sources.folder_modality import explain_no_images, modality_of
 from featcache.data.sources.registry import SOURCES
 from featcache.data.text_content import check_text
 from featcache.errors import EmptyFolderError
@@ -65,17 +65,14 @@ class FolderSource(Source):
         return self._modality or self._tree().modality
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
-        """See `Source`. Raises DataLayoutError for images and more texts, see `refuse_both_kinds`."""
+        """See `Source`."""
         tree = self._tree()
         try:
-            listing = scan_class_folders(tree, ignored)
-        except EmptyFolderError:
+            return scan_class_folders(tree, ignored)
+        except EmptyFolderError as error:
             if tree.modality is IMAGES:
-                refuse_both_kinds(tree)
+                explain_no_images(tree, error)
             raise
-        if tree.modality is IMAGES and ignored[IMAGES.why_not(Path("x.txt"))] > len(listing.entries):
-            refuse_both_kinds(tree)
-        return listing
 
     def sample_ids(self, ignored: Counter[str]) -> list[str]:
         """See `Source`."""
