@@ -29,6 +29,15 @@ def encode_text(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
+def is_utf8(content: bytes) -> bool:
+    """Whether bytes are UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def check_text(content: bytes) -> bytes:
     """The bytes of a text, without the mark of UTF-8 at its begin.
 

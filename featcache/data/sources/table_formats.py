@@ -14,6 +14,7 @@ from featcache._utils.regular_files import parse_json
 from featcache.core.samples import SEPARATOR
 from featcache.data.sources.parquet_images import is_image_column, uncompressed_bytes
 from featcache.data.sources.table_columns import PATHS, Choose, Columns, Row, Table, TableKind
+from featcache.data.sources.table_quotes import QUOTES_NOTE, quotes_are_text, refuse_swallowed_rows
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 
 _MOST_DECODED, _MOST_TIMES = 2**29, 1000
@@ -58,7 +59,13 @@ def _open_csv(name: str, content: bytes, choose: Choose, kind: TableKind) -> Tab
             "record a line is read from a file that ends in .jsonl."
         )
     delimiter = delimiter_of(text.partition("\n")[0])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    is_raw = kind.is_texts and delimiter == "\t" and quotes_are_text(text)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        strict=True,
+        quoting=csv.QUOTE_NONE if is_raw else csv.QUOTE_MINIMAL,
+    )
     try:
         header = next(reader, [])
         columns = choose(f"{name}: the first line must name", name, header)
@@ -66,12 +73,22 @@ def _open_csv(name: str, content: bytes, choose: Choose, kind: TableKind) -> Tab
         raise DataLayoutError(f"{name} is not a CSV file in UTF-8: {error}") from error
     if delimiter != ",":
         columns.notes.append(f"columns separated by {'tabs' if delimiter == chr(9) else delimiter}")
-    return Table(columns, _csv_rows(name, header, columns, reader))
+    if is_raw:
+        columns.notes.append(QUOTES_NOTE)
+    rows = _csv_rows(name, header, columns, reader)
+    return Table(columns, _checked(name, header, columns, delimiter, rows) if kind.is_texts else rows)
 
 
 def delimiter_of(header: str) -> str:
     """The character between the columns: a comma, unless the first line has only another one."""
     return next((mark for mark in (",", ";", "\t") if mark in header), ",")
+
+
+def _checked(name: str, header: Sequence[str], columns: Columns, delimiter: str, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows of a table of texts, after all are checked, see `refuse_swallowed_rows`."""
+    listed = list(rows)
+    refuse_swallowed_rows(name, header, columns, delimiter, listed)
+    yield from listed
 
 
 def _csv_rows(name: str, header: Sequence[str], columns: Columns, reader: Any) -> Iterator[Row]:
@@ -112,8 +129,11 @@ def _open_json_lines(name: str, content: bytes, choose: Choose, kind: TableKind)
 
     def cell(number: int, column: str, value: Any) -> str | None:
         where = f"{name}, line {number}: {column}"
-        is_text = column in columns.texts and isinstance(value, str)
-        return value if is_text else _json_text(where, value)
+        if column not in columns.texts:
+            return _json_text(where, value)
+        if value is None or isinstance(value, str):
+            return value
+        raise DataLayoutError(f"{where} is {json.dumps(value)[:80]}; a text must be a JSON string or null")
 
     rows = (
         (number, {column: cell(number, column, record.get(column)) for column in columns.used})

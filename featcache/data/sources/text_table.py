@@ -21,16 +21,18 @@ from featcache.data.sources.table_formats import delimiter_of
 from featcache.data.sources.text_columns import holds_texts
 from featcache.data.sources.text_ids import without_counter
 from featcache.data.sources.text_rows import TextRows, read_text_rows
-from featcache.data.text_content import check_text
+from featcache.data.text_content import check_text, is_utf8
+from featcache.errors import DataLayoutError
 
 _HEAD_BYTES = (2**16, 2**24)  # of a table: the second if the first line is longer
+_MOST_UNDECODABLE = 0.05  # of the texts of a table: more are another encoding, not damage
 
 
 class TextTableSource(Source):
     """Texts in the rows of a table; see `Source`. Ids come from the content, see `text_ids`.
 
     The table has a column `text`, and none of paths; or the user names the columns of the texts. All texts are held in
-    memory. Texts that are empty or not UTF-8 are listed, and cannot be read.
+    memory. Texts that are empty or not UTF-8 are listed, and cannot be read; many that are not UTF-8 are an error.
 
     Parameters
     ----------
@@ -72,8 +74,10 @@ class TextTableSource(Source):
         return TEXTS
 
     def entries(self, ignored: Counter[str], progress: Progress | None = None) -> SampleListing:
-        """See `Source`."""
-        return hide_unknown(self._read_rows(self._options.label_column).listing, TEXTS)
+        """See `Source`. Raises DataLayoutError if many texts are not UTF-8: the table is in another encoding."""
+        rows = self._read_rows(self._options.label_column)
+        _refuse_other_encoding(self.name, rows)
+        return hide_unknown(rows.listing, TEXTS)
 
     def sample_ids(self, ignored: Counter[str]) -> list[str]:
         """See `Source`. The table needs no labels."""
@@ -106,6 +110,18 @@ class TextTableSource(Source):
         rows = read_text_rows(self.name, content, label_column=label_column, text_column=self._options.text_column)
         self._contents, self._places = rows.contents, rows.places
         return rows
+
+
+def _refuse_other_encoding(name: str, rows: TextRows) -> None:
+    undecodable = {sample_id for sample_id, content in rows.contents.items() if not is_utf8(content)}
+    entries = rows.listing.entries
+    places = [rows.places[entry.id] for entry in entries if without_counter(entry.id) in undecodable]
+    if len(places) >= max(2, _MOST_UNDECODABLE * len(entries)):
+        form = "" if name.lower().endswith(".jsonl") else "as CSV "
+        raise DataLayoutError(
+            f"{name}: {len(places)} of {len(entries)} texts are not UTF-8, the first in {places[0]}. The table is in "
+            f"another encoding: save it {form}in UTF-8."
+        )
 
 
 def header_of(path: str) -> list[str]:
