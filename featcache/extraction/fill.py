@@ -46,8 +46,8 @@ def fill_cache(writer: CacheWriter, extractor: Extractor, monitor: Monitor, stri
         path, reason = manifest.where(manifest.samples.ids[incomplete[0]]), skipped[incomplete[0]]
         raise UnreadableImageError(
             f"{len(incomplete)} {manifest.modality.plural} that have features need more views and cannot be read now, "
-            f"for example {path}: {reason}. What was extracted is kept. Make them readable, or remove them from the data, "
-            "then run the same command again."
+            f"for example {path}: {reason}. What was extracted is kept. Make them readable, or remove them from the "
+            "data, then run the same command again."
         )
     if len(skipped) == total:
         row, reason = next(iter(skipped.items()))
