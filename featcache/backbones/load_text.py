@@ -66,6 +66,7 @@ def load_text_encoder(
         built.tokenizer,
         name=name,
         weights=weights,
+        architecture=built.architecture,
         pooling=built.pooling,
         normalize=built.normalize,
         layers=layers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from featcache.core.specs import (
 from featcache.errors import BackboneError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from featcache.backbones.text_features import TextFeatures
     from featcache.backbones.text_tokenizer import Tokenizer
@@ -47,6 +48,8 @@ class TextEncoder:
         Stored in caches and heads.
     weights : str, default "none"
         Where the weights come from: "pretrained", "none" or a path. Stored only.
+    architecture : str, default ""
+        What decides the features beside the weights, such as the number of heads; it is part of `weights_sha256`.
     pooling : {"mean", "cls", "max"}, default "mean"
         How the last hidden state becomes the penultimate features.
     normalize : bool, default False
@@ -67,14 +70,15 @@ class TextEncoder:
     devices : tuple of str
         Where it computes features; `device` is the first of them.
     weights_sha256 : str
-        Hash of the weights.
+        Hash of the weights and of `architecture`.
     engine : {"pytorch"}
         What runs the network.
 
     Raises
     ------
     BackboneError
-        The module returns something else than finite features, or has no such layer.
+        The module returns something else than finite features, its features depend on padding, or it has no such
+        layer.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class TextEncoder:
         *,
         name: str,
         weights: str = "none",
+        architecture: str = "",
         pooling: TextPooling = "mean",
         normalize: bool = False,
         layers: str | Sequence[str] = (PENULTIMATE,),
@@ -91,6 +96,7 @@ class TextEncoder:
         precision: Precision = "fp32",
     ) -> None:
         from featcache.backbones.text_features import TextFeatures, expand_text_layers
+        from featcache.backbones.text_probe import check_padding, measure_widths
         from featcache.backbones.weights.load import sha256_of
 
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
@@ -99,8 +105,9 @@ class TextEncoder:
         self.device = self.devices[0]
         self.engine: EngineName = "pytorch"
         self.engine_note = ""
-        self.weights_sha256 = sha256_of(module.state_dict())
-        widths = _widths(module, tokenizer, name)
+        state_sha256 = sha256_of(module.state_dict())
+        self.weights_sha256 = hashlib.sha256(f"{state_sha256} {architecture}".encode()).hexdigest()
+        widths = measure_widths(module, tokenizer, name)
         self.layers = expand_text_layers(
             name, split_names(layers), len(widths) - 1, pooling=pooling, normalize=normalize
         )
@@ -116,6 +123,7 @@ class TextEncoder:
         self._networks = features.on_devices(self.devices)
         self._pytorch_engine: Engine = join_engines([_engine(network, self.batch_size) for network in self._networks])
         self.dims = {layer: values.shape[1] for layer, values in self._probe().items()}
+        check_padding(features, tokenizer)
 
     @property
     def module(self) -> nn.Module:
@@ -245,21 +253,3 @@ def _engine(network: TextFeatures, batch_size: int) -> Engine:
     from featcache.backbones.engines.text_pytorch import TextEngine
 
     return TextEngine(network, batch_size if network.device.type == "cuda" else 0)
-
-
-def _widths(module: nn.Module, tokenizer: Tokenizer, name: str) -> list[int]:
-    """Width of each hidden state, from a short text."""
-    import torch
-
-    from featcache.backbones.stages import device_of
-
-    ids = tokenizer(["a"]).tokens.to(device_of(module))
-    with torch.inference_mode():
-        hidden: Sequence[Tensor] = module.eval()(ids, torch.ones_like(ids, dtype=torch.bool))
-    shapes = [tuple(state.shape) for state in hidden]
-    if len(shapes) < 2 or not all(len(shape) == 3 and shape[:2] == tuple(ids.shape) for shape in shapes):
-        raise BackboneError(
-            f"{name} returns tensors of shapes {shapes} for tokens {tuple(ids.shape)}, expected the hidden states "
-            "(b, t, d) of the embeddings and of each layer"
-        )
-    return [shape[2] for shape in shapes]

@@ -45,14 +45,15 @@ def fill_cache(writer: CacheWriter, extractor: Extractor, monitor: Monitor, stri
     if incomplete:
         path, reason = manifest.where(manifest.samples.ids[incomplete[0]]), skipped[incomplete[0]]
         raise UnreadableImageError(
-            f"{len(incomplete)} images that have features need more views and cannot be read now, for example {path}: "
-            f"{reason}. What was extracted is kept. Make them readable, or remove them from the data, then run the "
-            "same command again."
+            f"{len(incomplete)} {manifest.modality.plural} that have features need more views and cannot be read now, "
+            f"for example {path}: {reason}. What was extracted is kept. Make them readable, or remove them from the "
+            "data, then run the same command again."
         )
     if len(skipped) == total:
         row, reason = next(iter(skipped.items()))
         raise EmptyFolderError(
-            f"none of the {total} images of {manifest.source.name} could be read; {manifest.samples.ids[row]}: {reason}"
+            f"none of the {total} {manifest.modality.plural} of {manifest.source.name} could be read; "
+            f"{manifest.samples.ids[row]}: {reason}"
         )
     return skipped
 

@@ -80,13 +80,13 @@ class Extraction(Result, NotebookResult):
     def __str__(self) -> str:
         """Text for the terminal."""
         seconds, cache = self.report.seconds, self.cache
-        views = int(cache.done.sum())
-        lines = [f"{cache.path}: {len(cache.samples)} images, {views} views, {human_bytes(cache.size_bytes)}"]
+        views, samples = int(cache.done.sum()), f"{cache.spec.modality}s"
+        lines = [f"{cache.path}: {len(cache.samples)} {samples}, {views} views, {human_bytes(cache.size_bytes)}"]
         if self.extracted:
             used = seconds["wall"] - seconds.get("trial", 0.0)
             lines.append(
-                f"extracted {self.extracted} images ({self.shown} views) in {used:.1f} s: "
-                f"{self.extracted / used:.0f} images/s, {self.shown / used:.0f} views/s"
+                f"extracted {self.extracted} {samples} ({self.shown} views) in {used:.1f} s: "
+                f"{self.extracted / used:.0f} {samples}/s, {self.shown / used:.0f} views/s"
             )
         else:
             lines.append("nothing to extract: the cache was complete")
@@ -97,7 +97,8 @@ class Extraction(Result, NotebookResult):
         if cache.samples.multilabel:
             is_known = cache.samples.split != SPLITS.index(UNLABELLED)
             without = int(np.count_nonzero(~cache.samples.labels[is_known].any(axis=1)))
-            lines.append(f"an image can have several labels; {without} images have none")
+            one = "an image" if samples == "images" else "a text"
+            lines.append(f"{one} can have several labels; {without} {samples} have none")
         lines += [*input_notes(self.ignored, self.conflicts, self.skipped), *remark_notes(self.remarks)]
         return "\n".join([*lines, *([self.data.missing] if self.data.missing else [])])
 

@@ -93,6 +93,11 @@ def _open(
     card = ModelCard.read(folder)
     if not locate(folder, card.file).is_file():  # reading a pipe would wait
         raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
+    if card.spec.modality != "image":
+        raise HeadError(
+            f"{folder} holds a head on features of {card.spec.modality}s. Predictions, evaluation, export and the "
+            "server work on images only so far; in Python, load_head gives the head for features of your own."
+        )
     spec, device = card.spec, resolve_device(device)
     is_network = card.kind == "network"
     network = load_backbone_of(

@@ -176,6 +176,7 @@ def test_the_spec_holds_what_decides_a_feature() -> None:
     changed = ToyTextNet()
     changed.vectors.weight.data += 1
     assert TextEncoder(changed, ToyTokenizer(), name="toy-text").weights_sha256 != encoder.weights_sha256
+    assert toy_text_encoder(architecture='{"heads": 2}').weights_sha256 != encoder.weights_sha256
 
 
 def test_engines_other_than_pytorch_are_refused() -> None:
@@ -199,3 +200,40 @@ def test_networks_of_another_form_are_refused() -> None:
     broken.vectors.weight.data[2] = torch.inf
     with pytest.raises(BackboneError, match="own returns features that are not finite"):
         TextEncoder(broken, ToyTokenizer(), name="own")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_features_that_depend_on_padding_are_refused(precision: str) -> None:
+    class Mixing(ToyTextNet):
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+            hidden = self.vectors(ids)
+            return [hidden, hidden * torch.where(mask.all(1), 1, 1 + self.share)[:, None, None]]
+
+    network = Mixing()
+    network.share = 0.0065
+    with pytest.raises(
+        BackboneError, match=r"penultimate of a text of 2 tokens changes by 0\.65% when it is padded to 9 tokens"
+    ):
+        TextEncoder(network, ToyTokenizer(9), name="own", precision=precision)
+    network.share = 1e-5  # as rounding
+    assert TextEncoder(network, ToyTokenizer(9), name="own", precision=precision).dim == 5
+    network.share = 0.0065
+    network.bfloat16()  # rounds itself
+    assert TextEncoder(network, ToyTokenizer(9), name="own", precision=precision).dim == 5
+    network.share = torch.nan
+    with pytest.raises(BackboneError, match=r"changes by nan%.* Use another encoder\."):
+        TextEncoder(network, ToyTokenizer(9), name="own", precision=precision)
+
+
+def test_a_network_that_does_not_take_tokens_is_refused() -> None:
+    class Failing(ToyTextNet):
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+            if ids.shape[1] > self.longest:
+                raise RuntimeError("shape '[2, 3]' is invalid")
+            return super().forward(ids, mask)
+
+    for longest in (0, 2):
+        network = Failing()
+        network.longest = longest
+        with pytest.raises(BackboneError, match=r"own is not an encoder of texts .*RuntimeError: shape '\[2, 3\]' is"):
+            TextEncoder(network, ToyTokenizer(), name="own")

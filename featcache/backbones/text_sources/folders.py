@@ -84,6 +84,7 @@ def build_from_folder(
     MissingExtraError : a package is not installed.
     """
     from featcache.backbones.text_sources.transformers import build_module, load_slow_tokenizer, most_tokens
+    from featcache.backbones.text_sources.transformers_config import architecture_of
 
     state = _read_weights(folder, name, weights)
     module, config = build_module(folder, name, state)
@@ -108,7 +109,7 @@ def build_from_folder(
         pad_id=getattr(config, "pad_token_id", None) or 0,
     )
     _check_vocabulary(name, tokenizer, backend, module)
-    return BuiltTextEncoder(module, tokenizer, pooling, normalize)
+    return BuiltTextEncoder(module, tokenizer, pooling, normalize, architecture_of(config))
 
 
 def read_mapping(path: Path, *, optional: bool = False) -> dict[str, Any]:

@@ -57,9 +57,11 @@ def build_module(folder: Path, name: str, state: Mapping[str, Tensor] | None) ->
             config = transformers.AutoConfig.from_pretrained(folder, **_LOCAL)
             config._attn_implementation = "eager"  # that of the file may be a kernel of the hub, which is code
             with torch.device("meta"):
-                kind = type(transformers.AutoModel.from_config(config, trust_remote_code=False))
+                draft = transformers.AutoModel.from_config(config, trust_remote_code=False)
         except Exception as error:  # of reading files and of the network's own code
             raise BackboneError(f"{name} cannot be built from {folder}: {first_line(error)}") from error
+        kind = type(draft)
+        _check_kind(draft, name)
         if config.is_encoder_decoder:
             raise BackboneError(f"{name} is an encoder with a decoder ({config.model_type}); give an encoder of texts")
         if getattr(config, "quantization_config", None):
@@ -124,6 +126,18 @@ def _attention() -> str:
         AttentionMaskInterface.register(_ATTENTION, mask)
         AttentionInterface.register(_ATTENTION, sdpa_attention_forward)
     return _ATTENTION
+
+
+def _check_kind(model: Any, name: str) -> None:
+    """Raise BackboneError if a model takes no tokens, such as one of images, or of images and texts."""
+    kind, main = type(model).__name__, getattr(model, "main_input_name", None)
+    try:
+        embedding = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        embedding = None
+    if main != "input_ids" or not hasattr(embedding, "num_embeddings"):
+        reason = f"takes {main}" if main not in (None, "input_ids") else "has no table of vectors for tokens"
+        raise BackboneError(f"{name} is not an encoder of texts: its {kind} {reason}. Give an encoder of texts alone.")
 
 
 def _load(kind: Any, config: Any, name: str, state: Mapping[str, Tensor]) -> nn.Module:
