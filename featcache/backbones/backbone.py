@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.environment import cache_folder
 from featcache._utils.formatting import split_names
-from featcache.backbones.devices import expand_device, name_devices
+from featcache.backbones.devices import allows_tf32, expand_device, name_devices
 from featcache.backbones.engines.base import Engine, EngineName, PendingFeatures
 from featcache.backbones.engines.data_parallel import join_engines
 from featcache.backbones.engines.pytorch import PyTorchEngine
@@ -209,11 +209,7 @@ class Backbone:
     @property
     def allows_tf32(self) -> bool:
         """Whether a GPU may compute in TF32 what bf16 or fp16 leaves in float32. The precision "fp32" is IEEE's."""
-        if not self.device.startswith("cuda") or self.precision == "fp32":
-            return False
-        from featcache.backbones.float32 import tf32_is_allowed
-
-        return tf32_is_allowed(self.device)
+        return allows_tf32(self.device, self.precision)
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features of the main layer.

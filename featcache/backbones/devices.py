@@ -108,3 +108,12 @@ def _cpu_multiplies_bf16() -> bool:
         import torch
 
         return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def allows_tf32(device: str, precision: Precision) -> bool:
+    """Whether a GPU may compute in TF32 what bf16 or fp16 leaves in float32. The precision "fp32" is IEEE's."""
+    if not device.startswith("cuda") or precision == "fp32":
+        return False
+    from featcache.backbones.float32 import tf32_is_allowed
+
+    return tf32_is_allowed(device)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import split_names
-from featcache.backbones.devices import expand_device, name_devices
+from featcache.backbones.devices import allows_tf32, expand_device, name_devices
 from featcache.backbones.engines.base import Engine, EngineName, PendingFeatures
 from featcache.backbones.engines.data_parallel import join_engines
 from featcache.core.specs import (
@@ -164,11 +164,7 @@ class TextEncoder:
     @property
     def allows_tf32(self) -> bool:
         """Whether a GPU may compute in TF32 what bf16 or fp16 leaves in float32. The precision "fp32" is IEEE's."""
-        if not self.device.startswith("cuda") or self.precision == "fp32":
-            return False
-        from featcache.backbones.float32 import tf32_is_allowed
-
-        return tf32_is_allowed(self.device)
+        return allows_tf32(self.device, self.precision)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Features (b, d) of the main layer from b texts."""

@@ -64,3 +64,22 @@ class SlowLoader(ViewLoader):
         for batch in super().batches(*arguments):
             self._gpus.pass_time(2)
             yield batch
+
+
+@pytest.mark.parametrize(("device", "size"), [("cpu", 32), ("cuda:1", 7)])
+def test_val_comes_in_batches_of_extraction_on_a_gpu(
+    device: str, size: int, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(make_folder({"train/ants": 3, "train/bees": 2, "val/ants": 1, "val/bees": 1}))
+    backbone = trainable_backbone()
+    spec = backbone.extract_spec(image_size=None, augment="tutorial", seed=0, views=0, dtype="float32")
+    asked = []
+    with closing(ViewLoader(manifest, spec.view, workers=1)) as loader:
+        batches = LiveBatches(backbone, spec, loader, "all", PhaseTimer(), None, ProcessGroup())
+        monkeypatch.setattr(backbone, "device", device)
+        monkeypatch.setattr(type(backbone), "batch_size", 7)
+        monkeypatch.setattr(
+            loader, "batches", lambda rows, numbers, size: asked.append((len(rows), numbers, size)) or []
+        )
+        assert list(batches.evaluation("val")) == []
+    assert asked == [(2, [0], size)]
