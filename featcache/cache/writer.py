@@ -250,9 +250,9 @@ class CacheWriter:
         for name, values in complete.items():
             self._write_rows(self._layout.layers[name], runs, values)
         self._write_rows(self._layout.crc32, runs, crc32)
-        if location := self._layout.on_device:
-            before = location.view(self._layout.data)[rows] if first_view else 0
-            self._write_rows(location, runs, on_device + before)
+        if counts := self._layout.on_device:
+            before = counts.view(self._layout.data)[rows] if first_view else 0
+            self._write_rows(counts, runs, on_device + before)
         self._set_done(rows, runs, first_view + views)
 
     def _mark_skipped(self, row: int, reason: str) -> None:
