@@ -52,6 +52,8 @@ class ExtractorInfo:
         See `Backbone`.
     tf32 : bool
         See `Backbone.allows_tf32`.
+    counts_device_views : bool
+        Whether a device may make views, so that the cache counts them.
     """
 
     spec: ExtractSpec
@@ -61,6 +63,7 @@ class ExtractorInfo:
     precision: str
     note: str
     tf32: bool
+    counts_device_views: bool
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,6 @@ class ExtractionPlan:
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **({"deterministic": True} if self.runtime.get("deterministic") else {}),
         }
-        if self.device_views and self.device_views.makes_recipe(self.spec.views > 0):
-            provenance["views_made_on"] = backbone.device_name
         return ExtractorInfo(
             self.spec,
             dict(backbone.dims),
@@ -158,6 +159,7 @@ class ExtractionPlan:
             backbone.precision,
             self.note,
             backbone.allows_tf32,
+            self.device_views is not None,
         )
 
 
