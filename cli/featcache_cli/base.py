@@ -13,7 +13,7 @@ from featcache_cli import outputs, progress
 
 _GROUPS: dict[str, tuple[str, ...]] = {
     "Images": ("label_column", "skip_missing", "val_fraction", "split_seed", "allow_leak", "max_pixels", "value_range",
-               "strict"),
+               "decode_side", "strict"),
     "Network": ("backbone", "weights", "weights_key", "layers", "image_size", "augment", "precision", "train_precision",
                 "engine", "dtype"),
     "Machine": ("workers", "device", "deterministic", "batch_size", "cluster", "gpus_per_worker", "cpus_per_worker"),

@@ -205,6 +205,10 @@ class ExtractionRequest:
             return cls(backbone, options, engine_of_unfinished(out), TEXTS.name)
         value_range = choose_value_range(options["value_range"], out, manifest, options["max_pixels"])
         monitor.note(describe_value_range(value_range))
+        if side := options["decode_side"]:
+            monitor.note(
+                f"JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if the short side then has {side} pixels"
+            )
         options = {**options, "value_range": value_range}
         return cls(backbone, options, engine_of_unfinished(out))
 
@@ -269,7 +273,7 @@ class ExtractionRequest:
         return ExtractionPlan(encoder, spec, runtime, self.match_engine, engine_selected=encoder is backbone)
 
 
-_OF_IMAGES = ("image_size", "interpolation", "value_range")
+_OF_IMAGES = ("image_size", "interpolation", "value_range", "decode_side")
 
 
 def check_modality(backbone: str | Backbone | TextEncoder, options: ExtractArguments, manifest: Manifest) -> None:

@@ -215,9 +215,12 @@ def finetune(
         images = None
         if image_cache is not None:
             with timer.phase("image cache"):
-                side = _CACHED_SIDE_FACTOR * spec.image_view.resize_size
+                view = spec.image_view
+                side = _CACHED_SIDE_FACTOR * view.resize_size
                 images = stack.enter_context(
-                    closing(ImageCache(image_cache, manifest, side, max_pixels, progress, value_range))
+                    closing(
+                        ImageCache(image_cache, manifest, side, max_pixels, progress, value_range, view.decode_side)
+                    )
                 )
         device_views = support.open_device_views(backbone.device, spec.image_view)
         loader = stack.enter_context(
