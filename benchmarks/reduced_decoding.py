@@ -18,6 +18,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,10 @@ def measure(photos: list[bytes], embed: Callable[[Pixels], NDArray[Any]], spec: 
         for number, data in enumerate(photos):
             if number == 0 and (shape := decode(data, decode_side=side).shape) in shapes:
                 break
-            spent, image = timed(lambda data=data: decode(data, decode_side=side))  # type: ignore[misc]
+            spent, image = timed(partial(decode, data, decode_side=side))
             decoding.append(spent)
             key = number.to_bytes(32)
-            spent, views = timed(lambda image=image, key=key: make_views(image, spec, key, NUMBERS))  # type: ignore[misc]
+            spent, views = timed(partial(make_views, image, spec, key, NUMBERS))
             viewing.append(spent)
             made.append(views)
         else:
