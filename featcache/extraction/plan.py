@@ -107,7 +107,7 @@ class ExtractionPlan:
     @property
     def note(self) -> str:
         """Notes for the user on the network and on what makes the views, a line each."""
-        return "\n".join(filter(None, [self.backbone.note, self.device_views.note if self.device_views else ""]))
+        return "\n".join(filter(None, [self.backbone.note, *(self.device_views.notes if self.device_views else [])]))
 
     def select_engine(self, views: int) -> ExtractionPlan:
         """The plan on the engine that suits this number of views; a Backbone of the user keeps its engine."""

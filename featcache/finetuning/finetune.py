@@ -270,7 +270,7 @@ def finetune(
                 run.apply_wise_ft()
                 test = run.test()
     history, samples = run.state.history, manifest.samples
-    notes = [no_bf16, device_views.note if device_views else ""]
+    notes = [no_bf16, *(device_views.notes if device_views else [])]
     result = FineTune(
         path=out,
         history=history,

@@ -172,7 +172,8 @@ class ViewLoader:
                 with self._timer.phase("read"):
                     data = read_image(self.manifest, row, expected)
                 with self._timer.phase("decode"):
-                    image, remark = decode_for(data, self.spec, self.max_pixels)
+                    memory = self._device_views and self._device_views.memory
+                    image, remark = decode_for(data, self.spec, self.max_pixels, memory.empty if memory else None)
                     image = self._images.keep(expected, image, remark) if self._images else image
             except UnreadableImageError as error:
                 return error
