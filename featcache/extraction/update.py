@@ -30,7 +30,7 @@ from featcache.extraction.extractor import LocalExtractor
 from featcache.extraction.fill import fill_cache, reject_unreadable
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.results import Update, with_ids
-from featcache.extraction.update_plan import UpdatePlan
+from featcache.extraction.update_plan import UpdatePlan, check_modality
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,6 +48,7 @@ def update(
     backbone: Backbone | nn.Module | None = None,
     allow_leak: bool | None = None,
     label_column: str | None = None,
+    text_column: str | None = None,
     skip_missing: bool | None = None,
     retry: bool = False,
     strict: bool = False,
@@ -82,6 +83,8 @@ def update(
         Accept images of val or test that are also in train. None: as the cache was made.
     label_column : str or None, default None
         Column of the labels, see `read_manifest`. None: as the cache was made.
+    text_column : str or None, default None
+        Column of the texts, see `read_manifest`. None: as the cache was made.
     skip_missing : bool or None, default None
         Skip images of a manifest whose files are missing. None: as the cache was made.
     retry : bool, default False
@@ -124,10 +127,16 @@ def update(
     monitor = Monitor(progress, on_note)
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("updating from images")
-    changed = {"allow_leak": allow_leak, "label_column": label_column, "skip_missing": skip_missing}
+    changed = {
+        "allow_leak": allow_leak,
+        "label_column": label_column,
+        "text_column": text_column,
+        "skip_missing": skip_missing,
+    }
     split = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
     with monitor.phase("hash"):
-        manifest = read_manifest(data, **split, progress=monitor.progress).of_images("update")
+        manifest = read_manifest(data, **split, progress=monitor.progress)
+    check_modality(old, manifest)
     summary = manifest.summary()
     monitor.note(str(summary))
     manifest, unread = keep_unread(old, manifest)
@@ -225,6 +234,7 @@ def repair(
         return replace(result, seconds=monitor.seconds())
     with monitor.phase("hash"):
         manifest = read_manifest(data, **{**old.split_options, "allow_leak": True}, progress=monitor.progress)
+    check_modality(old, manifest)
     new_names = {content.tobytes(): manifest.samples.ids[row] for row, content in enumerate(manifest.samples.sha256)}
     names = [new_names.get(content.tobytes()) for content in old.samples.sha256]
     lost = [old.samples.ids[row] for row in damaged if names[row] is None and not matches.views[row]]
@@ -266,7 +276,9 @@ def _plan(
     """What becomes of a cache with these views, and its damaged rows. The clean view is that of every recipe."""
     views = old.spec.views if views is None else views
     if augment is None:
-        augment = old.spec.view.augment if old.spec.views or not views else cached_augment(None, views)
+        augment = (
+            old.spec.view.augment if old.spec.views or not views else cached_augment(None, views, old.spec.modality)
+        )
     view = replace(old.spec.view, augment=augment)
     spec = replace(old.spec, views=views, view=view)
     damaged = _damaged(old, monitor)

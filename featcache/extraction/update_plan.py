@@ -17,7 +17,9 @@ from featcache.core.options import RuntimeOptions
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
-from featcache.extraction.plan import ExtractionPlan, load_cache_backbone
+from featcache.errors import CacheMismatchError
+from featcache.extraction.plan import ExtractionPlan
+from featcache.extraction.request import plan_like
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,9 +72,7 @@ class UpdatePlan:
         views = int(self.missing.sum())
         if not views:
             return None
-        network = load_cache_backbone(self.old, weights, runtime["device"], backbone)
-        engine = str(self.old.provenance.get("engine", ""))
-        return ExtractionPlan(network, self.spec, runtime, engine).select_engine(views)
+        return plan_like(self.old, self.spec, runtime, views, weights=weights, backbone=backbone)
 
     def provenance(self, extraction: ExtractionPlan | None) -> dict[str, Any]:
         """That of the new cache."""
@@ -83,3 +83,12 @@ class UpdatePlan:
             provenance.pop("val_is_held_out", None)
             provenance |= {} if self.manifest.held_out_seed is None else {"val_is_held_out": True}
         return {**provenance, **self.record}
+
+
+def check_modality(cache: FeatureCache, manifest: Manifest) -> None:
+    """Raise CacheMismatchError if the cache has features of other samples than the data, such as texts."""
+    if cache.spec.modality != manifest.modality.name:
+        raise CacheMismatchError(
+            f"{cache.path} holds features of {cache.spec.modality}s, and {manifest.source.name} holds "
+            f"{manifest.modality.plural}. Give the data of the cache."
+        )

@@ -22,7 +22,8 @@ from featcache.core.options import RuntimeOptions
 from featcache.data.manifest import Manifest
 from featcache.errors import HeadError
 from featcache.extraction.extractor import LocalExtractor
-from featcache.extraction.plan import ExtractionPlan, load_cache_backbone
+from featcache.extraction.plan import ExtractionPlan
+from featcache.extraction.request import plan_like
 from featcache.heads.tuning.image_sample import sample_images
 from featcache.heads.tuning.view_selection import COUNTS, Gain, ViewCandidate, ViewSelection, select_views
 
@@ -99,9 +100,7 @@ def run_trial(
     samples = cache.samples.take(cache.readable_rows("train"))
     rows = cache.readable_rows("train")[sample_images(samples, MAX_IMAGES, seed)]
     shown = len(rows) * COUNTS[-1] * len(recipes)
-    network = load_cache_backbone(cache, None, runtime["device"], backbone)
-    engine = str(cache.provenance.get("engine", ""))
-    plan = ExtractionPlan(network, cache.spec, runtime, engine).select_engine(shown)
+    plan = plan_like(cache, cache.spec, runtime, shown, backbone=backbone)
     views, is_there = {}, np.ones(len(rows), bool)
     for number, recipe in enumerate(recipes):
         spec = replace(cache.spec, views=COUNTS[-1], view=replace(cache.spec.view, augment=recipe))
