@@ -67,8 +67,8 @@ class ViewOptions(TypedDict, total=False):
             None,
             "Recipe of the augmented views: tutorial, crop, trivial, gentle, gentle-flip, none, or one that another "
             "package adds; for texts word-dropout, sentence-crop or none.",
-            none=f"{CACHED_AUGMENT} for the views of a cache, for those of texts {TEXT_AUGMENT}; {LIVE_AUGMENT} for live "
-            "training",
+            none=f"{CACHED_AUGMENT} for the views of a cache, {TEXT_AUGMENT} for those of texts, {LIVE_AUGMENT} for "
+            "live training",
         ),
     ]
     image_size: Annotated[

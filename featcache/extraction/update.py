@@ -15,6 +15,7 @@ from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views
@@ -45,7 +46,7 @@ def update(
     views: int | None = None,
     augment: str | None = None,
     weights: str | None = None,
-    backbone: Backbone | nn.Module | None = None,
+    backbone: Backbone | TextEncoder | nn.Module | None = None,
     allow_leak: bool | None = None,
     label_column: str | None = None,
     text_column: str | None = None,
@@ -77,7 +78,7 @@ def update(
         views are extracted again. None: as before, or that of `extract` if the cache has no augmented views.
     weights : str or None, default None
         Where the weights of the network are now. None: where they were.
-    backbone : Backbone, nn.Module or None, default None
+    backbone : Backbone, TextEncoder, nn.Module or None, default None
         The network itself, where featcache cannot load it by name.
     allow_leak : bool or None, default None
         Accept images of val or test that are also in train. None: as the cache was made.
@@ -176,7 +177,7 @@ def repair(
     data: str | os.PathLike[str],
     *,
     weights: str | None = None,
-    backbone: Backbone | nn.Module | None = None,
+    backbone: Backbone | TextEncoder | nn.Module | None = None,
     strict: bool = False,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
@@ -192,7 +193,7 @@ def repair(
         The images, under any name and label: they are compared by content.
     weights : str, optional
         Where the weights of the network are now; see `update`.
-    backbone : Backbone or torch.nn.Module, optional
+    backbone : Backbone, TextEncoder or torch.nn.Module, optional
         The network, if it has no name; see `update`.
     strict : bool, default False
         Raise an error if an image cannot be read, instead of listing it.
@@ -255,7 +256,7 @@ def change_views(
     views: int,
     augment: str,
     record: Mapping[str, Any],
-    backbone: Backbone | None,
+    backbone: Backbone | TextEncoder | None,
     runtime: RuntimeOptions,
     monitor: Monitor,
 ) -> Update:
@@ -276,9 +277,8 @@ def _plan(
     """What becomes of a cache with these views, and its damaged rows. The clean view is that of every recipe."""
     views = old.spec.views if views is None else views
     if augment is None:
-        augment = (
-            old.spec.view.augment if old.spec.views or not views else cached_augment(None, views, old.spec.modality)
-        )
+        is_kept = old.spec.views or not views
+        augment = old.spec.view.augment if is_kept else cached_augment(None, views, old.spec.modality)
     view = replace(old.spec.view, augment=augment)
     spec = replace(old.spec, views=views, view=view)
     damaged = _damaged(old, monitor)

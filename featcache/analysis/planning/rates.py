@@ -69,7 +69,7 @@ class RateOptions(ExtractOptions, ViewCount, DataOptions, DeviceOptions, EngineO
 def measure_rates(
     data: str | os.PathLike[str],
     *,
-    backbone: str | Backbone = EMBEDDED,
+    backbone: str | Backbone | None = None,
     cores: int | None = None,
     provided: Mapping[str, float] | None = None,
     progress: ProgressOption = None,
@@ -86,7 +86,7 @@ def measure_rates(
     ----------
     data : str or path
         Labelled images, see `read_manifest`. They stand for all images to come.
-    backbone : str or Backbone, default 'efficientnet_lite0'
+    backbone : str, Backbone or None, default None
         The frozen network, see `extract`.
     cores : int or None, default None
         Cores of a worker. None: those that this process may use.
@@ -122,6 +122,7 @@ def measure_rates(
         provided = {**given, **(provided or {})}
     monitor = Monitor(progress, on_note)
     provided = {RENAMED_RATES.get(name, name): value for name, value in (provided or {}).items()}
+    backbone = backbone or EMBEDDED
     check_name(backbone)
     manifest = read_manifest(data, **select(DataOptions, options), allow_leak=True, progress=monitor.progress)
     manifest.of_images("plan")
