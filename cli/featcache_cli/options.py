@@ -172,6 +172,10 @@ strict_option = click.option("--strict", is_flag=True, help="Stop at the first u
 class RecipeName(click.Choice[str]):
     """The name of a view recipe of featcache, or of another package."""
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """See `click.ParamType`. The help text has the names, which are too long for one line."""
+        return "RECIPE"
+
     def __init__(self) -> None:
         super().__init__(tuple(dict.fromkeys((*AUGMENTS, *TEXT_AUGMENTS))))
 

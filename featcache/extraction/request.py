@@ -58,7 +58,7 @@ class ExtractionRequest:
         pipeline = select_pipeline(manifest, backbone, {**options})
         if backbone is None:
             backbone = pipeline.default_backbone
-        options = pipeline.complete(options, out, manifest, monitor)
+        options = pipeline.complete(backbone, options, out, manifest, monitor)
         return cls(backbone, options, engine_of_unfinished(out), pipeline.modality.name)
 
     def load(self) -> ExtractionPlan:

@@ -243,7 +243,7 @@ def try_out(
         Labelled images; see `read_manifest`.
     out : path, default "featcache-try"
         Folder for all files: cache.h5, head/, report.html.
-    backbone : str or Backbone
+    backbone : str, Backbone or None, default None
         The network; see `extract`.
     weights : str, default "pretrained"
         Its weights; see `extract`.

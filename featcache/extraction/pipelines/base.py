@@ -41,7 +41,7 @@ class Pipeline(Protocol):
         """Whether this is the name of a network of this modality, or such a network."""
 
     def complete(
-        self, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
+        self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
     ) -> ExtractArguments:
         """The options with values that depend on the data or on an unfinished cache `out`."""
 

@@ -108,7 +108,7 @@ class ImagePipeline:
         return isinstance(backbone, Backbone) or (isinstance(backbone, str) and is_named(backbone))
 
     def complete(
-        self, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
+        self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
     ) -> ExtractArguments:
         """See `Pipeline`: the value range of the images."""
         value_range = choose_value_range(options["value_range"], out, manifest, options["max_pixels"])

@@ -56,9 +56,10 @@ class TextPipeline:
         return isinstance(backbone, TextEncoder)
 
     def complete(
-        self, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
+        self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
     ) -> ExtractArguments:
         """See `Pipeline`. No option depends on the texts."""
+        monitor.note(f"texts, encoded by {backbone if isinstance(backbone, str) else backbone.name}")
         return options
 
     def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[TextEncoder, ExtractSpec]:
