@@ -52,7 +52,7 @@ def compare(spec: ViewSpec, images: int, rng: np.random.Generator) -> tuple[int,
         assert planned
         views += planned
         expected.append(make_views(image, spec, sha256, range(3)))
-    made = maker.make(views, DEVICE).cpu().numpy()
+    made = DecodedViews(maker, views).to(DEVICE).cpu().numpy()
     assert not maker.note, maker.note
     return int((made != np.concatenate(expected)).sum()), made.size
 

@@ -30,7 +30,7 @@ from featcache.analysis.benchmark.compare import _claim
 from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones import metadata_cache
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.engines import openvino as conversion
+from featcache.backbones.engines import openvino_files as conversion
 from featcache.backbones.weights.adapt import adapt
 from featcache.backbones.weights.checkpoint import read_checkpoint
 from featcache.cache.feature_cache import FeatureCache
@@ -695,10 +695,10 @@ def lock_files(folder: Path) -> list[Target]:
 def kept_networks(folder: Path) -> list[Target]:
     """Files in the cache folder: a converted network with its hash, and the metadata of a network."""
     graph = folder / "network.xml"
-    parts = conversion._files(graph)
+    parts = conversion.files(graph)
     for part in parts[:2]:
         part.write_bytes(part.name.encode() * 20)
-    parts[2].write_text(conversion._hash(*parts[:2]))
+    parts[2].write_text(conversion.hash_of(*parts[:2]))
     note = folder / "known.json"
     preprocessing = {"image_size": 224, "resize_size": 256, "interpolation": "bilinear"}
     preprocessing |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -711,7 +711,7 @@ def kept_networks(folder: Path) -> list[Target]:
         return metadata
 
     sound = [
-        of_file(part, lambda: conversion._is_valid(graph), sealed=True, same=lambda value, _: not value)
+        of_file(part, lambda: conversion.is_valid(graph), sealed=True, same=lambda value, _: not value)
         for part in parts
     ]
     return [*sound, of_file(note, recalled, mutate=damage_json)]

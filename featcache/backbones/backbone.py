@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.environment import cache_folder
 from featcache._utils.formatting import split_names
-from featcache.backbones.devices import allows_tf32, expand_device, name_devices
-from featcache.backbones.engines.base import Engine, EngineName, PendingFeatures
+from featcache.backbones.engines.base import Engine
 from featcache.backbones.engines.data_parallel import join_engines
-from featcache.backbones.engines.pytorch import PyTorchEngine
-from featcache.backbones.engines.select import CONVERSION_PAYS, EngineRequest, select_engine
+from featcache.backbones.engines.pytorch import CompiledEngine, PyTorchEngine
+from featcache.backbones.engines.select import CONVERSION_PAYS, EngineStarters
+from featcache.backbones.frozen_network import FrozenNetwork
 from featcache.backbones.metadata_cache import BackboneMetadata, cache_path
 from featcache.backbones.probe import check_image_size, measure_dims
+from featcache.backbones.sources.registry import find_source
 from featcache.core.layer_names import ALL, LAST, STAGES
 from featcache.core.options import ViewOptions
 from featcache.core.specs import (
@@ -34,7 +34,6 @@ from featcache.core.specs import (
     StorageDtype,
     ViewSpec,
 )
-from featcache.errors import BackboneError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,8 +42,8 @@ if TYPE_CHECKING:
     from featcache.data.sample_loader import Inputs
 
 
-class Backbone:
-    """A pretrained network without its classifier, in `eval()` mode, without gradients.
+class Backbone(FrozenNetwork):
+    """A pretrained network without its classifier, in `eval()` mode, without gradients; see `FrozenNetwork`.
 
     Parameters
     ----------
@@ -112,6 +111,8 @@ class Backbone:
            [1., 1., 1.]], dtype=float32)
     """
 
+    conversion_pays = CONVERSION_PAYS
+
     def __init__(
         self,
         module: nn.Module | Callable[[], nn.Module],
@@ -130,25 +131,15 @@ class Backbone:
         cache_conversion: bool = False,
         weights_note: str = "",
     ) -> None:
-        self.name, self.weights = name, weights
+        super().__init__(module, name=name, weights=weights, device=device, precision=precision)
         self.image_size, self.resize_size = image_size, resize_size
         self.interpolation: Interpolation = interpolation
         self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
         self.std = (float(std[0]), float(std[1]), float(std[2]))
-        self.devices, self.precision = expand_device(device), precision
-        self.device = self.devices[0]
-        self.engine: EngineName = "pytorch"
-        self.weights_note, self.engine_note = weights_note, ""
-        self._module, self._cache_conversion = module, cache_conversion
-        self.layers = tuple(metadata.dims) if metadata else self._expand_layers(split_names(layers))
-        self._computed = self.layers  # by the engines; `keep_layers` returns some of them
-        self._selected: tuple[int, Engine] | None = None  # and the image size that it is for
+        self.weights_note, self._cache_conversion = weights_note, cache_conversion
         self.weights_sha256 = metadata.weights_sha256 if metadata else ""
+        self.layers = self._computed = tuple(metadata.dims) if metadata else self._expand_layers(split_names(layers))
         self.dims = metadata.dims if metadata else measure_dims(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the engine of PyTorch, whose streams belong to this process. A copy starts its own."""
-        return {name: value for name, value in vars(self).items() if name != "_pytorch_engine"}
 
     @cached_property
     def feature_extractor(self) -> FeatureExtractor:
@@ -157,13 +148,7 @@ class Backbone:
         from featcache.backbones.weights.load import sha256_of
 
         module = self._build()
-        sha256 = sha256_of(module.state_dict())
-        if self.weights_sha256 not in ("", sha256):
-            raise BackboneError(
-                f"{self.name} has weights {sha256[:12]}..., an earlier run saw {self.weights_sha256[:12]}... under the "
-                f"same name. Remove {cache_folder() / 'networks'} and run the same command again."
-            )
-        self.weights_sha256 = sha256
+        self._check_weights(sha256_of(module.state_dict()))
         return FeatureExtractor(
             module,
             name=self.name,
@@ -180,36 +165,9 @@ class Backbone:
         return self.feature_extractor.network
 
     @property
-    def note(self) -> str:
-        """Notes for the user on weights, engine and size of the batches, a line each."""
-        engines = [self._selected[1]] if self._selected else []
-        engines += [self._pytorch_engine] if "_pytorch_engine" in vars(self) else []
-        return "\n".join(filter(None, [self.weights_note, self.engine_note, *(engine.note for engine in engines)]))
-
-    @property
-    def main_layer(self) -> str:
-        """The penultimate layer, or the first layer if the penultimate one was not requested."""
-        return PENULTIMATE if PENULTIMATE in self.layers else self.layers[0]
-
-    @property
-    def dim(self) -> int:
-        """Width d of the main layer."""
-        return self.dims[self.main_layer]
-
-    @property
     def batch_size(self) -> int:
         """Views in one forward pass: 256 on a GPU, halved until they fit into its memory; 32 on other devices."""
         return 256 if self.device.startswith("cuda") else 32
-
-    @property
-    def device_name(self) -> str:
-        """ "cpu", "mps", or the name of the GPU, or of all of them."""
-        return name_devices(self.devices)
-
-    @property
-    def allows_tf32(self) -> bool:
-        """Whether a GPU may compute in TF32 what bf16 or fp16 leaves in float32. The precision "fp32" is IEEE's."""
-        return allows_tf32(self.device, self.precision)
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features of the main layer.
@@ -234,77 +192,10 @@ class Backbone:
         """Features (b, d) as `embed` returns them, on the device. A GPU computes them while the caller goes on."""
         import torch
 
-        engine = self._engine_for(pixels.shape[1])
+        engine = self._engine_for(pixels)
         if self.device.startswith("cuda") and isinstance(engine, PyTorchEngine):
             return engine.embed_on_device(cast("NDArray[np.uint8]", pixels))[self._computed.index(self.main_layer)]
         return torch.from_numpy(self.submit(pixels)()[self.layers.index(self.main_layer)]).to(self.device)
-
-    def submit(self, pixels: Inputs) -> PendingFeatures:
-        """Start on pixels (b, s, s, 3), uint8. Call the result to get the features, in the order of `layers`."""
-        features = self._engine_for(pixels.shape[1]).submit(pixels)
-        if self.layers == self._computed:
-            return features
-        numbers = [self._computed.index(layer) for layer in self.layers]
-
-        def select() -> list[NDArray[np.float32]]:
-            values = features()
-            return [values[number] for number in numbers]
-
-        return select
-
-    def keep_layers(self, layers: str | Sequence[str]) -> None:
-        """Return the features of these layers alone from now on. The network and its conversion stay the same.
-
-        Parameters
-        ----------
-        layers : str or sequence of str
-            Some of `layers`.
-        """
-        self.layers = split_names(layers)
-        self.dims = {layer: self.dims[layer] for layer in self.layers}
-
-    @property
-    def max_in_flight(self) -> int:
-        """Views to submit in addition to those whose features are awaited, so that the network is always busy."""
-        return self._engine_for(self._selected[0] if self._selected else self.image_size).max_in_flight
-
-    def select_engine(
-        self, image_size: int, engine: EngineName = "auto", views: int = CONVERSION_PAYS, like: str = ""
-    ) -> None:
-        """Run the network on the fastest engine for views of one size. Features stay the same up to rounding.
-
-        Parameters
-        ----------
-        image_size : int
-            Side of the views in pixels. Views of other sizes go through PyTorch.
-        engine : {"auto", "pytorch", "compiled", "openvino"}, default "auto"
-            "auto" takes OpenVINO on a CPU if `views` are worth the conversion or it is cached. Without OpenVINO it
-            takes compiled PyTorch if that pays.
-        views : int
-            Number of views to come.
-        like : str, default ""
-            Engine that made the features which the new ones go with. In bf16 two engines round so differently that a
-            class can change, so "auto" takes the same one; `engine_note` reports if that is not possible.
-
-        Raises
-        ------
-        BackboneError
-            The requested engine is not available or cannot run the network.
-        """
-        self.engine, self._selected, self.engine_note = "pytorch", None, ""
-        request = EngineRequest(
-            network=self.name,
-            engine=engine,
-            image_size=image_size,
-            views=views,
-            like=like,
-            device=self.device,
-            precision=self.precision,
-            conversion=self._conversion_path(image_size),
-        )
-        selected = select_engine(request, lambda: self._extractors)
-        self.engine, self.engine_note = selected.name, selected.note
-        self._selected = (image_size, selected.engine) if selected.engine else None
 
     def normalise(self, pixels: Inputs) -> Tensor:
         """The network's input (b, 3, s, s), float32, channels last, on the device, from uint8 pixels (b, s, s, 3)."""
@@ -339,23 +230,7 @@ class Backbone:
         self, *, views: int, dtype: StorageDtype, val_views: int = 0, **options: Unpack[ViewOptions]
     ) -> ExtractSpec:
         """The spec of features of this network; for the parameters see `ExtractSpec` and `ViewSpec`."""
-        return ExtractSpec(
-            backbone=self.name,
-            weights_sha256=self.weights_sha256,
-            view=self.view_spec(**options),
-            views=views,
-            layers=self.layers,
-            precision=self.precision,
-            dtype=dtype,
-            val_views=val_views,
-        )
-
-    def _build(self) -> nn.Module:
-        """The module, built on the first call."""
-        if not hasattr(self._module, "state_dict"):
-            self._module = self._module()
-        module: Any = self._module
-        return module
+        return self._spec(self.view_spec(**options), views=views, dtype=dtype, val_views=val_views)
 
     def _expand_layers(self, layers: tuple[str, ...]) -> tuple[str, ...]:
         """Names of layers; a set of layers needs the network."""
@@ -369,23 +244,33 @@ class Backbone:
         """File of the conversion to OpenVINO; None if it is not to be cached."""
         if not self._cache_conversion:
             return None
-        return cache_path(".xml", self.name, self.weights_sha256, self._computed, self.mean, self.std, image_size)
+        identity = (self.name, self.weights_sha256, self._computed, self.mean, self.std, image_size)
+        return cache_path(".xml", find_source(self.name), *identity)
 
     def _is_converted(self, image_size: int) -> bool:
         path = self._conversion_path(image_size)
         return path is not None and path.exists()
 
-    def _engine_for(self, image_size: int) -> Engine:
-        if self._selected and self._selected[0] == image_size:
-            return self._selected[1]
-        return self._pytorch_engine
+    def _engine_for(self, pixels: Inputs) -> Engine:
+        fits = self._selected is not None and self._selected[0] == pixels.shape[1]
+        return super()._engine_for(pixels) if fits else self._pytorch_engine
 
-    @cached_property
-    def _pytorch_engine(self) -> Engine:
+    def _start_pytorch(self) -> Engine:
         return join_engines([PyTorchEngine(extractor) for extractor in self._extractors])
+
+    def _engine_starters(self, image_size: int) -> EngineStarters:
+        def start_openvino() -> Engine:
+            from featcache.backbones.engines.openvino import OpenVinoEngine
+
+            path = self._conversion_path(image_size)
+            return OpenVinoEngine(lambda: self.feature_extractor, image_size, self.precision, path)
+
+        def start_compiled() -> Engine:
+            return join_engines([CompiledEngine(extractor, image_size) for extractor in self._extractors])
+
+        return {"openvino": start_openvino, "compiled": start_compiled}
 
     @cached_property
     def _extractors(self) -> list[FeatureExtractor]:
         """The network on each device."""
-        extractor = self.feature_extractor
-        return extractor.on_devices(self.devices) if len(self.devices) > 1 else [extractor]
+        return self.feature_extractor.on_devices(self.devices)

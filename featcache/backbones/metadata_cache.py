@@ -21,7 +21,9 @@ from typing import Any, get_args
 from featcache._utils.environment import cache_folder
 from featcache._utils.files import write_file
 from featcache._utils.regular_files import is_number, open_regular, read_json
+from featcache.backbones.sources.base import BackboneSource
 from featcache.backbones.sources.registry import find_source
+from featcache.backbones.text_sources.base import TextSource
 from featcache.backbones.weights.location import RANDOM, is_file, locate
 from featcache.core.specs import MOST_PIXELS, Interpolation
 from featcache.errors import FeatcacheError
@@ -59,16 +61,21 @@ def is_cacheable(name: str) -> bool:
     return source is None or source.is_reproducible(name)
 
 
-def cache_path(suffix: str, name: str, *identity: object) -> Path | None:
-    """File in the cache folder for a network, by its name, `identity`, the code and the installed versions.
+def cache_path(suffix: str, source: BackboneSource | TextSource | None, *identity: object) -> Path | None:
+    """File in the cache folder for a network, by `identity`, its source, the code and the installed versions.
 
     None if there is no cache folder.
+
+    Parameters
+    ----------
+    source : of the network; None if it has none.
+    identity : the name of the network, and what else decides the content of the file.
     """
     try:
         folder = cache_folder() / "networks"
     except FeatcacheError:
         return None
-    digest = hashlib.sha256(repr(((name, *identity), code_sha256(), _versions(name))).encode()).hexdigest()
+    digest = hashlib.sha256(repr((identity, code_sha256(), _versions(source))).encode()).hexdigest()
     return folder / f"{digest[:32]}{suffix}"
 
 
@@ -94,7 +101,7 @@ def metadata_path(
         if located.key or located.card:
             origin = (origin, located.key, located.preprocessing)
     sized = (image_size,) if image_size else ()
-    return cache_path(".json", name, origin, tuple(layers), *sized)
+    return cache_path(".json", find_source(name), name, origin, tuple(layers), *sized)
 
 
 def load_metadata_for(
@@ -168,9 +175,9 @@ def code_sha256() -> str:
 
 
 @cache
-def _versions(name: str) -> tuple[str, ...]:
+def _versions(source: BackboneSource | TextSource | None) -> tuple[str, ...]:
     """Versions of the packages that compute a network, and the code of its source; 20 ms."""
-    source, versions = find_source(name), []
+    versions = []
     if source and (path := inspect.getsourcefile(type(source))):  # of another package, perhaps edited since
         versions.append(hashlib.sha256(Path(path).read_bytes()).hexdigest())
     for package in (*_PACKAGES, *(source.packages if source else ())):

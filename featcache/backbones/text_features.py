@@ -6,12 +6,15 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featcache.backbones.float32 import ieee_float32
 from featcache.core.layer_names import ALL, LAST, STAGES, parse_layer
 from featcache.core.specs import PENULTIMATE, Precision, TextPooling
+from featcache.data.tokens import Tokens
 from featcache.errors import BackboneError, first_line
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,6 +70,12 @@ class TextFeatures(nn.Module):
     def on_devices(self, devices: Sequence[str]) -> list[TextFeatures]:
         """This one, for the first device, and a copy on each of the others."""
         return [self, *map(self._copy_to, devices[1:])]
+
+    def embed(self, tokens: Tokens, precision: Precision | None = None) -> list[NDArray[np.float32]]:
+        """Features (b, d) of each layer from tokens, in one forward pass. precision : None is that of the network."""
+        with torch.inference_mode(), self.autocast(precision):
+            lengths = torch.from_numpy(tokens.lengths).to(self.device)
+            return [values.cpu().numpy() for values in self(tokens.to(self.device), lengths)]
 
     @contextmanager
     def autocast(self, precision: Precision | None = None) -> Iterator[None]:

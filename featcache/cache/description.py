@@ -44,12 +44,25 @@ def cache_to_dict(cache: FeatureCache) -> dict[str, Any]:
         "images_by_class": counts,
         "layers": cache.dims,
         "views": cache.spec.views,
+        "views_made_on": views_made_on(cache),
         "size_bytes": cache.size_bytes,
         "digest": cache.spec.digest(),
         "spec": cache.spec.flat(),
         "provenance": cache.provenance,
         "skipped": [{"path": name, "reason": reason} for name, reason in cache.skipped],
     }
+
+
+def views_made_on(cache: FeatureCache) -> dict[str, int] | None:
+    """How many of the stored views the device of the network made, and how many the CPU; None if this is not counted.
+
+    Only an extraction on a device that makes views counts them.
+    """
+    location = cache.layout.on_device
+    if location is None:
+        return None
+    on_device = int(np.minimum(location.view(cache.layout.data), cache.done).sum())
+    return {"device": on_device, "cpu": int(cache.done.sum()) - on_device}
 
 
 def describe_cache(cache: FeatureCache) -> str:
@@ -68,6 +81,9 @@ def describe_cache(cache: FeatureCache) -> str:
         f"layers      {layers}",
         f"digest      {cache.spec.digest()}",
     ]
+    if made := views_made_on(cache):
+        device = printable(str(cache.provenance.get("device", "device")))
+        lines.insert(4, f"            {made['device']} were made on {device}, {made['cpu']} on the CPU")
     if samples.groups:
         lines.insert(3, f"groups      {samples.n_groups}, each kept in one split and one fold")
     hidden = {"views", "layers"} | ({*spec} - {"backbone", "dtype"} if is_arrays(cache.spec.backbone) else set())

@@ -54,6 +54,8 @@ class CacheWriter:
         Called as progress("verify", done, total) while existing rows are checked.
     fresh : bool, default False
         Never replace a file: raise CacheBusyError if another process creates one of this name meanwhile.
+    counts_device_views : bool, default False
+        Whether a new file counts the views that a device made, for each row.
 
     Raises
     ------
@@ -74,13 +76,18 @@ class CacheWriter:
         provenance: Mapping[str, Any],
         progress: Progress | None = None,
         fresh: bool = False,
+        counts_device_views: bool = False,
     ) -> None:
         self.path, self._partial = Path(path), partial_path(path)
         self._replaced = None if fresh else identity(self.path)
         remove_stale_drafts(self._partial)
         if not self._partial.exists():
             needed = size_needed(spec, samples, dims)
-            create_atomically(self._partial, needed, lambda draft: write_cache(draft, spec, samples, dims, provenance))
+            create_atomically(
+                self._partial,
+                needed,
+                lambda draft: write_cache(draft, spec, samples, dims, provenance, counts_device_views),
+            )
         try:
             self._layout = layout = read(self._partial)
             self._file = self._partial.open("r+b", buffering=0)
@@ -140,7 +147,11 @@ class CacheWriter:
         return np.flatnonzero(self._done < self._layout.expected_views)
 
     def write(
-        self, rows: NDArray[np.int64], features: Mapping[str, NDArray[Any]], first_view: int = 0
+        self,
+        rows: NDArray[np.int64],
+        features: Mapping[str, NDArray[Any]],
+        first_view: int = 0,
+        on_device: NDArray[np.uint16] | None = None,
     ) -> dict[int, str]:
         """Store views of rows: the features, then the checksums, then the number of views present.
 
@@ -152,6 +163,8 @@ class CacheWriter:
             Views first_view, first_view + 1, ... of each layer.
         first_view : int, default 0
             Number of the first view.
+        on_device : ndarray, shape (b,), uint16, optional
+            Number of these views that a device made. None: the CPU made all.
 
         Returns
         -------
@@ -166,7 +179,8 @@ class CacheWriter:
         if not finite.all():
             layers = {name: values[finite] for name, values in layers.items()}
         if finite.any():
-            self._store(rows[finite], layers, first_view)
+            on_device = np.zeros(len(rows), np.uint16) if on_device is None else on_device
+            self._store(rows[finite], layers, first_view, on_device[finite])
         reason = f"its features are not finite in {self._layout.spec.dtype}"
         return {int(row): reason for row in rows[~finite]}
 
@@ -211,7 +225,13 @@ class CacheWriter:
             fsync_folder(self.path.parent)
             return FeatureCache.open(self.path)
 
-    def _store(self, rows: NDArray[np.int64], layers: dict[str, NDArray[Any]], first_view: int) -> None:
+    def _store(
+        self,
+        rows: NDArray[np.int64],
+        layers: dict[str, NDArray[Any]],
+        first_view: int,
+        on_device: NDArray[np.uint16],
+    ) -> None:
         """Write complete rows. `done` comes last: until then a row does not count."""
         views = next(iter(layers.values())).shape[1]
         complete = {}
@@ -230,6 +250,9 @@ class CacheWriter:
         for name, values in complete.items():
             self._write_rows(self._layout.layers[name], runs, values)
         self._write_rows(self._layout.crc32, runs, crc32)
+        if counts := self._layout.on_device:
+            before = counts.view(self._layout.data)[rows] if first_view else 0
+            self._write_rows(counts, runs, on_device + before)
         self._set_done(rows, runs, first_view + views)
 
     def _mark_skipped(self, row: int, reason: str) -> None:

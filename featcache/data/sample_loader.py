@@ -22,10 +22,14 @@ class DeviceInputs(Protocol):
     ----------
     shape : tuple of int
         That of the inputs, (n, ...).
+    on_device : ndarray of bool, shape (n,)
+        Which of them a device has made so far. Others are made on the CPU and copied.
     """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+    @property
+    def on_device(self) -> NDArray[np.bool_]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, part: slice, /) -> DeviceInputs: ...
 

@@ -49,6 +49,11 @@ class Tokens:
         """(n, t): number of sequences, and length of the longest one."""
         return len(self.ids), int(self.lengths.max(initial=0))
 
+    @property
+    def on_device(self) -> NDArray[np.bool_]:
+        """See `DeviceInputs`: no sequence is made on a device. Shape (n,)."""
+        return np.zeros(len(self.ids), np.bool_)
+
     def __len__(self) -> int:
         return len(self.ids)
 

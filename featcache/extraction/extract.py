@@ -192,10 +192,11 @@ def _write(
         size = human_bytes(size_needed(spec, samples, dims))
         monitor.note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
     extractor.prepare(expected_views(spec, samples))
-    provenance = {**extractor.info.provenance, **split_record}
+    info = extractor.info  # complete now
+    provenance, counts = {**info.provenance, **split_record}, info.counts_device_views
     check_loss(out, spec, samples)
     stashed = stash_partial(out, spec, samples)
-    with CacheWriter(out, spec, samples, dims, provenance, monitor.progress, fresh=True) as writer:
+    with CacheWriter(out, spec, samples, dims, provenance, monitor.progress, True, counts) as writer:
         for note in import_stashed(writer, stashed, samples):
             monitor.note(note)
         views_before = writer.done

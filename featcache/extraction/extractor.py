@@ -13,6 +13,7 @@ from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.data.manifest import Manifest
+from featcache.data.sample_loader import Inputs
 from featcache.extraction.plan import ExtractionPlan, ExtractorInfo
 
 ViewCounts = NDArray[np.integer[Any]]
@@ -28,11 +29,14 @@ class Extracted(NamedTuple):
     features : dict
         Layer to ndarray, shape (b, v, d): views first_view, first_view + 1, ...
     first_view : int
+    on_device : ndarray, shape (b,), uint16
+        Number of these views that a device made, not the CPU.
     """
 
     rows: NDArray[np.int64]
     features: dict[str, NDArray[np.float32]]
     first_view: int
+    on_device: NDArray[np.uint16]
 
 
 class Extractor(Protocol):
@@ -86,20 +90,20 @@ class LocalExtractor:
         if not self._plan.engine_selected:
             with self._timer.phase("convert"):
                 self._plan = self._plan.select_engine(int(expected_views.sum()))
-        if not self._plan.is_prepared:
+        if self._plan.makes_views_on_device:
             with self._timer.phase("convert"):
                 self._plan.prepare()
 
     def extract(self, expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[Extracted]:
         """See `Extractor`. When features are yielded, the network already has more pixels."""
         backbone, batch_size = self._plan.backbone, self._plan.batch_size
-        queue: InFlightQueue[tuple[NDArray[np.int64], PendingFeatures, int]]
+        queue: InFlightQueue[tuple[NDArray[np.int64], PendingFeatures, int, NDArray[np.bool_]]]
         queue = InFlightQueue(backbone.max_in_flight)
         for rows, views in group_by_views(expected_views, views_done):
             for batch in self._loader.batches(rows, views, max(1, batch_size // len(views))):
                 with self._timer.phase("forward"):
                     features = backbone.submit(batch.inputs)
-                queue.add((batch.rows, features, views[0]), len(batch.inputs))
+                queue.add((batch.rows, features, views[0], _on_device(batch.inputs)), len(batch.inputs))
                 del batch  # with the decoded images of its views
                 for started in queue.due():
                     yield self._collect(*started)
@@ -110,13 +114,20 @@ class LocalExtractor:
         """See `Extractor`. Images that were begun and are not needed are not decoded."""
         self._loader.close()
 
-    def _collect(self, rows: NDArray[np.int64], features: PendingFeatures, first_view: int) -> Extracted:
-        """Wait for the features of a batch."""
+    def _collect(
+        self, rows: NDArray[np.int64], features: PendingFeatures, first_view: int, on_device: NDArray[np.bool_]
+    ) -> Extracted:
+        """Wait for the features of a batch. on_device : see `DeviceInputs`."""
         with self._timer.phase("forward"):
             flat = dict(zip(self._plan.backbone.layers, features(), strict=True))
         b = len(rows)
         views = {layer: values.reshape(b, len(values) // b, -1) for layer, values in flat.items()}
-        return Extracted(rows, views, first_view)
+        return Extracted(rows, views, first_view, on_device.reshape(b, -1).sum(axis=1, dtype=np.uint16))
+
+
+def _on_device(inputs: Inputs) -> NDArray[np.bool_]:
+    """See `DeviceInputs`. An array was made by the CPU."""
+    return np.zeros(len(inputs), np.bool_) if isinstance(inputs, np.ndarray) else inputs.on_device
 
 
 def group_by_views(expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[tuple[NDArray[np.int64], range]]:

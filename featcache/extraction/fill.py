@@ -30,9 +30,9 @@ def fill_cache(writer: CacheWriter, extractor: Extractor, monitor: Monitor, stri
     """
     manifest, skipped = extractor.manifest, extractor.skipped
     total, remaining = len(manifest.samples), len(writer.pending())
-    for rows, features, first_view in extractor.extract(writer.expected_views, writer.done):
+    for rows, features, first_view, on_device in extractor.extract(writer.expected_views, writer.done):
         with monitor.phase("write"):
-            skipped.update(writer.write(rows, features, first_view))
+            skipped.update(writer.write(rows, features, first_view, on_device))
         remaining -= len(rows)
         if strict:
             reject_unreadable(manifest, with_ids(manifest.samples, skipped))

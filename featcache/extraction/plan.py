@@ -32,6 +32,8 @@ class ExtractorInfo:
         See `Backbone`.
     tf32 : bool
         See `Backbone.allows_tf32`.
+    counts_device_views : bool
+        Whether a device may make views, so that the cache counts them.
     """
 
     spec: ExtractSpec
@@ -41,6 +43,7 @@ class ExtractorInfo:
     precision: str
     note: str
     tf32: bool
+    counts_device_views: bool
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,9 @@ class ExtractionPlan:
         raise NotImplementedError
 
     @property
-    def is_prepared(self) -> bool:
-        """Whether `prepare` has nothing to do."""
-        return True
+    def makes_views_on_device(self) -> bool:
+        """Whether a device may make views, so that the cache counts them, and `prepare` has something to do."""
+        return False
 
     def prepare(self) -> None:
         """Compile what makes inputs on the devices, in advance."""
@@ -128,4 +131,5 @@ class ExtractionPlan:
             backbone.precision,
             self.note,
             backbone.allows_tf32,
+            self.makes_views_on_device,
         )

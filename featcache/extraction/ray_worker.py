@@ -113,7 +113,8 @@ class ExtractionWorker:
                 layer: np.concatenate([batch.features[layer] for batch in batches]).astype(self._plan.spec.dtype)
                 for layer in batches[0].features
             }
-        return Extracted(rows, features, batches[0].first_view)
+        on_device = np.concatenate([batch.on_device for batch in batches])
+        return Extracted(rows, features, batches[0].first_view, on_device)
 
 
 def _check_same_image(probe: ProbeImage) -> None:

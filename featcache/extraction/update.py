@@ -329,8 +329,10 @@ def _write(
     old, samples = plan.old, plan.samples
     extractor = extraction and LocalExtractor(plan.manifest, extraction, monitor.timer)
     stashed = stash_partial(old.path, plan.spec, samples)
-    provenance = plan.provenance(extraction)
-    with CacheWriter(old.path, plan.spec, samples, old.dims, provenance, monitor.progress) as writer:
+    provenance, counts = plan.provenance(extraction), plan.counts_device_views(extraction)
+    with CacheWriter(
+        old.path, plan.spec, samples, old.dims, provenance, monitor.progress, counts_device_views=counts
+    ) as writer:
         with monitor.phase("carry"):
             copy_rows(writer, old, plan.matches)
             for note in import_stashed(writer, stashed, samples):

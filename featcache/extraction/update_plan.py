@@ -75,6 +75,10 @@ class UpdatePlan:
             return None
         return plan_like(self.old, self.spec, runtime, views, weights=weights, backbone=backbone)
 
+    def counts_device_views(self, extraction: ExtractionPlan | None) -> bool:
+        """Whether the new cache counts the views that a device made."""
+        return self.old.layout.on_device is not None or bool(extraction and extraction.info().counts_device_views)
+
     def provenance(self, extraction: ExtractionPlan | None) -> dict[str, Any]:
         """That of the new cache."""
         provenance = {**self.old.provenance, **(extraction.info().provenance if extraction else {})}

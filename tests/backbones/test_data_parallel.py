@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from commands import refused
-from featcache.backbones import backbone as backbones
 from featcache.backbones import devices
+from featcache.backbones import frozen_network as backbones
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
 from featcache.backbones.engines.data_parallel import DataParallelEngine, join_engines

@@ -18,7 +18,7 @@ from torch import nn
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines import base as engines
-from featcache.backbones.engines import openvino as conversion
+from featcache.backbones.engines import openvino_files as conversion
 from featcache.backbones.engines import select
 from featcache.backbones.engines.select import CONVERSION_PAYS
 from featcache.backbones.load import load_backbone
@@ -119,7 +119,7 @@ def test_a_network_is_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch
     def never(*_: object) -> None:
         raise AssertionError("it was converted again")
 
-    monkeypatch.setattr(conversion, "_convert", never)
+    monkeypatch.setattr(conversion, "convert", never)
     again = toy_backbone(cache_conversion=True)
     again.select_engine(8, views=1)  # a cached conversion pays for a single view
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
@@ -197,7 +197,7 @@ def test_a_broken_installation_of_openvino_falls_back_and_says_so(monkeypatch: p
 
 def test_all_that_decides_a_conversion_is_in_its_name() -> None:
     names = {
-        cache_path(".xml", *identity)
+        cache_path(".xml", None, *identity)
         for identity in (("a", "w", 8), ("b", "w", 8), ("a", "v", 8), ("a", "w", 9), ("a", "w", 8))
     }
     assert len(names) == 4

@@ -103,7 +103,7 @@ def test_metadata_of_a_source_depends_on_its_code(site: Path, monkeypatch: pytes
     assert first == metadata_path("toys/means", "none", ["penultimate"], 0)
     (site / "toy_networks.py").write_text(f"{SOURCE}# edited\n")
     assert metadata_path("toys/means", "none", ["penultimate"], 0) != first
-    assert cache_path(".json", "toys/means") != cache_path(".json", "resnet18")
+    assert cache_path(".json", find_source("toys/means")) != cache_path(".json", find_source("resnet18"))
 
 
 @pytest.mark.parametrize(

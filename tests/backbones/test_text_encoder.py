@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from featcache.backbones import text_encoder as encoders
+from featcache.backbones import frozen_network
 from featcache.backbones.engines import text_pytorch
-from featcache.backbones.engines.text_pytorch import TextEngine, cut_by_length
+from featcache.backbones.engines.text_batches import cut_by_length
+from featcache.backbones.engines.text_pytorch import TextEngine
 from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_features import expand_text_layers
 from featcache.data.tokens import Tokens
@@ -115,9 +116,9 @@ def test_a_pass_that_does_not_fit_is_halved() -> None:
 
 
 def test_batches_alternate_between_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "expand_device", lambda _: ("cpu", "cpu"))
+    monkeypatch.setattr(frozen_network, "expand_device", lambda _: ("cpu", "cpu"))
     encoder = toy_text_encoder(device="cuda:all", layers="penultimate,layer.1:max")
-    networks = [features.network for features in encoder._networks]
+    networks = [features.network for features in encoder._extractors]
     for network in networks:
         network.shapes.clear()
     waiting = [encoder.submit(encoder.tokenizer(TEXTS[start:]).tokens) for start in (0, 3, 5)]
@@ -128,7 +129,7 @@ def test_batches_alternate_between_devices(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_gpu_gets_pinned_tokens_and_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = toy_text_encoder(layers="all", pooling="cls", normalize=True)
-    (features,) = encoder._networks
+    (features,) = encoder._extractors
     tokens = encoder.tokenizer(TEXTS).tokens
     with stand_in_gpu(monkeypatch) as (recorder, pinned):
         features.network.vectors.weight = nn.Parameter(features.network.vectors.weight.to("cuda"), requires_grad=False)
@@ -177,16 +178,6 @@ def test_the_spec_holds_what_decides_a_feature() -> None:
     changed.vectors.weight.data += 1
     assert TextEncoder(changed, ToyTokenizer(), name="toy-text").weights_sha256 != encoder.weights_sha256
     assert toy_text_encoder(architecture='{"heads": 2}').weights_sha256 != encoder.weights_sha256
-
-
-def test_engines_other_than_pytorch_are_refused() -> None:
-    encoder = toy_text_encoder(precision="bf16")
-    encoder.select_engine(256, engine="auto", views=10**6, like="pytorch")
-    assert (encoder.engine, encoder.note) == ("pytorch", "")
-    encoder.select_engine(256, like="openvino")
-    assert encoder.note.startswith("the earlier features were computed by openvino in bf16, and pytorch is used now")
-    with pytest.raises(BackboneError, match="the engine openvino runs no encoders of texts"):
-        encoder.select_engine(256, engine="openvino")
 
 
 def test_networks_of_another_form_are_refused() -> None:

@@ -18,13 +18,17 @@ import pytest
 import torch
 
 from commands import PATHS, in_process, write_folder
+from featcache.cache.description import views_made_on
+from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import read_manifest
 from featcache.extraction.extract import extract
 from featcache.extraction.pipelines.image import ImagePlan
+from featcache.extraction.update import repair, update
 from featcache.vision import loader as loader_module
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode
+from featcache.vision.device_views import device_views as device_views_module
 from featcache.vision.device_views import support
 from featcache.vision.device_views.device_views import DeviceViews
 from featcache.vision.loader import ViewLoader, read_image
@@ -34,6 +38,7 @@ INTERPRETED = """
 import json, sys
 from pathlib import Path
 import h5py
+from featcache.cache.description import views_made_on
 from featcache.extraction.extract import extract
 from featcache.vision.device_views import support
 from featcache.vision.device_views.device_views import DeviceViews
@@ -52,8 +57,7 @@ for case in ({"views": 2}, {"views": 1, "augment": "crop"}, {"views": 1, "augmen
         extraction = extract(data, folder / f"{len(found)}-{on_device}.h5", backbone=toy_backbone(), workers=2, **case)
         with h5py.File(extraction.cache.path) as file:
             features.append(file["features/penultimate"][:].tobytes())
-    provenance = extraction.cache.provenance
-    found.append([features[0] == features[1], sum(made[1:]), extraction.note, provenance.get("views_made_on")])
+    found.append([features[0] == features[1], sum(made[1:]), extraction.note, views_made_on(extraction.cache)])
 print(json.dumps(found))
 """
 
@@ -67,7 +71,11 @@ def test_the_cache_is_that_of_the_cpu(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ran.returncode == 0, ran.stderr
     on_device = json.loads(ran.stdout)
     # 4 images of train have 1 + K views, 2 of val have 1; with "trivial" only these are made by the device
-    assert on_device == [[True, 4 * 3 + 2, "", "cpu"], [True, 4 * 2 + 2, "", "cpu"], [True, 2, "", None]]
+    assert on_device == [
+        [True, 4 * 3 + 2, "", {"device": 4 * 3 + 2, "cpu": 0}],
+        [True, 4 * 2 + 2, "", {"device": 4 * 2 + 2, "cpu": 0}],
+        [True, 2, "", {"device": 2, "cpu": 4 * 2}],
+    ]
 
 
 def test_a_device_that_fails_is_noted_once_and_changes_nothing(
@@ -82,7 +90,8 @@ def test_a_device_that_fails_is_noted_once_and_changes_nothing(
     monkeypatch.setattr(DeviceViews, "_launch", launch)
     extraction = extract(split_folder, tmp_path / "device.h5", backbone=toy_backbone(), views=2)
     assert extraction.note == ("views are made on the CPU, because cpu cannot make them: Failed to find C compiler.")
-    assert "views_made_on" not in extraction.cache.provenance
+    assert views_made_on(extraction.cache) == {"device": 0, "cpu": 13 * 3 + 5}
+    assert views_made_on(expected) is None
     with h5py.File(expected.path) as one, h5py.File(extraction.cache.path) as other:
         np.testing.assert_array_equal(one["features/penultimate"][:], other["features/penultimate"][:])
 
@@ -95,24 +104,83 @@ def test_the_device_makes_views_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) 
     assert not support.can_make_views("cuda")
 
 
-@pytest.mark.parametrize(
-    ("augment", "views", "note", "where"),
-    [
-        ("crop", 2, "", "CPU"),
-        ("trivial", 2, "", None),
-        ("trivial", 0, "", "CPU"),
-        ("crop", 2, "views are made on the CPU", None),
-    ],
-)
-def test_the_provenance_names_the_device_only_if_it_makes_the_recipe(
-    augment: str, views: int, note: str, where: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that makes views, as `make_views` does."""
+
+    def run(self: DeviceViews, views: Any, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(self.draw(views))
+
     monkeypatch.setattr(support, "can_make_views", lambda device: True)
-    backbone = toy_backbone()
-    plan = ImagePlan(backbone, backbone.extract_spec(views=views, dtype="float16", augment=augment), {})
-    assert plan.device_views is not None
-    plan.device_views.note = note
-    assert plan.info().provenance.get("views_made_on") == (where and backbone.device_name)
+    monkeypatch.setattr(DeviceViews, "_run", run)
+    monkeypatch.setattr(DeviceViews, "_gives_the_pixels_of_the_cpu", lambda self, device: True)
+
+
+@pytest.mark.usefixtures("device")
+def test_a_cache_counts_the_views_of_the_device_and_of_the_cpu(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an interrupted extraction, the rows that are there keep their counts."""
+    stop = [8]  # views of the fifth image do not fit, and reading breaks after eight images
+
+    def fits(height: int, width: int, size: int) -> bool:
+        stop[0] -= 1
+        if not stop[0]:
+            raise KeyboardInterrupt
+        return stop[0] != 3
+
+    monkeypatch.setattr(device_views_module, "fits", fits)
+    options: dict[str, Any] = {"backbone": toy_backbone(), "views": 2, "workers": 1, "batch_size": 3}
+    out = tmp_path / "cache.h5"
+    with pytest.raises(KeyboardInterrupt):
+        extract(split_folder, out, **options)
+    partial = FeatureCache.open(out, partial=True)
+    assert views_made_on(partial) == {"device": 3 * int((partial.done > 0).sum()) - 3, "cpu": 3}
+    monkeypatch.setattr(device_views_module, "fits", lambda *_: True)
+    cache = extract(split_folder, out, **options).cache
+    assert views_made_on(cache) == {"device": 13 * 3 + 5 - 3, "cpu": 3}
+    assert "41 were made on cpu, 3 on the CPU" in str(cache)
+    assert cache.to_dict()["views_made_on"] == {"device": 41, "cpu": 3}
+
+
+@pytest.mark.usefixtures("device")
+def test_an_update_keeps_the_counts_of_the_rows_that_it_copies(
+    split_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, made = tmp_path / "cache.h5", []
+    cache = extract(split_folder, out, backbone=toy_backbone(), views=1, augment="crop").cache
+    made.append(views_made_on(cache))
+    monkeypatch.setattr(support, "can_make_views", lambda device: False)  # a machine without such a device
+    for views in (3, 2):
+        made.append(views_made_on(update(out, split_folder, backbone=toy_backbone(), views=views).cache))
+    layout = FeatureCache.open(out).layout
+    with out.open("r+b") as file:
+        file.seek(layout.layers["penultimate"].offset)  # of the first row
+        file.write(b"damaged!")
+    made.append(views_made_on(repair(out, split_folder, backbone=toy_backbone()).cache))
+    rest = 13 * 2 + 5
+    assert made == [
+        {"device": rest, "cpu": 0},
+        {"device": rest, "cpu": 13 * 2},
+        {"device": rest, "cpu": 13},
+        {"device": rest - 2, "cpu": 13 + 2},
+    ]
+
+
+@pytest.mark.usefixtures("device")
+def test_parts_of_a_batch_note_what_the_device_made() -> None:
+    maker, image = DeviceViews(ViewSpec(8, 10)), np.full((20, 14, 3), 9, np.uint8)
+    planned = maker.plan(image, b"", [0, 1])
+    assert planned
+    batch = maker.collate([planned, make_views(image, maker.spec, b"", [0]), planned])
+    batch[1:4].to(torch.device("cpu"))
+    assert batch.on_device.tolist() == [False, True, False, True, False]
+    both = batch.join(np.zeros((1, 8, 8, 3), np.uint8))
+    both.to(torch.device("cpu"))
+    assert both.on_device.tolist() == [True, True, False, True, True, False]
+    maker.note = "it broke"
+    batch.to(torch.device("cpu"))
+    assert not batch.on_device.any()
 
 
 def test_a_plan_of_other_views_has_a_device_of_other_views(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ import pytest
 
 from commands import toy_cache, write_folder
 from featcache._utils.files import FULL, text_output
-from featcache.backbones.engines import openvino as conversion
+from featcache.backbones.engines import openvino_files as conversion
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.paths import partial_path
@@ -280,9 +280,9 @@ def converted(word: str) -> Work:
         path = folder / "home/toy-1234.xml"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(conversion, "import_openvino", lambda: SimpleNamespace(save_model=save_model))
-            with conversion._draft(word.encode() * 2000, path) as draft:
+            with conversion.draft(word.encode() * 2000, path) as draft:
                 if draft:
-                    conversion._save(draft, path)
+                    conversion.save(draft, path)
 
     return run
 
@@ -290,7 +290,7 @@ def converted(word: str) -> Work:
 def conversion_state(folder: Path) -> object:
     """What a reader takes: nothing where the hash is not that of both files."""
     path = folder / "home/toy-1234.xml"
-    return (path.read_bytes(), path.with_suffix(".bin").read_bytes()) if conversion._is_valid(path) else None
+    return (path.read_bytes(), path.with_suffix(".bin").read_bytes()) if conversion.is_valid(path) else None
 
 
 def sort_by(how: str) -> Work:

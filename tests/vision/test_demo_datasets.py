@@ -319,7 +319,7 @@ def test_without_a_home_downloads_are_refused_with_the_cure_and_networks_are_not
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(FeatcacheError, match=r"no home folder .* Set XDG_CACHE_HOME to a folder"):
         ants_bees()
-    assert cache_path(".json", "a") is None
+    assert cache_path(".json", None, "a") is None
 
 
 def test_the_real_photos_are_those_of_the_tutorial(ants_bees: Path) -> None:

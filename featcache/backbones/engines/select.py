@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from featcache.backbones.engines.base import Engine, EngineName, has_compiler, has_openvino
-from featcache.backbones.engines.data_parallel import join_engines
 from featcache.core.specs import Precision
 from featcache.errors import BackboneError, first_line
 
-if TYPE_CHECKING:
-    from featcache.backbones.feature_extractor import FeatureExtractor
+EngineStarters = Mapping[EngineName, Callable[[], Engine]]
+"""Start an engine of a network, beside plain PyTorch. They raise RuntimeError if it cannot run the network."""
 
 CONVERSION_PAYS = 700
 """Views from which a conversion to OpenVINO (3 to 5 s) pays: 600 for the embedded network, 1,000 for resnet18, by the
 rates in benchmarks/results/extraction.json. It is cached, so later runs gain from the first view on."""
+
+TEXT_CONVERSION_PAYS = 1_000
+"""The same for views of texts."""
 
 COMPILING_PAYS = 20_000
 """Views from which torch.compile pays, which takes half a minute to a minute."""
@@ -31,16 +32,16 @@ class EngineRequest:
     ----------
     network : name of the network, for messages.
     engine : the requested engine, or "auto".
-    image_size : of the views, in pixels.
     views : number of views to come.
+    conversion_pays : number of views from which a conversion to OpenVINO pays.
     like : engine that made the features which the new ones go with; "" for none.
     conversion : file of the conversion to OpenVINO, once it is made; None to cache none.
     """
 
     network: str
     engine: EngineName
-    image_size: int
     views: int
+    conversion_pays: int
     like: str
     device: str
     precision: Precision
@@ -56,24 +57,23 @@ class SelectedEngine:
     note: str
 
 
-def select_engine(request: EngineRequest, extractors: Callable[[], Sequence[FeatureExtractor]]) -> SelectedEngine:
+def select_engine(request: EngineRequest, starters: EngineStarters) -> SelectedEngine:
     """Start the requested engine, or for "auto" the fastest one that works.
-
-    Parameters
-    ----------
-    extractors : returns the network on each device. It is called only if the engine needs it.
 
     Raises
     ------
     BackboneError : the requested engine is not available, or cannot run the network.
     """
+    if request.engine not in ("auto", "pytorch", *starters):
+        engines = ", ".join(["pytorch", *starters])
+        raise BackboneError(f"{request.network} has no engine {request.engine!r}: it has {engines}. Drop --engine.")
     if request.engine == "openvino" and not _can_use_openvino(request):
         raise BackboneError("OpenVINO runs on the CPU in fp32 or bf16 and must be installed: pip install openvino")
     if request.engine == "compiled" and not has_compiler(request.device):
         raise BackboneError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --engine.")
-    name = choose_engine(request) if request.engine == "auto" else request.engine
+    name = choose_engine(request, starters) if request.engine == "auto" else request.engine
     try:
-        engine = start_engine(name, request, extractors)
+        engine = start_engine(name, starters)
     except (RuntimeError, ImportError, OSError, AttributeError) as error:  # or a broken installation
         tool, reason = "OpenVINO" if name == "openvino" else "torch.compile", first_line(error)
         if request.engine != "auto":
@@ -91,7 +91,7 @@ def select_engine(request: EngineRequest, extractors: Callable[[], Sequence[Feat
     return SelectedEngine(name, engine, note)
 
 
-def choose_engine(request: EngineRequest) -> EngineName:
+def choose_engine(request: EngineRequest, starters: EngineStarters) -> EngineName:
     """The engine for "auto".
 
     In bf16 two engines round so differently that a class can change, so it is the one that made the earlier features.
@@ -102,25 +102,15 @@ def choose_engine(request: EngineRequest) -> EngineName:
     if request.precision == "bf16" and (request.like == "pytorch" or (request.like == "openvino" and takes_openvino)):
         return "pytorch" if request.like == "pytorch" else "openvino"
     is_converted = request.conversion is not None and request.conversion.exists()
-    if takes_openvino and (request.views >= CONVERSION_PAYS or is_converted):
+    if takes_openvino and (request.views >= request.conversion_pays or is_converted):
         return "openvino"
-    compiling_pays = request.views >= COMPILING_PAYS and has_compiler("cpu")
+    compiling_pays = "compiled" in starters and request.views >= COMPILING_PAYS and has_compiler("cpu")
     return "compiled" if request.device == "cpu" and not takes_openvino and compiling_pays else "pytorch"
 
 
-def start_engine(
-    name: EngineName, request: EngineRequest, extractors: Callable[[], Sequence[FeatureExtractor]]
-) -> Engine | None:
+def start_engine(name: EngineName, starters: EngineStarters) -> Engine | None:
     """The engine of this name; None for plain PyTorch."""
-    if name == "openvino":
-        from featcache.backbones.engines.openvino import OpenVinoEngine
-
-        return OpenVinoEngine(lambda: extractors()[0], request.image_size, request.precision, request.conversion)
-    if name == "compiled":
-        from featcache.backbones.engines.pytorch import CompiledEngine
-
-        return join_engines([CompiledEngine(extractor, request.image_size) for extractor in extractors()])
-    return None
+    return starters[name]() if name in starters else None
 
 
 def _can_use_openvino(request: EngineRequest) -> bool:

@@ -1,4 +1,4 @@
-"""`TextEngine`: a frozen encoder of texts in PyTorch. Sequences of similar length share a forward pass."""
+"""`TextEngine`: a frozen encoder of texts in PyTorch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.backbones.engines.base import PendingFeatures
+from featcache.backbones.engines.text_batches import as_tokens, cut_by_length, join_parts
 from featcache.data.tokens import Tokens
 from featcache.errors import BackboneError, first_line
 
@@ -44,9 +45,7 @@ class TextEngine:
         """See `Engine`. Raises BackboneError if one sequence does not fit into the memory of the device."""
         import torch
 
-        if not isinstance(tokens, Tokens):
-            raise TypeError(f"an encoder of texts takes Tokens, not {type(tokens).__name__}")
-
+        tokens = as_tokens(tokens)
         n = len(tokens)
         sequences = tokens if n else Tokens([np.zeros(1, np.int64)])  # whose features are dropped
         while True:
@@ -57,11 +56,10 @@ class TextEngine:
             except torch.OutOfMemoryError as error:
                 reason = first_line(error)
             self._halve(int(sequences.lengths.max()), reason)  # here the error, which keeps tensors, is gone
-        order = np.argsort(np.concatenate(parts))
 
         def collect() -> list[NDArray[np.float32]]:
-            layers = zip(*(wait() for wait in waiting), strict=True)
-            return [torch.cat(layer).numpy()[order[:n]] for layer in layers]
+            features = [[layer.numpy() for layer in wait()] for wait in waiting]
+            return [layer[:n] for layer in join_parts(parts, features)]
 
         return collect
 
@@ -92,18 +90,3 @@ class TextEngine:
         self.note = f"{device} has too little free memory for larger batches: batches have {self._max_tokens} tokens"
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def cut_by_length(lengths: NDArray[np.int64], max_tokens: int) -> list[NDArray[np.int64]]:
-    """Numbers of the sequences of each forward pass, the longest first.
-
-    Sequences of similar length share a pass, so that little padding is computed. A pass has at most `max_tokens`
-    tokens, padding included, or one sequence.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    parts, start = [], 0
-    while start < len(order):
-        size = max(1, max_tokens // max(1, int(lengths[order[start]])))
-        parts.append(order[start : start + size])
-        start += size
-    return parts

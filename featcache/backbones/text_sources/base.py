@@ -39,9 +39,11 @@ class TextSource:
     Attributes
     ----------
     hint : str. How its encoders are named, for messages, such as "transformers/<name or folder>".
+    packages : tuple of str. Distributions whose versions decide what an encoder computes.
     """
 
     hint: str = ""
+    packages: tuple[str, ...] = ("tokenizers", "transformers")
 
     def owns(self, name: str) -> bool:
         """Whether a name is of this source."""

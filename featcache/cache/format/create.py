@@ -82,7 +82,12 @@ def _no_room(path: Path, needed: int, free: int) -> CacheSpaceError:
 
 
 def write_cache(
-    path: Path, spec: ExtractSpec, samples: Samples, dims: Mapping[str, int], provenance: Mapping[str, Any]
+    path: Path,
+    spec: ExtractSpec,
+    samples: Samples,
+    dims: Mapping[str, int],
+    provenance: Mapping[str, Any],
+    counts_device_views: bool = False,
 ) -> None:
     """Write a cache file without rows: tables, header and reserved space for the rows."""
     attributes = {"spec": spec.to_json(), "digest": spec.digest(), "provenance": json.dumps(dict(provenance))}
@@ -101,7 +106,7 @@ def write_cache(
     }
     if samples.groups:
         tables["groups"] = {"data": [encode(name) for name in samples.groups], "dtype": _TEXT}
-    write_container(path, CACHE, attributes, tables, row_arrays(spec, len(samples), dims))
+    write_container(path, CACHE, attributes, tables, row_arrays(spec, len(samples), dims, counts_device_views))
 
 
 def write_container(

@@ -26,6 +26,7 @@ from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples
 from featcache.core.specs import ExtractSpec
 
 REASON_BYTES = 120
+ON_DEVICE = "views_on_device"
 
 CACHE = FormatSpec(
     magic=b"featcache",
@@ -69,6 +70,8 @@ class Layout:
         Checksum of each row, shape (n,), uint32.
     skipped : ArrayLocation
         Why a sample was skipped, or empty, shape (n,), bytes.
+    on_device : ArrayLocation or None
+        Views of each row that a device made, not the CPU, shape (n,), uint16. None: not counted.
     """
 
     spec: ExtractSpec
@@ -80,6 +83,7 @@ class Layout:
     done: ArrayLocation
     crc32: ArrayLocation
     skipped: ArrayLocation
+    on_device: ArrayLocation | None = None
 
     @property
     def dims(self) -> dict[str, int]:
@@ -137,7 +141,9 @@ def decode(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+def row_arrays(
+    spec: ExtractSpec, n: int, dims: Mapping[str, int], counts_device_views: bool = False
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Shape and dtype of each array that is written after creation."""
     arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
         f"features/{layer}": ((n, 1 + spec.views, dims[layer]), np.dtype(spec.dtype)) for layer in spec.layers
@@ -145,6 +151,8 @@ def row_arrays(spec: ExtractSpec, n: int, dims: Mapping[str, int]) -> dict[str, 
     arrays["done"] = ((n,), np.dtype("<u2"))
     arrays["crc32"] = ((n,), np.dtype("<u4"))
     arrays["skipped"] = ((n,), np.dtype(f"S{REASON_BYTES}"))
+    if counts_device_views:
+        arrays[ON_DEVICE] = ((n,), np.dtype("<u2"))
     return arrays
 
 
@@ -195,7 +203,7 @@ def _read(path: Path, arrays: ContainerReader) -> Layout:
     dims = {layer: locations[f"features/{layer}"].shape[-1] for layer in spec.layers}
     if 0 in dims.values():
         raise damage_error(path, CACHE, "a layer has no features")
-    expected = row_arrays(spec, n, dims)
+    expected = row_arrays(spec, n, dims, ON_DEVICE in locations)
     if set(locations) != {*CACHE.tables, *expected}:
         raise damage_error(path, CACHE, f"it holds {', '.join(sorted(locations))}")
     rows = {name: arrays.location(name, shape, dtype) for name, (shape, dtype) in expected.items()}
@@ -209,6 +217,7 @@ def _read(path: Path, arrays: ContainerReader) -> Layout:
         rows["done"],
         rows["crc32"],
         rows["skipped"],
+        rows.get(ON_DEVICE),
     )
 
 

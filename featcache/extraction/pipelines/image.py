@@ -55,9 +55,9 @@ class ImagePlan(ExtractionPlan):
         return self.spec.image_view.image_size
 
     @property
-    def is_prepared(self) -> bool:
+    def makes_views_on_device(self) -> bool:
         """See `ExtractionPlan`."""
-        return self.device_views is None
+        return self.device_views is not None
 
     def prepare(self) -> None:
         """Compile what makes views on the devices, in advance. If it does not work, the CPU makes them."""
@@ -88,11 +88,6 @@ class ImagePlan(ExtractionPlan):
         blank = np.zeros((view.image_size, view.image_size, 3), np.uint8)
         self.backbone.submit(make_views(blank, view, b"", (0, 1)))()
         self.prepare()
-
-    def provenance(self) -> dict[str, Any]:
-        """See `ExtractionPlan`. Also where views are made."""
-        on_device = self.device_views and self.device_views.makes_recipe(self.spec.views > 0)
-        return super().provenance() | ({"views_made_on": self.backbone.device_name} if on_device else {})
 
 
 class ImagePipeline:

@@ -68,14 +68,6 @@ class DeviceViews:
             views.append(PlannedView(image, plan))
         return views
 
-    def makes_recipe(self, is_augmented: bool = True) -> bool:
-        """Whether devices make the views of the spec; of an image that does not fit, the CPU makes them.
-
-        is_augmented : whether there are other views than the clean one.
-        """
-        recipe = recipe_of(self.spec.augment if is_augmented else "none")
-        return not self.note and recipe.plan is not None
-
     def _random(self) -> ReusedGenerator:
         """Of this thread."""
         if not hasattr(self._of_thread, "random"):
@@ -88,7 +80,8 @@ class DeviceViews:
         views: list[PlannedView] = []
         for of_image in images:
             views += of_image if isinstance(of_image, list) else map(_made_view, of_image)
-        return DecodedViews(self, views)
+        is_planned = np.repeat([isinstance(of_image, list) for of_image in images], [len(each) for each in images])
+        return DecodedViews(self, views, is_planned)
 
     def check(self, device: torch.device) -> None:
         """Make a few views on the device, once, and compare them with those of the CPU."""
@@ -104,8 +97,11 @@ class DeviceViews:
                 if not same:
                     self._stop(device, "its kernels give other pixels")
 
-    def make(self, views: Sequence[PlannedView], device: torch.device) -> Tensor:
-        """Views (n, s, s, 3), uint8, on the device. Raises an error for which `is_out_of_memory` holds."""
+    def make(self, views: Sequence[PlannedView], device: torch.device) -> Tensor | None:
+        """Views (n, s, s, 3), uint8, on the device; None if it cannot make them, see `note`.
+
+        Raises an error for which `is_out_of_memory` holds.
+        """
         self.check(device)
         if not self.note:
             try:
@@ -115,7 +111,7 @@ class DeviceViews:
                 if is_out_of_memory(error):
                     raise
                 self._stop(device, first_line(error))
-        return torch.from_numpy(self.draw(views)).to(device)
+        return None
 
     def draw(self, views: Sequence[PlannedView]) -> Pixels:
         """The same views made on the CPU, (n, s, s, 3), uint8."""
@@ -182,10 +178,22 @@ class DecodedViews:
     maker : DeviceViews
     views : sequence of PlannedView
         In the order of the batch.
+    is_planned : ndarray of bool, shape (n,), optional
+        Which of them were not made yet. By default all.
+    on_device : ndarray of bool, shape (n,), optional
+        See `DeviceInputs`; a part of a batch notes it in the array of the batch. By default none.
     """
 
-    def __init__(self, maker: DeviceViews, views: Sequence[PlannedView]) -> None:
+    def __init__(
+        self,
+        maker: DeviceViews,
+        views: Sequence[PlannedView],
+        is_planned: NDArray[np.bool_] | None = None,
+        on_device: NDArray[np.bool_] | None = None,
+    ) -> None:
         self._maker, self._views = maker, views
+        self._is_planned = np.ones(len(views), np.bool_) if is_planned is None else is_planned
+        self.on_device = np.zeros(len(views), np.bool_) if on_device is None else on_device
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -197,19 +205,24 @@ class DecodedViews:
         return len(self._views)
 
     def __getitem__(self, part: slice) -> DecodedViews:
-        return DecodedViews(self._maker, self._views[part])
+        return DecodedViews(self._maker, self._views[part], self._is_planned[part], self.on_device[part])
 
     def join(self, other: Inputs) -> DecodedViews:
         """See `DeviceInputs`."""
-        views = other._views if isinstance(other, DecodedViews) else [_made_view(view) for view in np.asarray(other)]
-        return DecodedViews(self._maker, [*self._views, *views])
+        if not isinstance(other, DecodedViews):
+            views = [_made_view(view) for view in np.asarray(other)]
+            other = DecodedViews(self._maker, views, np.zeros(len(views), np.bool_))
+        is_planned = np.concatenate([self._is_planned, other._is_planned])
+        return DecodedViews(self._maker, [*self._views, *other._views], is_planned)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self._maker.draw(self._views).astype(dtype or np.uint8, copy=False)
 
     def to(self, device: torch.device) -> Tensor:
         """See `DeviceInputs`."""
-        return self._maker.make(self._views, device)
+        made = self._maker.make(self._views, device)
+        self.on_device[:] = self._is_planned if made is not None else False
+        return torch.from_numpy(self._maker.draw(self._views)).to(device) if made is None else made
 
 
 def _made_view(view: Pixels) -> PlannedView:
