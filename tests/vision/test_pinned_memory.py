@@ -16,7 +16,7 @@ from PIL import Image
 
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import read_manifest
-from featcache.extraction.plan import ExtractionPlan
+from featcache.extraction.pipelines.image import ImagePlan
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode, decode_for
 from featcache.vision.device_views import pinned, support
@@ -132,7 +132,7 @@ def test_without_page_locked_memory_it_says_so(cuda: list[int], monkeypatch: pyt
 
     monkeypatch.setattr(support, "can_make_views", lambda device: True)
     backbone = toy_backbone()
-    plan = ExtractionPlan(backbone, backbone.extract_spec(views=0, dtype="float16"), {})
+    plan = ImagePlan(backbone, backbone.extract_spec(views=0, dtype="float16"), {})
     assert plan.device_views is not None
     plan.device_views.memory = memory = PinnedMemory(torch.device("cuda:1"))
     monkeypatch.setattr(torch, "empty", allocate)
