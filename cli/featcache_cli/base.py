@@ -12,10 +12,10 @@ import click
 from featcache_cli import outputs, progress
 
 _GROUPS: dict[str, tuple[str, ...]] = {
-    "Images": ("label_column", "skip_missing", "val_fraction", "split_seed", "allow_leak", "max_pixels", "value_range",
-               "strict"),
-    "Network": ("backbone", "weights", "weights_key", "layers", "image_size", "augment", "precision", "train_precision",
-                "engine", "dtype"),
+    "Data": ("label_column", "text_column", "skip_missing", "val_fraction", "split_seed", "allow_leak", "max_pixels",
+             "value_range", "strict"),
+    "Network": ("backbone", "weights", "weights_key", "layers", "image_size", "max_length", "prefix", "augment",
+                "precision", "train_precision", "engine", "dtype"),
     "Machine": ("workers", "device", "deterministic", "batch_size", "cluster", "gpus_per_worker", "cpus_per_worker"),
     "Printing": ("as_json", "quiet", "verbose"),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from featcache_cli import options, outputs
 @options.auto_views_option
 @options.val_views_option
 @options.view_options
+@options.text_options
 @options.batch_size_option
 @options.machine_options
 @options.deterministic_option
@@ -26,6 +27,7 @@ from featcache_cli import options, outputs
 @options.seed_option
 @options.layers_option
 @options.data_options
+@options.text_column_option
 @options.strict_option
 @outputs.list_option
 @options.cluster_options

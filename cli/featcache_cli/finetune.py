@@ -21,7 +21,7 @@ GROUPS = {
     "Trained layers": ("mode", "unfreeze", "layer_decay", "batchnorm", "wise_ft"),
     "Training": ("preset", "augment", "epochs", "patience", "lr", "momentum", "weight_decay", "optimizer", "schedule",
                  "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
-    "Images": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels", "value_range",
+    "Data": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels", "value_range",
                "image_cache", "listed"),
     "Machine": ("workers", "device", "deterministic", "precision", "compile"),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from featcache.core.options import AutoExtractArguments, ExtractArguments, LayerOptions, fields_of
-from featcache.core.specs import AUGMENTS, EMBEDDED
+from featcache.core.specs import AUGMENTS, EMBEDDED, TEXT_AUGMENTS
 from featcache.reports.file_types import FORMATS
 from featcache_cli import outputs
 from featcache_cli.base import command as command
@@ -79,6 +79,7 @@ def shared(
 val_fraction_option = shared("val_fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True))
 allow_leak_option = shared("allow_leak")
 label_column_option = shared("label_column", metavar="NAME")
+text_column_option = shared("text_column", metavar="NAME")
 skip_missing_option = shared("skip_missing")
 max_pixels_option = shared("max_pixels", type=click.IntRange(1))
 
@@ -171,13 +172,17 @@ strict_option = click.option("--strict", is_flag=True, help="Stop at the first u
 class RecipeName(click.Choice[str]):
     """The name of a view recipe of featcache, or of another package."""
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """See `click.ParamType`. The help text has the names, which are too long for one line."""
+        return "RECIPE"
+
     def __init__(self) -> None:
-        super().__init__(AUGMENTS)
+        super().__init__(tuple(dict.fromkeys((*AUGMENTS, *TEXT_AUGMENTS))))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from featcache.core.view_recipes import versioned_name
 
-        if value in AUGMENTS or versioned_name(value, AUGMENTS) is None:  # other packages load for other names only
+        if value in self.choices or versioned_name(value, AUGMENTS) is None:  # other packages load for other names only
             return super().convert(value, param, ctx)
         return value
 
@@ -185,13 +190,14 @@ class RecipeName(click.Choice[str]):
 image_size_option = shared("image_size", type=click.IntRange(1))
 view_options = _all(shared("augment", type=RecipeName()), image_size_option, shared("interpolation"))
 """The options that determine the pixels of a view, except `--seed` and `--value-range`."""
+text_options = _all(shared("max_length", type=click.IntRange(1)), shared("prefix", metavar="TEXT"))
+"""The options that determine the tokens of a text."""
 seed_option = shared("seed")
 backbone_option = click.option(
     "--backbone",
-    default=EMBEDDED,
-    show_default=True,
     help="The network: efficientnet_lite0 (embedded), a torchvision model such as resnet18, or timm/NAME; or "
-    "MODULE:FACTORY, your own function that returns the network.",
+    "MODULE:FACTORY, your own function that returns the network. For texts: all-minilm-l6-v2 (embedded), "
+    f"sentence-transformers/NAME or transformers/NAME. [default: {EMBEDDED}, for texts all-minilm-l6-v2]",
 )
 
 

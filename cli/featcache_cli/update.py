@@ -28,6 +28,7 @@ from featcache_cli import options, outputs
 @click.option("--retry", is_flag=True, help="Try again to read the images that were skipped.")
 @click.option("--allow-leak", is_flag=True, default=None, help="Accept images that are in train and in val or test.")
 @options.label_column_option
+@options.text_column_option
 @click.option("--skip-missing", is_flag=True, default=None, help="Skip images whose files are missing.")
 @click.option(
     "--dry-run", is_flag=True, help="Change nothing; print what would be done, with its estimated time and size."

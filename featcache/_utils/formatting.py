@@ -162,3 +162,8 @@ def pad_columns(lines: Sequence[Sequence[str]], align: str = "<") -> list[list[s
 def text_table(lines: Sequence[Sequence[str]], align: str = "<") -> list[str]:
     """Lines of text with aligned columns, two spaces apart; align : see `pad_columns`."""
     return ["  ".join(cells).rstrip() for cells in pad_columns(lines, align)]
+
+
+def indefinite(noun: str) -> str:
+    """A noun with its article: "an image", "a text"."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"

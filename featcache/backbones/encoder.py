@@ -16,7 +16,9 @@ class Encoder(Protocol):
 
     Attributes
     ----------
+    name : str. Stored in caches and heads.
     weights : str. Where its weights come from.
+    weights_sha256 : str. Hash of the weights.
     layers : tuple of str. Names of the layers whose features it returns, in their order.
     devices : tuple of str. Where it computes, each batch on one of them.
     device_name, precision, engine : str. Where and how it computes.
@@ -26,7 +28,9 @@ class Encoder(Protocol):
     max_in_flight : int. Inputs to submit in addition to those whose features are awaited.
     """
 
+    name: str
     weights: str
+    weights_sha256: str
     layers: tuple[str, ...]
     devices: tuple[str, ...]
     engine: EngineName

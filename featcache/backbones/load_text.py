@@ -1,15 +1,17 @@
-"""`load_text_encoder`: a `TextEncoder` by its name."""
+"""`load_text_encoder`: a `TextEncoder` by its name; `load_text_encoder_of`: the one that made a cache or a head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_sources import registry
-from featcache.backbones.text_sources.registry import EMBEDDED_TEXT
+from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, find_text_source
 from featcache.backbones.weights.location import absolute
-from featcache.core.specs import PENULTIMATE
+from featcache.core.specs import PENULTIMATE, ExtractSpec
+from featcache.errors import BackboneError
 
 
 def load_text_encoder(
@@ -73,3 +75,57 @@ def load_text_encoder(
         device=device,
         precision=resolve_precision(precision, device),
     )
+
+
+def load_text_encoder_of(
+    spec: ExtractSpec,
+    path: Path,
+    *,
+    weights: str,
+    layers: Sequence[str],
+    device: str,
+    precision: str,
+    encoder: TextEncoder | None = None,
+) -> TextEncoder:
+    """Load the encoder of a spec, by its name or from the user's own, with the length and the prefix of the spec.
+
+    The caller compares the weights with the spec's.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder that was made with the encoder, for the message.
+    encoder : TextEncoder, optional
+        The user's encoder. None loads it by its name.
+
+    The other parameters are those of `load_text_encoder`.
+
+    Raises
+    ------
+    BackboneError
+        `load_text_encoder` cannot load the name, and `encoder` is None; or its tokenizer gives other tokens.
+    """
+    view = spec.text_view
+    if encoder is None:
+        if find_text_source(spec.backbone) is None:
+            raise BackboneError(
+                f"{path} was made with your own encoder {spec.backbone!r}, and stores only its name. Pass the encoder: "
+                "backbone=... in Python."
+            )
+        encoder = load_text_encoder(
+            spec.backbone,
+            weights=weights,
+            layers=layers,
+            device=device,
+            precision=precision,
+            max_length=view.max_length,
+            prefix=view.prefix,
+            seed=view.seed,
+        )
+    if encoder.tokenizer.sha256 != view.tokenizer_sha256:
+        raise BackboneError(
+            f"{path} was made with tokenizer {view.tokenizer_sha256[:12]}..., that of {encoder.name} is "
+            f"{encoder.tokenizer.sha256[:12]}...: it gives other tokens. Use the encoder as it was then, or extract "
+            "again."
+        )
+    return encoder

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.formatting import printable
+from featcache._utils.formatting import indefinite, printable
 from featcache._utils.results import Result
 from featcache.core.samples import LABELLED_SPLITS, UNLABELLED, Samples, count_images
-from featcache.core.specs import Modality
 
 SMALL_VAL = 30
 """With fewer val images, one image moves the accuracy by more than three points: too much to compare models."""
@@ -60,13 +59,12 @@ class DataSummary(Result):
     groups: int = 0
     multilabel: bool = False
     notes: tuple[str, ...] = ()
-    modality: Modality = "image"
+    modality: str = "image"
 
     @property
     def line(self) -> str:
         """The summary as one line."""
-        article = "an" if self.modality == "image" else "a"
-        several = f", several {article} {self.modality}" if self.multilabel else ""
+        several = f", several {indefinite(self.modality)}" if self.multilabel else ""
         parts = [f"{printable(self.name)}: {len(self.classes)} classes{several}"]
         parts.append(", ".join(self._split(split, total) for split, total in self.totals.items()))
         parts += [str(self.held_out)] if self.held_out else []
@@ -102,10 +100,9 @@ class DataSummary(Result):
         return "\n".join(filter(None, [self.line, *self.notes, self.small_val, self.missing]))
 
     def _json_fields(self) -> dict[str, Any]:
-        modality = {} if self.modality == "image" else {"modality": self.modality}
         return {
             "name": self.name,
-            **modality,
+            "modality": self.modality,
             "understood": self.line,
             "classes": self.classes,
             "multilabel": self.multilabel,
@@ -136,7 +133,7 @@ def summarize(
     *,
     held_out_seed: int | None = None,
     readable: NDArray[np.bool_] | None = None,
-    modality: Modality = "image",
+    modality: str = "image",
 ) -> DataSummary:
     """Summarise samples.
 

@@ -26,6 +26,7 @@ from featcache.core.specs import (
     LIVE_AUGMENT,
     MAX_PIXELS,
     PENULTIMATE,
+    TEXT_AUGMENT,
     Augment,
     EngineName,
     Interpolation,
@@ -65,8 +66,9 @@ class ViewOptions(TypedDict, total=False):
         Option(
             None,
             "Recipe of the augmented views: tutorial, crop, trivial, gentle, gentle-flip, none, or one that another "
-            "package adds.",
-            none=f"{CACHED_AUGMENT} for the views of a cache, {LIVE_AUGMENT} for live training",
+            "package adds; for texts word-dropout, sentence-crop or none.",
+            none=f"{CACHED_AUGMENT} for the views of a cache, {TEXT_AUGMENT} for those of texts, {LIVE_AUGMENT} for "
+            "live training",
         ),
     ]
     image_size: Annotated[
@@ -84,6 +86,23 @@ class ViewOptions(TypedDict, total=False):
         ),
     ]
     seed: Annotated[int, Option(0, "Seed of the augmented views, of random weights and of the order of training.")]
+
+
+class TextOptions(TypedDict, total=False):
+    """What else decides the input of an encoder of texts."""
+
+    max_length: Annotated[
+        int | None,
+        Option(
+            None,
+            "For texts: most tokens of a text. The end of a longer text is cut off.",
+            none="as many as the encoder usually takes",
+        ),
+    ]
+    prefix: Annotated[
+        str | None,
+        Option(None, 'For texts: put before every text, such as "query: ".', none="that of the encoder, mostly none"),
+    ]
 
 
 class FeatureOptions(ViewOptions, total=False):
@@ -108,7 +127,7 @@ class ViewCount(TypedDict, total=False):
     views: Annotated[int, Option(0, "Number of augmented views (K) of each training image.")]
 
 
-class ExtractOptions(FeatureOptions, total=False):
+class ExtractOptions(FeatureOptions, TextOptions, total=False):
     """What decides which features a cache holds, besides the number of views."""
 
     val_views: Annotated[
@@ -126,13 +145,21 @@ class ExtractOptions(FeatureOptions, total=False):
 
 
 class DataOptions(TypedDict, total=False):
-    """How the list of images is read."""
+    """How the list of samples is read."""
 
     label_column: Annotated[
         str | None, Option(None, "Column of the labels.", none="label, or the only column that can hold them")
     ]
     skip_missing: Annotated[
         bool, Option(False, "Skip images of a manifest whose files are missing, and list them; else they are an error.")
+    ]
+    text_column: Annotated[
+        str | None,
+        Option(
+            None,
+            "Column of the texts, or several with commas between them, whose texts are joined by line breaks.",
+            none="text, where the data has it",
+        ),
     ]
 
 

@@ -23,7 +23,6 @@ Augment: TypeAlias = str
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageDtype = Literal["float16", "float32"]
-Modality = Literal["image", "text"]
 EngineName = Literal["auto", "pytorch", "compiled", "openvino"]
 TextPooling = Literal["mean", "cls", "max"]
 UseViews = Literal["all", "mean", "clean", "cycle"]
@@ -38,6 +37,8 @@ CACHED_AUGMENT = "gentle"
 """Default recipe of views in a cache: the best in the mean of benchmarks/views.py."""
 LIVE_AUGMENT = "tutorial"
 """Default recipe of live training."""
+TEXT_AUGMENT = "word-dropout"
+"""Default recipe of views of texts, in a cache."""
 PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
 MAX_PIXELS = 178_956_970
@@ -68,18 +69,21 @@ def _recipe_name(augment: str) -> str:
     return name
 
 
-def cached_augment(augment: Augment | None, views: int) -> Augment:
+def cached_augment(augment: Augment | None, views: int, modality: str = "image") -> Augment:
     """The recipe that the spec of a cache holds.
 
     Parameters
     ----------
     augment : str or None
-        What the user names. None: `CACHED_AUGMENT`. Without views the recipe decides nothing, and is the one that
-        older versions wrote, so that equal caches have equal digests.
+        What the user names. None: `CACHED_AUGMENT`, for texts `TEXT_AUGMENT`. Without views the recipe decides nothing,
+        and is the one that older versions wrote, so that equal caches have equal digests.
     views : int
         K, the number of augmented views.
+    modality : str, default "image"
+        What the samples are.
     """
-    return augment or (CACHED_AUGMENT if views else LIVE_AUGMENT)
+    with_views, without = (TEXT_AUGMENT, "none") if modality == "text" else (CACHED_AUGMENT, LIVE_AUGMENT)
+    return augment or (with_views if views else without)
 
 
 def is_arrays(backbone: str) -> bool:
@@ -274,15 +278,15 @@ class ExtractSpec:
             raise SpecError(f"layers is {list(self.layers)}; name each once, for example {PENULTIMATE}")
 
     @property
-    def modality(self) -> Modality:
-        """What the samples are."""
+    def modality(self) -> str:
+        """What the samples are: "image" or "text"."""
         return "text" if isinstance(self.view, TextSpec) else "image"
 
     @property
     def image_view(self) -> ViewSpec:
         """`view` of features of images. Raises SpecError for those of texts."""
         if not isinstance(self.view, ViewSpec):
-            raise SpecError("this works on images only so far, and these are features of texts")
+            raise SpecError("this works on images only, and these are features of texts")
         return self.view
 
     @property

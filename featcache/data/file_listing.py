@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import glob
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from featcache._utils.progress_bar import Progress
-from featcache._utils.regular_files import MAX_IMAGE, open_regular, too_large
 from featcache.data.file_types import describe_ignored
 from featcache.data.modality import IMAGES, Modality
 from featcache.data.sources.foreign_folders import keep_data_folders
-from featcache.errors import DataLayoutError, EmptyFolderError, RemoteIOError
+from featcache.errors import DataLayoutError, EmptyFolderError
 
-_FILES_PER_TASK = 64  # a task for each file would cost more time and memory than hashing a small file
 _CHUNK = 1 << 20
 
 
@@ -153,68 +143,3 @@ def _holds(parent: str, folder: str, name: str) -> bool:
 
 def _raise_unreadable(error: OSError) -> None:
     raise DataLayoutError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def hash_file(path: str) -> bytes:
-    """SHA-256 of a file, read in pieces. Raises OSError as `read_regular` does."""
-    sha256 = hashlib.sha256()
-    with open_regular(path) as file:
-        if (size := os.fstat(file.fileno()).st_size) > MAX_IMAGE:  # it is not read either
-            raise OSError(errno.EFBIG, too_large(size, MAX_IMAGE), path)
-        while block := file.read(_CHUNK):
-            sha256.update(block)
-    return sha256.digest()
-
-
-def hash_all(
-    digest: Callable[[str], bytes], names: Sequence[str], progress: Progress | None = None, threads: int | None = None
-) -> NDArray[np.uint8]:
-    """The digest of each sample, in threads.
-
-    Parameters
-    ----------
-    digest : callable
-        SHA-256 of the sample with an id; raises OSError if it cannot be read.
-    names : sequence of str
-        n ids.
-    progress : callable, optional
-        Called with "hash", and with how many samples are done, of how many.
-    threads : int, optional
-        Number of threads; None takes Python's default.
-
-    Returns
-    -------
-    ndarray, shape (n, 32), uint8
-        A sample that cannot be read hashes as its id; it is skipped later.
-
-    Raises
-    ------
-    RemoteIOError
-        A connection is lost.
-    """
-    is_closed = Event()
-
-    def digest_or_name(name: str) -> bytes:
-        if is_closed.is_set():
-            raise InterruptedError
-        try:
-            return digest(name)
-        except RemoteIOError:
-            raise
-        except OSError:
-            return hashlib.sha256(os.fsencode(name)).digest()
-
-    def digest_slice(start: int) -> list[bytes]:
-        return [digest_or_name(name) for name in names[start : start + _FILES_PER_TASK]]
-
-    rows: list[bytes] = []
-    pool = ThreadPoolExecutor(threads)  # hashing and reading release the GIL
-    try:
-        for digests in pool.map(digest_slice, range(0, len(names), _FILES_PER_TASK)):
-            rows += digests
-            if progress:
-                progress("hash", len(rows), len(names))
-    finally:
-        is_closed.set()  # after a signal, do not wait for the other tasks
-        pool.shutdown(cancel_futures=True)
-    return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 from featcache.core.samples import SPLITS, UNLABELLED, Samples
-from featcache.data.modality import TEXTS
 from featcache.data.sources.base import Source
 from featcache.errors import DataLayoutError
 
@@ -24,12 +23,10 @@ def refuse_leaks(data: Source, samples: Samples) -> None:
         and samples.sha256[a].tobytes() != EMPTY_SHA256
     ]
     if leaks:
-        names = samples.ids if modality is not TEXTS else [data.place(name) for name in samples.ids]
-        pairs = "; ".join(f"{names[b]} is {names[a]}" for a, b in leaks[:5])
-        near = "" if samples.content_keys is None else " (but for case, white space or Unicode form)"
+        pairs = "; ".join(_pair(data, samples, a, b) for a, b in leaks[:5])
         raise DataLayoutError(
-            f"{source}: {len(leaks)} {modality.plural} of val or test are in train, too{near}: {pairs}. The "
-            f"accuracy on them is too high. Remove the copies, or continue with --allow-leak."
+            f"{source}: {len(leaks)} {modality.plural} of val or test are in train, too: {pairs}. The accuracy on them "
+            f"is too high. Remove the copies, or continue with --allow-leak."
         )
     if shared := samples.shared_groups():
         where = (f"{samples.ids[a]} in train, {samples.ids[b]} in {SPLITS[samples.split[b]]}" for _, a, b in shared[:5])
@@ -39,3 +36,10 @@ def refuse_leaks(data: Source, samples: Samples) -> None:
             f"{pairs}. {modality.plural.capitalize()} of a group are alike, so the accuracy on them is too high. Keep "
             f"each group in one split, or continue with --allow-leak."
         )
+
+
+def _pair(data: Source, samples: Samples, a: int, b: int) -> str:
+    """A row of train and its copy in words; ids of texts in columns are hashes, which nobody can find."""
+    first, second = (data.place(samples.ids[row]) if data.has_text_column else samples.ids[row] for row in (a, b))
+    is_equal = samples.sha256[a].tobytes() == samples.sha256[b].tobytes()
+    return f"{second} is {first}{'' if is_equal else ' but for case, white space or Unicode form'}"

@@ -9,24 +9,22 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
+from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache.core.class_names import composed, name_notes, nearest_note
 from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups
 from featcache.core.splitting import hold_out
 from featcache.data.file_types import describe_ignored
 from featcache.data.leaks import EMPTY_SHA256, refuse_leaks
-from featcache.data.modality import IMAGES, TEXTS, Modality
+from featcache.data.modality import IMAGES, Modality
 from featcache.data.sources.base import SampleRecord, Source
 from featcache.data.sources.class_folders import preview
 from featcache.data.sources.registry import open_source
 from featcache.data.sources.table import is_table
-from featcache.data.text_content import hash_texts
 from featcache.errors import DataLayoutError, EmptyFolderError
 
 
@@ -78,9 +76,12 @@ class Manifest:
         """
         readable = np.ones(len(self.samples), bool)
         readable[list(unreadable)] = False
-        kind: Literal["image", "text"] = "text" if self.modality is TEXTS else "image"
         summary = summarize(
-            self.source.name, self.samples, held_out_seed=self.held_out_seed, readable=readable, modality=kind
+            self.source.name,
+            self.samples,
+            held_out_seed=self.held_out_seed,
+            readable=readable,
+            modality=self.modality.name,
         )
         if summary.held_out:
             summary = replace(summary, held_out=replace(summary.held_out, missing=self.source.missing_val))
@@ -125,11 +126,9 @@ class Manifest:
             Images have several labels.
         """
         if self.samples.multilabel:
-            name, plural = self.modality.name, self.modality.plural
-            article = "an" if name == "image" else "a"
             raise DataLayoutError(
-                f"{command} trains on one label {article} {name}, and {plural} in {self.source.name} have several. Use "
-                "finetune, or extract and fit-head, which train on several."
+                f"{command} trains on one label {self.modality.one}, and {self.modality.plural} in {self.source.name} "
+                "have several. Use finetune, or extract and fit-head, which train on several."
             )
         return self
 
@@ -282,35 +281,18 @@ def read_manifest(
     if merged:
         entries = [replace(entry, classes=tuple(merged.get(name, name) for name in entry.classes)) for entry in entries]
     classes = _classes(source, entries)
-    is_text = source.modality is TEXTS  # all texts are read: the hash of the bytes does not tell near copies
-    texts = hash_texts(source.read, [entry.id for entry in entries], progress) if is_text else None
-    sha256 = _hashes(source, entries, progress) if texts is None else texts.sha256
-    content_keys = None if texts is None else texts.content_keys
+    hashes = source.modality.hash_content(source, entries, progress)
     labels = _labels(entries, classes, several)
     groups = tuple(entry.group for entry in entries) if any(entry.group for entry in entries) else ()
-    split = _split(
-        entries, labels, join_groups(sha256 if content_keys is None else content_keys, groups), val_fraction, seed
-    )
+    split = _split(entries, labels, join_groups(hashes.keys, groups), val_fraction, seed)
     is_drawn = all(entry.split != "val" for entry in entries)
     order = np.argsort(split, kind="stable")
     ids = tuple(entry.id for entry in entries)
-    samples = Samples(ids, labels, split, sha256, classes, groups, content_keys).take(order)
+    samples = Samples(ids, labels, split, hashes.sha256, classes, groups, hashes.content_keys).take(order)
     if not allow_leak:
         refuse_leaks(source, samples)
-    notes = (*listing.notes, *name_notes(classes, merged), *_unlabelled_note(samples, source.modality))
-    notes += () if texts is None else texts.notes(ids, source.place)
+    notes = (*listing.notes, *name_notes(classes, merged), *_unlabelled_note(samples, source.modality), *hashes.notes)
     return Manifest(source, samples, dict(ignored), notes, listing.label_column, seed if is_drawn else None)
-
-
-def _hashes(source: Source, entries: list[SampleRecord], progress: Progress | None) -> NDArray[np.uint8]:
-    """The hashes in the entries; the source computes those of entries without one."""
-    missing = [row for row, entry in enumerate(entries) if not entry.sha256]
-    computed = source.hash([entries[row].id for row in missing], progress)
-    if len(missing) == len(entries):
-        return computed
-    hashes = np.frombuffer(b"".join(entry.sha256 or bytes(32) for entry in entries), np.uint8).reshape(-1, 32).copy()
-    hashes[missing] = computed
-    return hashes
 
 
 def _expected(data: Source) -> str:

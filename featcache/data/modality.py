@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from featcache._utils.formatting import indefinite
+from featcache._utils.progress_bar import Progress
+from featcache.data.content_hashes import ContentHashes, hash_images
 from featcache.data.file_types import why_no_image
 from featcache.data.image_names import is_image_name
+from featcache.data.text_content import hash_texts
 from featcache.data.text_names import is_text_name, why_no_text
+
+if TYPE_CHECKING:
+    from featcache.data.sources.base import SampleRecord, Source
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,8 @@ class Modality:
     why_not : callable
         The reason why a file that `accepts` refuses is passed over, such as "not an image (.txt)". Files are counted by
         this reason.
+    hash_content : callable
+        From a source, the records of its samples and a progress callback to `ContentHashes`.
     """
 
     name: str
@@ -37,11 +47,17 @@ class Modality:
     example: str
     accepts: Callable[[Path], bool]
     why_not: Callable[[Path], str]
+    hash_content: Callable[[Source, Sequence[SampleRecord], Progress | None], ContentHashes]
+
+    @property
+    def one(self) -> str:
+        """One sample, with its article: "an image", "a text"."""
+        return indefinite(self.name)
 
     def count(self, n: int) -> str:
         """A number of samples, in words: "1 image", "2 images"."""
         return f"{n} {self.name if n == 1 else self.plural}"
 
 
-IMAGES = Modality("image", "images", "*.jpg", is_image_name, why_no_image)
-TEXTS = Modality("text", "texts", "*.txt", is_text_name, why_no_text)
+IMAGES = Modality("image", "images", "*.jpg", is_image_name, why_no_image, hash_images)
+TEXTS = Modality("text", "texts", "*.txt", is_text_name, why_no_text, hash_texts)

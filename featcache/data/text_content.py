@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featcache._utils.formatting import brief
 from featcache._utils.progress_bar import Progress
 from featcache.core.normalized_text import join_near_copies, normalized_sha256
-from featcache.data.file_listing import hash_all
+from featcache.data.content_hashes import ContentHashes, hash_all
 from featcache.errors import RemoteIOError
+
+if TYPE_CHECKING:
+    from featcache.data.sources.base import SampleRecord, Source
 
 EMPTY = "an empty text"
 _BOM = b"\xef\xbb\xbf"
@@ -59,53 +61,19 @@ def check_text(content: bytes) -> bytes:
     return content
 
 
-@dataclass(frozen=True)
-class TextHashes:
-    """Hashes of n texts.
-
-    Parameters
-    ----------
-    sha256 : ndarray, shape (n, 32), uint8
-        Hash of the bytes of each text; that of its id for a text that cannot be read.
-    content_keys : ndarray or None
-        See `Samples.content_keys`.
-    reasons : dict of int to str
-        Why a text cannot be read, by row, ascending.
-    """
-
-    sha256: NDArray[np.uint8]
-    content_keys: NDArray[np.uint8] | None
-    reasons: dict[int, str]
-
-    def notes(self, ids: Sequence[str], place: Callable[[str], str]) -> tuple[str, ...]:
-        """A line on the empty texts and one on those that cannot be decoded, with the count and the first ones.
-
-        Parameters
-        ----------
-        ids : sequence of str
-            n ids.
-        place : callable
-            See `Source.place`.
-        """
-        empty = [place(ids[row]) for row, reason in self.reasons.items() if reason == EMPTY]
-        others = [f"{place(ids[row])}: {reason}" for row, reason in self.reasons.items() if reason != EMPTY]
-        kinds = (("empty texts", empty), ("unreadable texts", others))
-        return tuple(
-            f"{kind}, skipped: {len(names)} of {len(ids)} ({brief(names, 3)})" for kind, names in kinds if names
-        )
-
-
 def hash_texts(
-    read: Callable[[str], bytes], names: Sequence[str], progress: Progress | None = None, threads: int | None = None
-) -> TextHashes:
-    """Read each text once and hash it.
+    source: Source, entries: Sequence[SampleRecord], progress: Progress | None = None, threads: int | None = None
+) -> ContentHashes:
+    """Read each text once and hash it. All texts are read: the hash of the bytes does not tell near copies.
+
+    The notes are a line on the empty texts and one on those that cannot be decoded, with the count and the first ones.
 
     Parameters
     ----------
-    read : callable
-        See `Source.read`.
-    names : sequence of str
-        n ids.
+    source : Source
+        Where the texts are.
+    entries : sequence of SampleRecord
+        The n texts.
     progress, threads
         See `hash_all`.
 
@@ -114,11 +82,11 @@ def hash_texts(
     RemoteIOError
         A connection is lost.
     """
-    reasons: dict[str, str] = {}
+    names, reasons = [entry.id for entry in entries], dict[str, str]()
 
     def digests(name: str) -> bytes:
         try:
-            content = read(name)
+            content = source.read(name)
             return hashlib.sha256(content).digest() + normalized_sha256(content)
         except RemoteIOError:
             raise
@@ -128,5 +96,12 @@ def hash_texts(
 
     pairs = hash_all(digests, names, progress, threads).reshape(-1, 2, 32)
     sha256 = np.ascontiguousarray(pairs[:, 0])
-    rows = {row: reasons[name] for row, name in enumerate(names) if name in reasons}
-    return TextHashes(sha256, join_near_copies(sha256, pairs[:, 1]), rows)
+    unread = [(source.place(name), reasons[name]) for name in names if name in reasons]
+    empty = [place for place, reason in unread if reason == EMPTY]
+    others = [f"{place}: {reason}" for place, reason in unread if reason != EMPTY]
+    notes = tuple(
+        f"{kind}, skipped: {len(found)} of {len(names)} ({brief(found, 3)})"
+        for kind, found in (("empty texts", empty), ("unreadable texts", others))
+        if found
+    )
+    return ContentHashes(sha256, join_near_copies(sha256, pairs[:, 1]), notes)

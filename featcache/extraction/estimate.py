@@ -22,18 +22,20 @@ from featcache._utils.progress_bar import ProgressOption
 from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import EAGER_BATCHES, PendingFeatures
-from featcache.backbones.sources.registry import check_name
+from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.mismatch import check_spec
 from featcache.cache.paths import partial_path
 from featcache.cache.reuse import match_rows
 from featcache.core.options import ExtractArguments, manifest_keywords, takes_options
-from featcache.core.specs import EMBEDDED, ExtractSpec
+from featcache.core.specs import ExtractSpec
 from featcache.data.input_notes import input_notes, remark_notes
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import BackboneError
-from featcache.extraction.plan import ExtractionPlan, ExtractionRequest
+from featcache.extraction.pipelines.registry import check_backbone
+from featcache.extraction.plan import ExtractionPlan
+from featcache.extraction.request import ExtractionRequest
 from featcache.extraction.results import with_ids
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def estimate(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone = EMBEDDED,
+    backbone: str | Backbone | TextEncoder | None = None,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
     **options: Unpack[ExtractArguments],
@@ -126,7 +128,7 @@ def estimate(
         Labelled images, see `read_manifest`.
     out : str or path
         The cache that would be written.
-    backbone : str or Backbone, default 'efficientnet_lite0'
+    backbone : str, Backbone, TextEncoder or None, default None
         The frozen network, see `extract`.
     progress : callable, bool or None, default None
         Called as progress(step, done, total); True shows a bar.
@@ -155,9 +157,8 @@ def estimate(
     (16, 64)
     """
     monitor, out = Monitor(progress, on_note), Path(out)
-    check_name(backbone)
+    check_backbone(backbone)
     manifest = read_manifest(data, **manifest_keywords(options), progress=monitor.progress)
-    manifest.of_images("an estimate")
     monitor.note(str(manifest.summary()))
     plan = ExtractionRequest.for_data(manifest, out, backbone, options, monitor).load()
     missing = _missing_views(out, plan.spec, manifest)

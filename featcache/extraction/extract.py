@@ -17,9 +17,7 @@ from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import unused_gpus_note
-from featcache.backbones.sources.registry import check_name
 from featcache.backbones.text_encoder import TextEncoder
-from featcache.backbones.text_sources.registry import find_text_source
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.paths import on_disk
@@ -35,14 +33,13 @@ from featcache.core.options import (
     takes_options,
 )
 from featcache.core.ray_cluster import Cluster
-from featcache.core.specs import EMBEDDED
 from featcache.data.manifest import Manifest, read_manifest
-from featcache.data.modality import TEXTS
-from featcache.errors import BackboneError, ClusterError
+from featcache.errors import BackboneError
 from featcache.extraction.extractor import Extractor, LocalExtractor, ViewCounts
 from featcache.extraction.fill import fill_cache, reject_unreadable
-from featcache.extraction.plan import ExtractionRequest
+from featcache.extraction.pipelines.registry import check_backbone
 from featcache.extraction.ray_coordinator import RayExtractor
+from featcache.extraction.request import ExtractionRequest
 from featcache.extraction.results import Extraction, unread_note, with_ids
 from featcache.metrics.run_report import Report
 
@@ -53,7 +50,7 @@ def extract(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone | TextEncoder = EMBEDDED,
+    backbone: str | Backbone | TextEncoder | None = None,
     strict: bool = False,
     cluster: Cluster | None = None,
     progress: ProgressOption = None,
@@ -72,9 +69,9 @@ def extract(
         Labelled images, see `read_manifest`.
     out : str or path
         The cache file to write.
-    backbone : str, Backbone or TextEncoder, default 'efficientnet_lite0'
+    backbone : str, Backbone, TextEncoder or None, default None
         The frozen network: a name, see `load_backbone` and, for texts, `load_text_encoder`; or a network, which brings
-        its own weights, layers, device, precision and engine. For texts the default is 'all-minilm-l6-v2'.
+        its own weights, layers, device, precision and engine. None: 'efficientnet_lite0', for texts 'all-minilm-l6-v2'.
     strict : bool, default False
         Stop at the first unreadable image instead of skipping and listing it.
     cluster : Cluster or None, default None
@@ -117,13 +114,10 @@ def extract(
     monitor = Monitor(progress, on_note)
     out = on_disk(out)
     check_writable(out)
-    if not (isinstance(backbone, str) and find_text_source(backbone)):
-        check_name(backbone)
+    check_backbone(backbone)
     with monitor.phase("hash"):
         manifest = read_manifest(data, **manifest_keywords(options), progress=monitor.progress)
     monitor.note(str(manifest.summary()))
-    if cluster and manifest.modality is TEXTS:
-        raise ClusterError(f"{manifest.source.name} holds texts, which a cluster cannot extract: leave it out")
     if cluster and options["device"] == "auto" and not cluster.gpus_per_worker:
         options["device"] = "cpu"  # Ray shows the GPUs of a node to all of its workers
     extractor: Extractor
@@ -133,7 +127,8 @@ def extract(
             extractor = RayExtractor(manifest, request, cluster, monitor)
         else:
             extractor = LocalExtractor(manifest, request.load(), monitor.timer)
-            monitor.note(unused_gpus_note(options["device"]) if isinstance(backbone, str) else "")
+            is_named = backbone is None or isinstance(backbone, str)
+            monitor.note(unused_gpus_note(options["device"]) if is_named else "")
     with closing(extractor):
         if out.exists():
             cache, views_extracted = _check_existing(out, extractor, strict, monitor)

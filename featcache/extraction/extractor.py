@@ -90,9 +90,9 @@ class LocalExtractor:
         if not self._plan.engine_selected:
             with self._timer.phase("convert"):
                 self._plan = self._plan.select_engine(int(expected_views.sum()))
-        if self._plan.device_views:
+        if self._plan.makes_views_on_device:
             with self._timer.phase("convert"):
-                self._plan.check_device_views()
+                self._plan.prepare()
 
     def extract(self, expected_views: ViewCounts, views_done: ViewCounts) -> Iterator[Extracted]:
         """See `Extractor`. When features are yielded, the network already has more pixels."""

@@ -22,8 +22,9 @@ from featcache.core.worker_pool import Worker, WorkerPool
 from featcache.data.manifest import Manifest
 from featcache.errors import ClusterError, RemoteIOError
 from featcache.extraction.extractor import Extracted, ViewCounts, group_by_views
-from featcache.extraction.plan import ExtractionRequest, ExtractorInfo
+from featcache.extraction.plan import ExtractorInfo
 from featcache.extraction.ray_worker import BlockReport, ExtractionWorker, ProbeImage
+from featcache.extraction.request import ExtractionRequest
 
 _MIN_BLOCK, _FIRST_BLOCK, _MAX_BLOCK = 16, 64, 8192  # images
 _BLOCK_S = 5.0  # duration of a block: shorter ones leave workers idle, longer ones delay the end

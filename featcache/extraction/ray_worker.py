@@ -17,7 +17,8 @@ from featcache._utils.environment import keep_freed_memory
 from featcache.data.manifest import Manifest
 from featcache.errors import BackboneError, ClusterError
 from featcache.extraction.extractor import Extracted, LocalExtractor, ViewCounts
-from featcache.extraction.plan import ExtractionRequest, ExtractorInfo
+from featcache.extraction.plan import ExtractorInfo
+from featcache.extraction.request import ExtractionRequest
 
 _CHUNK_S = 1.0  # of work in one message: a message costs the driver a millisecond, and is lost with its worker
 
@@ -70,17 +71,8 @@ class ExtractionWorker:
             _check_same_image(probe)
         with deterministic_algorithms(request.options["deterministic"], BackboneError):
             self._plan = request.load().select_engine(views)
-            self._run_once()
+            self._plan.run_once()  # the first block is timed
             return self._plan.info()
-
-    def _run_once(self) -> None:
-        """Import and allocate in advance, because the first block is timed."""
-        from featcache.vision.augment import make_views  # needs PyTorch
-
-        view = self._plan.spec.image_view
-        blank = np.zeros((view.image_size, view.image_size, 3), np.uint8)
-        self._plan.backbone.submit(make_views(blank, view, b"", (0, 1)))()
-        self._plan.check_device_views()
 
     def extract(
         self, manifest: Manifest, expected_views: ViewCounts, views_done: ViewCounts

@@ -15,6 +15,7 @@ from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views
@@ -30,7 +31,7 @@ from featcache.extraction.extractor import LocalExtractor
 from featcache.extraction.fill import fill_cache, reject_unreadable
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.results import Update, with_ids
-from featcache.extraction.update_plan import UpdatePlan
+from featcache.extraction.update_plan import UpdatePlan, check_modality
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,9 +46,10 @@ def update(
     views: int | None = None,
     augment: str | None = None,
     weights: str | None = None,
-    backbone: Backbone | nn.Module | None = None,
+    backbone: Backbone | TextEncoder | nn.Module | None = None,
     allow_leak: bool | None = None,
     label_column: str | None = None,
+    text_column: str | None = None,
     skip_missing: bool | None = None,
     retry: bool = False,
     strict: bool = False,
@@ -76,12 +78,14 @@ def update(
         views are extracted again. None: as before, or that of `extract` if the cache has no augmented views.
     weights : str or None, default None
         Where the weights of the network are now. None: where they were.
-    backbone : Backbone, nn.Module or None, default None
+    backbone : Backbone, TextEncoder, nn.Module or None, default None
         The network itself, where featcache cannot load it by name.
     allow_leak : bool or None, default None
         Accept images of val or test that are also in train. None: as the cache was made.
     label_column : str or None, default None
         Column of the labels, see `read_manifest`. None: as the cache was made.
+    text_column : str or None, default None
+        Column of the texts, see `read_manifest`. None: as the cache was made.
     skip_missing : bool or None, default None
         Skip images of a manifest whose files are missing. None: as the cache was made.
     retry : bool, default False
@@ -124,10 +128,16 @@ def update(
     monitor = Monitor(progress, on_note)
     old = FeatureCache.open(on_disk(path), damaged=True)
     old.require_images("updating from images")
-    changed = {"allow_leak": allow_leak, "label_column": label_column, "skip_missing": skip_missing}
+    changed = {
+        "allow_leak": allow_leak,
+        "label_column": label_column,
+        "text_column": text_column,
+        "skip_missing": skip_missing,
+    }
     split = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
     with monitor.phase("hash"):
-        manifest = read_manifest(data, **split, progress=monitor.progress).of_images("update")
+        manifest = read_manifest(data, **split, progress=monitor.progress)
+    check_modality(old, manifest)
     summary = manifest.summary()
     monitor.note(str(summary))
     manifest, unread = keep_unread(old, manifest)
@@ -167,7 +177,7 @@ def repair(
     data: str | os.PathLike[str],
     *,
     weights: str | None = None,
-    backbone: Backbone | nn.Module | None = None,
+    backbone: Backbone | TextEncoder | nn.Module | None = None,
     strict: bool = False,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
@@ -183,7 +193,7 @@ def repair(
         The images, under any name and label: they are compared by content.
     weights : str, optional
         Where the weights of the network are now; see `update`.
-    backbone : Backbone or torch.nn.Module, optional
+    backbone : Backbone, TextEncoder or torch.nn.Module, optional
         The network, if it has no name; see `update`.
     strict : bool, default False
         Raise an error if an image cannot be read, instead of listing it.
@@ -225,6 +235,7 @@ def repair(
         return replace(result, seconds=monitor.seconds())
     with monitor.phase("hash"):
         manifest = read_manifest(data, **{**old.split_options, "allow_leak": True}, progress=monitor.progress)
+    check_modality(old, manifest)
     new_names = {content.tobytes(): manifest.samples.ids[row] for row, content in enumerate(manifest.samples.sha256)}
     names = [new_names.get(content.tobytes()) for content in old.samples.sha256]
     lost = [old.samples.ids[row] for row in damaged if names[row] is None and not matches.views[row]]
@@ -245,7 +256,7 @@ def change_views(
     views: int,
     augment: str,
     record: Mapping[str, Any],
-    backbone: Backbone | None,
+    backbone: Backbone | TextEncoder | None,
     runtime: RuntimeOptions,
     monitor: Monitor,
 ) -> Update:
@@ -266,7 +277,8 @@ def _plan(
     """What becomes of a cache with these views, and its damaged rows. The clean view is that of every recipe."""
     views = old.spec.views if views is None else views
     if augment is None:
-        augment = old.spec.view.augment if old.spec.views or not views else cached_augment(None, views)
+        is_kept = old.spec.views or not views
+        augment = old.spec.view.augment if is_kept else cached_augment(None, views, old.spec.modality)
     view = replace(old.spec.view, augment=augment)
     spec = replace(old.spec, views=views, view=view)
     damaged = _damaged(old, monitor)

@@ -220,7 +220,7 @@ def try_out(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str] = "featcache-try",
     *,
-    backbone: str | Backbone = EMBEDDED,
+    backbone: str | Backbone | None = None,
     weights: str = "pretrained",
     views: int = VIEWS,
     image_size: int | None = None,
@@ -243,7 +243,7 @@ def try_out(
         Labelled images; see `read_manifest`.
     out : path, default "featcache-try"
         Folder for all files: cache.h5, head/, report.html.
-    backbone : str or Backbone
+    backbone : str, Backbone or None, default None
         The network; see `extract`.
     weights : str, default "pretrained"
         Its weights; see `extract`.
@@ -293,6 +293,7 @@ def try_out(
     """
     progress = as_callback(progress)
     timer, folder = PhaseTimer(), Path(out)
+    backbone = backbone or EMBEDDED
     check_name(backbone)
     manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
     manifest.of_images("try")

@@ -34,7 +34,7 @@ from featcache.core.options import ExtractArguments, with_defaults
 from featcache.data.manifest import read_manifest
 from featcache.errors import EmptyFolderError
 from featcache.extraction.extract import extract
-from featcache.extraction.plan import ExtractionRequest
+from featcache.extraction.request import ExtractionRequest
 from featcache.reports.pages.capacity import write_capacity_page
 from featcache.reports.plots import plot_capacity
 from featcache.vision.augment import make_views

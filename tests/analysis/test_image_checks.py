@@ -18,7 +18,7 @@ from featcache.backbones.backbone import Backbone
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import StorageDtype
 from featcache.errors import CacheMismatchError, EmptyFolderError
-from featcache.extraction import plan
+from featcache.extraction import request
 from featcache.extraction.extract import extract
 from toys import TOY_MEAN, TOY_SIZE, TOY_STD, ToyNet, random_image, toy_backbone
 
@@ -179,7 +179,7 @@ def test_a_network_that_cannot_be_had_is_not_looked_at(
     def others(*_: object) -> Backbone:
         raise CacheMismatchError("the weights are others")
 
-    monkeypatch.setattr(plan, "load_cache_backbone", others)
+    monkeypatch.setattr(request, "load_cache_backbone", others)
     report = doctor(cache, data)
     assert (kinds(report, "error"), report.status) == (["other weights"], 4)
 

@@ -139,10 +139,10 @@ def test_help_is_in_sentences_without_ugly_bounds(name: str) -> None:
 def test_long_helps_are_in_groups() -> None:
     text = done("extract", "--help")
     headings = re.findall(r"^([A-Z][^:\n]*):$", text, re.MULTILINE)
-    assert headings == ["Options", "Images", "Network", "Machine", "Printing"]
+    assert headings == ["Options", "Data", "Network", "Machine", "Printing"]
     order = [text.index(name) for name in ("--views", "--val-fraction", "--backbone", "--workers", "--json")]
     assert order == sorted(order)
-    images, network = (text.split(f"\n{heading}:\n")[1].split("\n\n")[0] for heading in ("Images", "Network"))
+    images, network = (text.split(f"\n{heading}:\n")[1].split("\n\n")[0] for heading in ("Data", "Network"))
     assert "--label-column" in images
     assert "--value-range" in images
     assert network.index("--weights ") < network.index("--weights-key") < network.index("--layers")
@@ -153,7 +153,7 @@ def test_long_helps_are_in_groups() -> None:
 def test_a_command_may_replace_a_shared_group() -> None:
     """finetune has its own Images and Machine, in its order; each heading is printed once."""
     headings = re.findall(r"^([A-Z][^:\n]*):$", done("finetune", "--help"), re.MULTILINE)
-    assert headings == ["Options", "Initial weights", "Trained layers", "Training", "Images", "Machine", "Printing"]
+    assert headings == ["Options", "Initial weights", "Trained layers", "Training", "Data", "Machine", "Printing"]
 
 
 def test_the_help_says_what_exit_statuses_mean() -> None:

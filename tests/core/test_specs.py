@@ -237,7 +237,7 @@ def test_images_and_texts_differ_in_their_modality() -> None:
     texts = dataclasses.replace(SPEC, view=TEXT)
     names = [name for name, *_ in SPEC.differences(texts)]
     assert "modality" in names
-    with pytest.raises(SpecError, match="this works on images only so far, and these are features of texts"):
+    with pytest.raises(SpecError, match="this works on images only, and these are features of texts"):
         _ = texts.image_view
     with pytest.raises(SpecError, match="this works on texts only, and these are features of images"):
         _ = SPEC.text_view

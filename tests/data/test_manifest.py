@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torchvision.datasets import ImageFolder
 
 from featcache.core.samples import SPLITS
-from featcache.data import file_listing
+from featcache.data import content_hashes
 from featcache.data.file_listing import list_images
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.class_folders import _RENAME
@@ -305,7 +305,7 @@ def test_two_links_that_point_at_each_other_end(split_folder: Path) -> None:
 
 def test_progress_counts_the_hashed_files(split_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(file_listing, "_FILES_PER_TASK", 5)
+    monkeypatch.setattr(content_hashes, "_FILES_PER_TASK", 5)
     read_manifest(split_folder, progress=lambda *call: calls.append(call))
     assert calls == [("hash", done, 18) for done in (5, 10, 15, 18)]
 

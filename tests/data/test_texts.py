@@ -115,8 +115,8 @@ def test_near_copies_leak(tmp_path: Path) -> None:
     with pytest.raises(DataLayoutError) as caught:
         read_manifest(table)
     assert str(caught.value).startswith(
-        f"{table}: 1 texts of val or test are in train, too (but for case, white space or Unicode form): {table}, line "
-        f"12 is {table}, line 2. "
+        f"{table}: 1 texts of val or test are in train, too: {table}, line 12 is {table}, line 2 but for case, white "
+        "space or Unicode form. "
     )
     samples = read_manifest(table, allow_leak=True).samples
     row = {name: number for number, name in enumerate(samples.ids)}

@@ -23,7 +23,7 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import ViewSpec
 from featcache.data.manifest import read_manifest
 from featcache.extraction.extract import extract
-from featcache.extraction.plan import ExtractionPlan
+from featcache.extraction.pipelines.image import ImagePlan
 from featcache.extraction.update import repair, update
 from featcache.vision import loader as loader_module
 from featcache.vision.augment import make_views
@@ -188,9 +188,9 @@ def test_a_plan_of_other_views_has_a_device_of_other_views(monkeypatch: pytest.M
 
     backbone = toy_backbone()
     spec = backbone.extract_spec(views=1, dtype="float16", augment="crop")
-    assert ExtractionPlan(backbone, spec, {}).device_views is None
+    assert ImagePlan(backbone, spec, {}).device_views is None
     monkeypatch.setattr(support, "can_make_views", lambda device: True)
-    plan = ExtractionPlan(backbone, spec, {}, engine_selected=True)
+    plan = ImagePlan(backbone, spec, {}, engine_selected=True)
     assert plan.select_engine(1).device_views is plan.device_views
     other = dataclasses.replace(plan, spec=dataclasses.replace(spec, view=ViewSpec(8, 10, augment="tutorial")))
     assert plan.device_views is not None

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 
 from featcache.cache.feature_cache import FeatureCache
-from featcache.core.ray_cluster import Cluster
 from featcache.data.manifest import read_manifest
 from featcache.errors import (
     BackboneError,
     CacheMismatchError,
-    ClusterError,
     DataLayoutError,
     EmptyFolderError,
     HeadError,
 )
+from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
 from featcache.finetuning.finetune import finetune
@@ -104,10 +103,53 @@ def test_a_head_is_fitted_and_what_is_for_images_says_so(table: Path, tmp_path: 
     fit_head(tmp_path / "c.h5", tmp_path / "head")
     with pytest.raises(HeadError, match=r"holds a head on features of texts\. Predictions, evaluation, export and the"):
         Classifier.load(tmp_path / "head")
-    with pytest.raises(DataLayoutError, match=r"update works on images only so far, and .* holds texts"):
-        update(tmp_path / "c.h5", table)
     with pytest.raises(DataLayoutError, match=r"finetune works on images only so far, and .* holds texts"):
         finetune(table, tmp_path / "run")
+
+
+def test_an_update_extracts_the_new_texts_and_keeps_the_others(table: Path, split_folder: Path, tmp_path: Path) -> None:
+    encoder = toy_text_encoder(tokenizer=ToyTokenizer(max_length=100))
+    before = extract(table, tmp_path / "c.h5", backbone=encoder, dtype="float32").cache
+    x = {name: before.features("train").x[row] for row, name in enumerate(before.features("train").samples.ids)}
+    with table.open("a", newline="") as file:
+        csv.writer(file).writerows([["a new film", "good", "train"], ["so very dull", "bad", "train"]])
+    result = update(tmp_path / "c.h5", table, backbone=encoder)
+    assert (result.extracted, result.carried) == (2, 20)
+    after = FeatureCache.open(tmp_path / "c.h5").features("train")
+    assert len(after.samples) == len(x) + 2
+    for name, features in zip(after.samples.ids, after.x, strict=True):
+        text = read_manifest(table).source.read(name).decode()
+        np.testing.assert_allclose(features[0], toy_text_answer(text).mean(axis=0), rtol=1e-5, atol=1e-6)
+        assert name not in x or np.array_equal(features, x[name])
+    files = [f"{path},{path.parent.name},train" for path in sorted(split_folder.glob("train/*/*"))]
+    (tmp_path / "images.csv").write_text("\n".join(["path,label,split", *files]))
+    with pytest.raises(CacheMismatchError, match=r"holds features of texts, and .* holds images"):
+        update(tmp_path / "c.h5", tmp_path / "images.csv", backbone=encoder)
+
+
+def test_views_that_an_update_adds_are_those_of_texts(table: Path, tmp_path: Path) -> None:
+    encoder = toy_text_encoder(tokenizer=ToyTokenizer(max_length=100))
+    extract(table, tmp_path / "c.h5", backbone=encoder)
+    update(tmp_path / "c.h5", table, backbone=encoder, views=2)
+    updated = FeatureCache.open(tmp_path / "c.h5")
+    fresh = extract(table, tmp_path / "d.h5", backbone=encoder, views=2).cache
+    assert (updated.spec, updated.spec.view.augment) == (fresh.spec, "word-dropout")
+    np.testing.assert_array_equal(updated.features("train").x, fresh.features("train").x)
+
+
+def test_an_estimate_counts_the_texts(table: Path, tmp_path: Path) -> None:
+    cost = estimate(table, tmp_path / "c.h5", backbone=toy_text_encoder(), views=1, augment="word-dropout")
+    assert (cost.images, cost.views) == (20, 36)
+    assert cost.seconds > 0
+    assert not (tmp_path / "c.h5").exists()
+
+
+def test_the_column_of_the_texts_is_kept_for_updates(table: Path, tmp_path: Path) -> None:
+    content = table.read_text().replace("text,label", "review,label", 1)
+    table.write_text(content)
+    cache = extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(), text_column="review").cache
+    assert cache.split_options["text_column"] == "review"
+    assert str(update(tmp_path / "c.h5", table, backbone=toy_text_encoder())).endswith("is up to date")
 
 
 def test_texts_that_cannot_be_read_are_texts(tmp_path: Path) -> None:
@@ -126,8 +168,10 @@ def test_network_and_data_of_two_modalities_are_refused(table: Path, split_folde
         extract(split_folder, tmp_path / "c.h5", backbone=toy_text_encoder())
     with pytest.raises(DataLayoutError, match="holds texts, and image_size is for images"):
         extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(), image_size=64)
-    with pytest.raises(ClusterError, match="holds texts, which a cluster cannot extract"):
-        extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(), cluster=Cluster("auto"))
+    with pytest.raises(DataLayoutError, match="holds images, and prefix is for texts"):
+        extract(split_folder, tmp_path / "c.h5", backbone=toy_backbone(), prefix="query: ")
+    with pytest.raises(DataLayoutError, match="holds texts, and efficientnet_lite0 is a network for images"):
+        extract(table, tmp_path / "c.h5", backbone="efficientnet_lite0")
     with pytest.raises(BackboneError, match="there is no backbone 'no-such-encoder'"):
         extract(table, tmp_path / "c.h5", backbone="no-such-encoder")
 

@@ -28,6 +28,7 @@ from featcache.extraction.extract import extract
 from featcache.extraction.results import Extraction
 from killers import slow_backbone
 from toys import toy_backbone
+from toytexts import toy_text_encoder
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -326,3 +327,15 @@ def test_without_ray_the_line_to_type_is_said(data: Path, tmp_path: Path, monkey
     with pytest.raises(MissingExtraError) as caught:
         on_cluster(data, tmp_path / "cache.h5")
     assert str(caught.value) == 'this needs ray, which is not installed: pip install -e ".[ray]" in the clone'
+
+
+def test_texts_on_a_cluster_are_the_same_cache(machines: Any, tmp_path: Path) -> None:
+    words = ["good", "bad", "film", "dull", "very", "a"]
+    lines = [f"{' '.join(words[(n + k) % 6] for k in range(n % 7 + 1))} {n},{'ab'[n % 2]}" for n in range(80)]
+    (tmp_path / "list.csv").write_text("\n".join(["text,label", *lines]))
+    alone = extract(tmp_path / "list.csv", tmp_path / "1.h5", backbone=toy_text_encoder()).cache
+    joined = extract(tmp_path / "list.csv", tmp_path / "2.h5", backbone=toy_text_encoder(), cluster=Cluster("auto"))
+    assert joined.cache.spec == alone.spec
+    for split in ("train", "val"):
+        x, y = (cache.features(split).x.astype(np.float32) for cache in (alone, joined.cache))
+        np.testing.assert_allclose(x, y, atol=1e-3)

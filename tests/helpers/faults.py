@@ -37,7 +37,7 @@ from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate
 from featcache.data.file_listing import list_images
 from featcache.data.manifest import read_manifest
-from featcache.extraction import update_plan
+from featcache.extraction import request
 from featcache.extraction.extract import extract
 from featcache.extraction.update import repair, update
 from featcache.finetuning.finetune import finetune
@@ -136,7 +136,7 @@ def extracted(out: str, least: int = 0) -> Work:
 def updated(data: str) -> Work:
     def run(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(update_plan, "load_cache_backbone", lambda *_: toy_backbone())
+            patch.setattr(request, "load_cache_backbone", lambda *_: toy_backbone())
             update(folder / "cache.h5", folder / data)
 
     return run
@@ -144,7 +144,7 @@ def updated(data: str) -> Work:
 
 def mend(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(update_plan, "load_cache_backbone", lambda *_: toy_backbone())
+        patch.setattr(request, "load_cache_backbone", lambda *_: toy_backbone())
         repair(folder / "damaged.h5", folder / "photos")
 
 

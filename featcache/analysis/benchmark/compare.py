@@ -40,7 +40,7 @@ def benchmark(
     out: str | os.PathLike[str],
     *,
     routes: str | Sequence[str] | None = None,
-    backbone: str = EMBEDDED,
+    backbone: str | None = None,
     head: str = "auto",
     config: Mapping[str, Any] | None = None,
     repeats: int | None = None,
@@ -66,7 +66,7 @@ def benchmark(
         Any of "cached" (extract once, fit a head), "frozen" (the frozen network run live in every epoch), "lpft"
         (fine-tuning that starts from a fitted head, Kumar et al. 2022), "finetune" and "scratch". None: all that are
         possible.
-    backbone : str, default "efficientnet_lite0"
+    backbone : str or None, default None
         A name, see `load_backbone`, or "package.module:function", a function that returns the network with the same
         weights in each call; each process calls it. Such a network has no route "scratch".
     head : str, default "auto"
@@ -118,6 +118,7 @@ def benchmark(
     progress, weights, seed = as_callback(progress), options["weights"], options["seed"]
     check_training_device(options["device"])
     repeats = repeats or (1 if budget_s is None else _REPEATS)
+    backbone = backbone or EMBEDDED
     is_own = is_factory(backbone)
     if is_own and weights != "pretrained":
         raise RunError(f"{backbone} returns a network with its own weights: drop --weights")

@@ -296,7 +296,7 @@ def _check_with_images(
 ) -> list[Check]:  # fmt: skip
     """The checks of `featcache.analysis.doctor.image_checks`."""
     from featcache.analysis.doctor.image_checks import check_network, check_pixels, read_clean, try_scales
-    from featcache.extraction.plan import load_cache_backbone
+    from featcache.extraction.request import load_cache_backbone
 
     train_rows = cache.samples.rows("train")
     train_rows = train_rows[cache.done[train_rows] > 0]

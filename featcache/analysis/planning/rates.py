@@ -10,7 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import NamedTuple, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +41,13 @@ from featcache.core.options import (
 )
 from featcache.core.samples import Samples
 from featcache.core.specs import EMBEDDED, MAX_PIXELS, ExtractSpec
-from featcache.data.file_listing import hash_all
+from featcache.data.content_hashes import hash_all
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.tar import TarSource
 from featcache.errors import EmptyFolderError, UnreadableImageError
-from featcache.extraction.plan import ExtractionPlan, ExtractionRequest
+from featcache.extraction.pipelines.image import ImagePlan
+from featcache.extraction.plan import ExtractionPlan
+from featcache.extraction.request import ExtractionRequest
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, loss_and_gradient
 from featcache.vision.decode import decode
 from featcache.vision.loader import read_image
@@ -67,7 +69,7 @@ class RateOptions(ExtractOptions, ViewCount, DataOptions, DeviceOptions, EngineO
 def measure_rates(
     data: str | os.PathLike[str],
     *,
-    backbone: str | Backbone = EMBEDDED,
+    backbone: str | Backbone | None = None,
     cores: int | None = None,
     provided: Mapping[str, float] | None = None,
     progress: ProgressOption = None,
@@ -84,7 +86,7 @@ def measure_rates(
     ----------
     data : str or path
         Labelled images, see `read_manifest`. They stand for all images to come.
-    backbone : str or Backbone, default 'efficientnet_lite0'
+    backbone : str, Backbone or None, default None
         The frozen network, see `extract`.
     cores : int or None, default None
         Cores of a worker. None: those that this process may use.
@@ -120,6 +122,7 @@ def measure_rates(
         provided = {**given, **(provided or {})}
     monitor = Monitor(progress, on_note)
     provided = {RENAMED_RATES.get(name, name): value for name, value in (provided or {}).items()}
+    backbone = backbone or EMBEDDED
     check_name(backbone)
     manifest = read_manifest(data, **select(DataOptions, options), allow_leak=True, progress=monitor.progress)
     manifest.of_images("plan")
@@ -128,7 +131,7 @@ def measure_rates(
     if options["value_range"] is None:
         options["value_range"] = find_value_range(manifest)
     monitor.note(describe_value_range(options["value_range"]))
-    plan = ExtractionRequest(backbone, with_defaults(ExtractArguments, options)).load()
+    plan = cast(ImagePlan, ExtractionRequest(backbone, with_defaults(ExtractArguments, options)).load())
     network, spec = plan.backbone, plan.spec
     dims = dict(network.dims)
     views_per_image = float(expected_views(spec, samples).mean())
@@ -179,7 +182,7 @@ class _MeasuredImages(NamedTuple):
     unread: str = ""
 
 
-def _measure_images(manifest: Manifest, rows: NDArray[np.int64], plan: ExtractionPlan) -> _MeasuredImages:
+def _measure_images(manifest: Manifest, rows: NDArray[np.int64], plan: ImagePlan) -> _MeasuredImages:
     """Read, decode and augment the images. Raises EmptyFolderError if none is readable.
 
     Where a GPU makes the views, the cores only plan them.

@@ -14,6 +14,7 @@ from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.paths import on_disk, partial_path
 from featcache.core.options import (
@@ -25,7 +26,6 @@ from featcache.core.options import (
     takes_options,
 )
 from featcache.core.ray_cluster import Cluster
-from featcache.core.specs import EMBEDDED
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import BackboneError, SpecError
 from featcache.extraction.extract import extract as extract_views
@@ -45,7 +45,7 @@ def extract(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone = EMBEDDED,
+    backbone: str | Backbone | TextEncoder | None = None,
     strict: bool = False,
     cluster: Cluster | None = None,
     progress: ProgressOption = None,
@@ -70,9 +70,9 @@ def extract(
         Labelled images, see `read_manifest`.
     out : str or path
         The cache file to write.
-    backbone : str or Backbone, default 'efficientnet_lite0'
-        The frozen network: a name, see `load_backbone`; or a Backbone, which brings its own weights, layers, device,
-        precision and engine.
+    backbone : str, Backbone, TextEncoder or None, default None
+        The frozen network: a name, see `load_backbone` and, for texts, `load_text_encoder`; or a network, which brings
+        its own weights, layers, device, precision and engine. None: 'efficientnet_lite0', for texts 'all-minilm-l6-v2'.
     strict : bool, default False
         Stop at the first unreadable image instead of skipping and listing it.
     cluster : Cluster or None, default None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featcache._utils.formatting import plural
 from featcache._utils.monitor import Monitor
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows
@@ -22,7 +23,8 @@ from featcache.core.options import RuntimeOptions
 from featcache.data.manifest import Manifest
 from featcache.errors import HeadError
 from featcache.extraction.extractor import LocalExtractor
-from featcache.extraction.plan import ExtractionPlan, load_cache_backbone
+from featcache.extraction.plan import ExtractionPlan
+from featcache.extraction.request import plan_like
 from featcache.heads.tuning.image_sample import sample_images
 from featcache.heads.tuning.view_selection import COUNTS, Gain, ViewCandidate, ViewSelection, select_views
 
@@ -69,7 +71,7 @@ class ViewTrial:
 def run_trial(
     cache: FeatureCache,
     manifest: Manifest,
-    backbone: Backbone | None,
+    backbone: Backbone | TextEncoder | None,
     recipes: Sequence[str],
     seed: int,
     runtime: RuntimeOptions,
@@ -99,9 +101,7 @@ def run_trial(
     samples = cache.samples.take(cache.readable_rows("train"))
     rows = cache.readable_rows("train")[sample_images(samples, MAX_IMAGES, seed)]
     shown = len(rows) * COUNTS[-1] * len(recipes)
-    network = load_cache_backbone(cache, None, runtime["device"], backbone)
-    engine = str(cache.provenance.get("engine", ""))
-    plan = ExtractionPlan(network, cache.spec, runtime, engine).select_engine(shown)
+    plan = plan_like(cache, cache.spec, runtime, shown, backbone=backbone)
     views, is_there = {}, np.ones(len(rows), bool)
     for number, recipe in enumerate(recipes):
         spec = replace(cache.spec, views=COUNTS[-1], view=replace(cache.spec.view, augment=recipe))

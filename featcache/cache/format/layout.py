@@ -44,6 +44,7 @@ _PROVENANCE = {  # fields that other modules read
     "allow_leak": bool,
     "label_column": str,
     "skip_missing": bool,
+    "text_column": str,
     "val_is_held_out": bool,
 }
 

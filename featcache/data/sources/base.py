@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.progress_bar import Progress
 from featcache.core.split_names import SPLIT_WORDS
-from featcache.data.file_listing import hash_all
+from featcache.data.content_hashes import hash_all
 from featcache.data.modality import IMAGES, Modality
 from featcache.errors import EmptyFolderError
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featcache._utils import remote
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import read_regular
-from featcache.data.file_listing import hash_all, hash_file
+from featcache.data.content_hashes import hash_all, hash_file
 from featcache.data.modality import IMAGES, TEXTS, Modality
 from featcache.data.sources.base import SampleListing, Source, SourceOptions
 from featcache.data.sources.class_folders import scan_class_folders

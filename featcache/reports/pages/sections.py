@@ -21,7 +21,7 @@ from featcache.reports.html import Figure, Section, Table
 from featcache.reports.style import DrawFigure
 
 # Fields of the provenance that describe this machine, or that the command shows.
-_HIDDEN = ("host", "weights", "val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing")
+_HIDDEN = ("host", "weights", "val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "text_column")
 
 
 def result_section(fit: HeadFit) -> Section:

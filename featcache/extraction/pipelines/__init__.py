@@ -1,0 +1,1 @@
+"""What extraction does for one modality: a module each."""

@@ -1,0 +1,90 @@
+"""`Pipeline`: from samples of one modality to features, as extraction and saved models use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from featcache._utils.monitor import Monitor
+from featcache.backbones.encoder import Encoder
+from featcache.core.options import ExtractArguments, RuntimeOptions
+from featcache.core.specs import ExtractSpec
+from featcache.data.manifest import Manifest
+from featcache.data.modality import Modality
+
+if TYPE_CHECKING:
+    from featcache.extraction.plan import ExtractionPlan
+
+
+class Pipeline(Protocol):
+    """From samples of one modality to features.
+
+    Attributes
+    ----------
+    modality : Modality
+        What the samples are.
+    default_backbone : str
+        Name of the network that is used if the user names none.
+    network : str
+        What a network of this modality is called in messages, such as "a network for images".
+    options : tuple of str
+        Options of an extraction that no other modality has. Each is None unless the user sets it.
+    """
+
+    modality: Modality
+    default_backbone: str
+    network: str
+    options: tuple[str, ...]
+
+    def owns(self, backbone: Any, /) -> bool:
+        """Whether this is the name of a network of this modality, or such a network."""
+
+    def complete(
+        self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
+    ) -> ExtractArguments:
+        """The options with values that depend on the data or on an unfinished cache `out`."""
+
+    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[Encoder, ExtractSpec]:
+        """Load a network by its name, or take it as it is; and the spec of the features that the options request.
+
+        Raises
+        ------
+        BackboneError
+        """
+
+    def load_of(
+        self,
+        spec: ExtractSpec,
+        path: Path,
+        /,
+        *,
+        backbone: Any,
+        weights: str,
+        layers: Sequence[str],
+        device: str,
+        precision: str,
+        lazy: bool = False,
+    ) -> Encoder:
+        """Load the network of a spec. The caller compares the weights with the spec's.
+
+        Parameters
+        ----------
+        spec : ExtractSpec
+            Of features of this modality.
+        path : Path
+            File or folder that was made with the network, for the message.
+        backbone : network or None
+            The user's own network, of which a copy is used. None loads the network by its name.
+        weights, layers, device, precision, lazy
+            See `load_backbone`.
+
+        Raises
+        ------
+        BackboneError
+        """
+
+    def plan(
+        self, encoder: Any, spec: ExtractSpec, runtime: RuntimeOptions, match_engine: str = "", /
+    ) -> ExtractionPlan:
+        """How to run a network over samples."""

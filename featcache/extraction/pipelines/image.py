@@ -1,0 +1,167 @@
+"""The pipeline of images: `Backbone` on views that `ViewLoader` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache._utils.monitor import Monitor
+from featcache._utils.timing import PhaseTimer
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.load import load_backbone, load_backbone_of
+from featcache.backbones.sources.registry import is_named
+from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
+from featcache.core.specs import EMBEDDED, ExtractSpec, cached_augment
+from featcache.data.manifest import Manifest
+from featcache.data.modality import IMAGES
+from featcache.extraction.pipelines.registry import PIPELINES
+from featcache.extraction.plan import ExtractionPlan
+from featcache.vision.device_views import support
+from featcache.vision.loader import ViewLoader
+from featcache.vision.value_range import choose_value_range, describe_value_range
+
+if TYPE_CHECKING:
+    from featcache.vision.device_views.device_views import DeviceViews
+
+
+@dataclass(frozen=True)
+class ImagePlan(ExtractionPlan):
+    """How to run a `Backbone` over images; see `ExtractionPlan`.
+
+    Parameters
+    ----------
+    device_views : DeviceViews, optional
+        Makes the views on the device of the network; None: the CPU makes them. By default this depends on the device.
+    """
+
+    backbone: Backbone
+    device_views: DeviceViews | None = None
+
+    def __post_init__(self) -> None:
+        view = self.spec.image_view
+        if self.device_views is None or self.device_views.spec != view:
+            object.__setattr__(self, "device_views", support.open_device_views(self.backbone.device, view))
+
+    @property
+    def note(self) -> str:
+        """See `ExtractionPlan`. Also why views are not made on the device."""
+        return "\n".join(filter(None, [super().note, self.device_views.note if self.device_views else ""]))
+
+    @property
+    def input_size(self) -> int:
+        """See `ExtractionPlan`: the side of a view, in pixels."""
+        return self.spec.image_view.image_size
+
+    @property
+    def makes_views_on_device(self) -> bool:
+        """See `ExtractionPlan`."""
+        return self.device_views is not None
+
+    def prepare(self) -> None:
+        """Compile what makes views on the devices, in advance. If it does not work, the CPU makes them."""
+        import torch
+
+        if self.device_views:
+            for device in self.backbone.devices:
+                self.device_views.check(torch.device(device))
+
+    def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> ViewLoader:
+        """See `ExtractionPlan`."""
+        return ViewLoader(
+            manifest,
+            self.spec.image_view,
+            workers=self.runtime["workers"],
+            max_pixels=self.runtime["max_pixels"],
+            timer=timer,
+            device_views=self.device_views,
+        )
+
+    def run_once(self) -> None:
+        """See `ExtractionPlan`."""
+        import numpy as np
+
+        from featcache.vision.augment import make_views  # needs PyTorch
+
+        view = self.spec.image_view
+        blank = np.zeros((view.image_size, view.image_size, 3), np.uint8)
+        self.backbone.submit(make_views(blank, view, b"", (0, 1)))()
+        self.prepare()
+
+
+class ImagePipeline:
+    """The pipeline of images; see `Pipeline`."""
+
+    modality = IMAGES
+    default_backbone = EMBEDDED
+    network = "a network for images"
+    options: tuple[str, ...] = ("image_size", "interpolation", "value_range")
+
+    def owns(self, backbone: Any, /) -> bool:
+        """See `Pipeline`. A module of PyTorch is a network for images, too."""
+        return isinstance(backbone, Backbone) or (isinstance(backbone, str) and is_named(backbone))
+
+    def complete(
+        self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
+    ) -> ExtractArguments:
+        """See `Pipeline`: the value range of the images."""
+        value_range = choose_value_range(options["value_range"], out, manifest, options["max_pixels"])
+        monitor.note(describe_value_range(value_range))
+        return {**options, "value_range": value_range}
+
+    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[Backbone, ExtractSpec]:
+        """See `Pipeline`."""
+        network = backbone
+        if not isinstance(backbone, Backbone):
+            network = load_backbone(
+                backbone,
+                weights=options["weights"],
+                layers=options["layers"],
+                device=options["device"],
+                precision=options["precision"],
+                seed=options["seed"],
+                image_size=options["image_size"],
+                lazy=True,
+            )
+        view = select(ViewOptions, options)
+        view["augment"] = cached_augment(options["augment"], options["views"])
+        spec = network.extract_spec(
+            views=options["views"],
+            val_views=options["val_views"],
+            dtype=options["dtype"],
+            **view,
+        )
+        return network, spec
+
+    def load_of(
+        self,
+        spec: ExtractSpec,
+        path: Path,
+        /,
+        *,
+        backbone: Any,
+        weights: str,
+        layers: Sequence[str],
+        device: str,
+        precision: str,
+        lazy: bool = False,
+    ) -> Backbone:
+        """See `Pipeline`."""
+        return load_backbone_of(
+            spec,
+            path,
+            backbone=backbone,
+            weights=weights,
+            layers=layers,
+            device=device,
+            precision=precision,
+            lazy=lazy,
+        )
+
+    def plan(self, encoder: Any, spec: ExtractSpec, runtime: RuntimeOptions, match_engine: str = "", /) -> ImagePlan:
+        """See `Pipeline`."""
+        return ImagePlan(encoder, spec, runtime, match_engine)
+
+
+PIPELINES.register(IMAGES.name, ImagePipeline())

@@ -1,0 +1,111 @@
+"""The pipeline of texts: `TextEncoder` on tokens that `TextLoader` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache._utils.monitor import Monitor
+from featcache._utils.timing import PhaseTimer
+from featcache.backbones.load_text import load_text_encoder, load_text_encoder_of
+from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, find_text_source
+from featcache.core.options import ExtractArguments, RuntimeOptions
+from featcache.core.specs import ExtractSpec, cached_augment
+from featcache.data.manifest import Manifest
+from featcache.data.modality import TEXTS
+from featcache.extraction.pipelines.registry import PIPELINES
+from featcache.extraction.plan import ExtractionPlan
+from featcache.text.loader import TextLoader
+
+
+@dataclass(frozen=True)
+class TextPlan(ExtractionPlan):
+    """How to run a `TextEncoder` over texts; see `ExtractionPlan`."""
+
+    backbone: TextEncoder
+
+    @property
+    def input_size(self) -> int:
+        """See `ExtractionPlan`: the most tokens of a text."""
+        return self.spec.text_view.max_length
+
+    def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> TextLoader:
+        """See `ExtractionPlan`."""
+        return TextLoader(manifest, self.spec.text_view, self.backbone.tokenizer, timer=timer)
+
+    def run_once(self) -> None:
+        """See `ExtractionPlan`."""
+        self.backbone.embed(["a"])
+
+
+class TextPipeline:
+    """The pipeline of texts; see `Pipeline`."""
+
+    modality = TEXTS
+    default_backbone = EMBEDDED_TEXT
+    network = "an encoder of texts"
+    options: tuple[str, ...] = ("max_length", "prefix")
+
+    def owns(self, backbone: Any, /) -> bool:
+        """See `Pipeline`."""
+        if isinstance(backbone, str):
+            return find_text_source(backbone) is not None
+        return isinstance(backbone, TextEncoder)
+
+    def complete(
+        self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
+    ) -> ExtractArguments:
+        """See `Pipeline`. No option depends on the texts."""
+        monitor.note(f"texts, encoded by {backbone if isinstance(backbone, str) else backbone.name}")
+        return options
+
+    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[TextEncoder, ExtractSpec]:
+        """See `Pipeline`."""
+        encoder = backbone
+        if not isinstance(backbone, TextEncoder):
+            encoder = load_text_encoder(
+                backbone,
+                weights=options["weights"],
+                layers=options["layers"],
+                device=options["device"],
+                precision=options["precision"],
+                max_length=options["max_length"],
+                prefix=options["prefix"],
+                seed=options["seed"],
+            )
+        spec = encoder.extract_spec(
+            views=options["views"],
+            val_views=options["val_views"],
+            dtype=options["dtype"],
+            augment=cached_augment(options["augment"], options["views"], TEXTS.name),
+            seed=options["seed"],
+        )
+        return encoder, spec
+
+    def load_of(
+        self,
+        spec: ExtractSpec,
+        path: Path,
+        /,
+        *,
+        backbone: Any,
+        weights: str,
+        layers: Sequence[str],
+        device: str,
+        precision: str,
+        lazy: bool = False,
+    ) -> TextEncoder:
+        """See `Pipeline`."""
+        return load_text_encoder_of(
+            spec, path, encoder=backbone, weights=weights, layers=layers, device=device, precision=precision
+        )
+
+    def plan(self, encoder: Any, spec: ExtractSpec, runtime: RuntimeOptions, match_engine: str = "", /) -> TextPlan:
+        """See `Pipeline`."""
+        return TextPlan(encoder, spec, runtime, match_engine)
+
+
+PIPELINES.register(TEXTS.name, TextPipeline())
