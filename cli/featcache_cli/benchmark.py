@@ -24,14 +24,15 @@ from featcache_cli.wrapping import wrap
 @outputs.overwrite_option
 @click.option(
     "--routes",
-    help="Which routes to run, separated by commas: cached, frozen (run live every epoch), lpft (fine-tuning from a "
-    "fitted head), finetune, scratch. [default: all]",
+    help="Which routes to run, separated by commas: cached, tfidf (for texts, without an encoder), frozen "
+    "(run live every epoch), lpft (fine-tuning from a fitted head), finetune, scratch. [default: all]",
 )
 @options.backbone_option
 @options.weights_option
 @options.views_option
 @click.option("--head", default="auto", show_default=True, help="The head of the cached route; see `fit-head`.")
 @options.view_options
+@options.text_options
 @options.shared("epochs", TrainOptions, type=click.IntRange(1), help="How many epochs live routes train.")
 @options.shared(
     "lr",
@@ -58,11 +59,15 @@ from featcache_cli.wrapping import wrap
 @options.val_fraction_option
 @options.allow_leak_option
 @options.label_column_option
+@options.text_column_option
 @options.skip_missing_option
 @options.value_range_option
 @options.as_json
 def command(epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
-    """Compare a cached head, the frozen network run live, LP-FT, fine-tuning and training from scratch on DATA."""
+    """Compare a cached head, the frozen network run live, LP-FT, fine-tuning and training from scratch on DATA.
+
+    For texts, TF-IDF with logistic regression is compared, too, and the verdict says whether it is enough.
+    """
     import featcache
     from featcache.reports.benchmark_report import comparison_values, write_report
     from featcache.reports.pages.benchmark import write_benchmark_page

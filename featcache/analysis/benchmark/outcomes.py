@@ -15,6 +15,7 @@ from featcache._utils.results import NotebookResult, Result
 from featcache.analysis.benchmark.budget import BudgetUsage
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.curves import Curve
+from featcache.data.modality import IMAGES
 from featcache.errors import HeadError
 from featcache.finetuning.convergence import TrainingRun
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
@@ -183,6 +184,11 @@ class Comparison(Result, NotebookResult):
         return "\n".join([*text_table(lines, "<>"), *repeats])
 
     @property
+    def modality(self) -> str:
+        """What the samples are: "image" or "text"."""
+        return str(self.settings.get("modality", IMAGES.name))
+
+    @property
     def repeats(self) -> int:
         """The most repeats that a route has had; a budget can end before all that were asked for."""
         return max((len(outcome.accuracy) for outcome in self.outcomes), default=0)
@@ -232,7 +238,8 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, config: Mapp
     """
     is_cached = route == "cached"
     folders = [out / f"{route}-{seed}" / ("head" if is_cached else "run") for seed in runs]
-    file = FILE if is_cached else LAST
+    is_trained = "best_epoch" in runs[min(runs)][-1]
+    file = LAST if is_trained else FILE
     right: dict[str, Any] = {
         "right": [answers for folder in folders if (answers := _right_images(folder, file))],
         "test_right": [answers for folder in folders if (answers := _right_images(folder, TEST))],
@@ -244,6 +251,8 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, config: Mapp
     if is_cached:
         fits = [run[1:] for run in repeats]
         return [_outcome(COLD, repeats, shown, size, right), _outcome(WARM, fits, 0, size, right)]
+    if not is_trained:
+        return [_outcome(ROUTES[route], repeats, 0, last["size_bytes"], right)]
     evaluations = len(last["history"]) + bool(last.get("start"))  # a fitted head is evaluated before the first epoch
     shown += last["images"] + last["n"] * evaluations + (last["test"]["n"] if last["test"] else 0)
     size += max(_folder_bytes(folder) for folder in folders)

@@ -29,10 +29,12 @@ from featcache.core.options import (
     LiveOptions,
     LoaderOptions,
     SplitOptions,
+    TextOptions,
     ViewCount,
     fields_of,
 )
 from featcache.core.specs import PENULTIMATE
+from featcache.data.modality import TEXTS
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.heads.registry import find_head
 
@@ -41,6 +43,7 @@ RouteTask = dict[str, Any]
 # Ordered by expected cost.
 ROUTES = {
     "cached": "cached head",
+    "tfidf": "TF-IDF",
     "frozen": "frozen, live every epoch",
     "lpft": "LP-FT",
     "finetune": "fine-tune",
@@ -48,8 +51,19 @@ ROUTES = {
 }
 
 
+TRAINED = ("frozen", "lpft", "finetune", "scratch")
+"""The routes that train in epochs."""
+
+_ONLY_TEXTS = ("tfidf",)
+
+
+def routes_for(modality: str) -> tuple[str, ...]:
+    """The routes for samples of this modality, "image" or "text"."""
+    return tuple(route for route in ROUTES if route not in (TRAINED if modality == TEXTS.name else _ONLY_TEXTS))
+
+
 class BenchmarkOptions(
-    FeatureOptions, ViewCount, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False
+    FeatureOptions, TextOptions, ViewCount, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False
 ):
     """`LiveOptions`, which all routes get, and those of the routes that extract."""
 
@@ -74,6 +88,9 @@ def tasks_for_route(
     """
     folder, head = root / f"{route}-{seed}", settings["head"]
     shared = {name: settings[name] for name in SHARED if name in settings} | {"seed": seed}
+    if route == "tfidf":
+        texts = {name: shared[name] for name in ("data", *fields_of(SplitOptions)) if name in shared}
+        return [{"task": "tfidf", "out": str(folder / "run"), "seed": seed, **texts}]
     if route == "cached":
         return [_extraction(folder, shared, settings), _fitting(folder, folder, head, seed)]
     live = {"task": "finetune", "out": str(folder / "run"), **shared, "mode": "head" if route == "frozen" else "all"}
@@ -207,6 +224,12 @@ def _finetune(task: RouteTask, progress: Progress) -> dict[str, Any]:
     return finetune(progress=progress, config=config, **task).to_dict()
 
 
+def _tfidf(task: RouteTask, progress: Progress) -> dict[str, Any]:
+    from featcache.analysis.benchmark.tfidf import fit_tfidf
+
+    return fit_tfidf(progress=progress, **task).to_dict()
+
+
 def _curve(task: RouteTask, progress: Progress) -> dict[str, Any]:
     from featcache.analysis.curves import curve
 
@@ -217,6 +240,7 @@ _TASKS: dict[str, Callable[[RouteTask, Progress], dict[str, Any]]] = {
     "extract": _extract,
     "fit-head": _fit_head,
     "finetune": _finetune,
+    "tfidf": _tfidf,
     "curve": _curve,
 }
 
