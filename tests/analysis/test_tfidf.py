@@ -119,7 +119,7 @@ def test_the_verdict_says_that_tfidf_is_enough() -> None:
     verdict = _verdict(3600, 3600, n=4000)
     assert (verdict.decision, verdict.route) == ("switch", TFIDF)
     assert "TF-IDF is enough: no route is significantly more accurate on these 4,000 val texts" in verdict.text
-    assert "Based on 4000 val texts." in verdict.notes[0]
+    assert "Based on 4,000 val texts." in verdict.notes[0]
 
 
 def test_few_texts_do_not_tell_whether_it_is_enough() -> None:

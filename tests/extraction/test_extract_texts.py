@@ -23,7 +23,6 @@ from featcache.errors import (
 from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
-from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 from featcache.text.views import make_text_views
@@ -103,8 +102,6 @@ def test_a_head_is_fitted_and_what_is_for_images_says_so(table: Path, tmp_path: 
     fit_head(tmp_path / "c.h5", tmp_path / "head")
     with pytest.raises(HeadError, match=r"holds a head on features of texts\. Predictions, evaluation, export and the"):
         Classifier.load(tmp_path / "head")
-    with pytest.raises(DataLayoutError, match=r"finetune works on images only so far, and .* holds texts"):
-        finetune(table, tmp_path / "run")
 
 
 def test_an_update_extracts_the_new_texts_and_keeps_the_others(table: Path, split_folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import read_json
 from featcache._utils.remote import display_name
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
-from featcache.analysis.benchmark.routes import LAYERS, ROUTES, BenchmarkOptions, changing_weights, routes_for
+from featcache.analysis.benchmark.routes import (
+    LAYERS,
+    ROUTES,
+    BenchmarkOptions,
+    changing_weights,
+    config_of_route,
+    routes_for,
+)
 from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones.devices import check_training_device
 from featcache.backbones.factory import from_factory, is_factory
@@ -28,6 +35,7 @@ from featcache.data.manifest import read_manifest
 from featcache.data.modality import IMAGES, TEXTS, Modality
 from featcache.errors import RunError
 from featcache.extraction.pipelines.registry import check_backbone, select_pipeline
+from featcache.finetuning.defaults import default_config
 from featcache.heads.estimators import check_head
 from featcache.training.config import TrainOptions, make_train_config
 
@@ -75,8 +83,8 @@ def benchmark(
         it is a linear layer on the penultimate features. Otherwise LP-FT fits one: of this kind if that is linear, else
         "linear".
     config : mapping, optional
-        Fields of `TrainConfig` for the live routes, such as {"epochs": 10}. LP-FT has its own optimizer, learning rate
-        and schedule (`featcache.finetuning.strategy.LP_FT_DEFAULTS`).
+        Fields of `TrainConfig` for the live routes, such as {"epochs": 10}. LP-FT, and for texts also a head on the
+        frozen encoder, have their own optimizer, learning rate and schedule (`config_of_route`).
     repeats : int, optional
         Number of seeds: seed, seed + 1, ...; the split stays the same. None: 1, or 3 with a budget, as far as they fit.
     train_precision : {"fp32", "bf16", "auto"}, optional
@@ -132,7 +140,6 @@ def benchmark(
         text = f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}"
         former = ". The head of the route cached chooses among the penultimate layer and the stages."
         raise RunError(f"{text}{former if 'stages' in unknown else ''}")
-    config = {**_CONFIG, **(config or {})}
     make_train_config(config)  # an invalid field is refused before hours of extraction
     out = Path(out)
     check_writable(out / "settings.json")
@@ -142,6 +149,8 @@ def benchmark(
     manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
     pipeline, modality = select_pipeline(manifest, backbone, {**options}), manifest.modality
     backbone = backbone or pipeline.default_backbone
+    defaults = default_config(modality.name)
+    config = {**_CONFIG, **defaults, **(config or {})}
     chosen = _choose_routes(routes, modality, is_own, weights)
     samples = manifest.single_label("benchmark").samples
     understood = replace(manifest.summary(), name=display_name(data))
@@ -183,7 +192,7 @@ def benchmark(
         outcomes = [
             outcome
             for route, by_seed in runs.items()
-            for outcome in gather_outcomes(route, by_seed, runner.folder, config)
+            for outcome in gather_outcomes(route, by_seed, runner.folder, config_of_route(route, settings))
         ]
         curves, no_curves = runner.curves() if "cached" in runs else ([], "")
     # Reports may be sent to others: they contain the names of the data and the weights, not their paths.

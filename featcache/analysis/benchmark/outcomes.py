@@ -18,7 +18,6 @@ from featcache.analysis.curves import Curve
 from featcache.data.modality import IMAGES
 from featcache.errors import HeadError
 from featcache.finetuning.convergence import TrainingRun
-from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.metrics.predictions import FILE, LAST, TEST, read_predictions
 from featcache.metrics.significance import wilson_interval
 
@@ -233,8 +232,7 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, config: Mapp
     """The outcome of a route over its repeats; two outcomes, cold and warm, for the route "cached".
 
     runs : seed -> results of all processes that the run needed; those of LP-FT start with its cache and head.
-    out : holds the folders ROUTE-SEED. config : fields of `TrainConfig` for all live routes but LP-FT, which has its
-    own.
+    out : holds the folders ROUTE-SEED. config : fields of `TrainConfig` of a live route.
     """
     is_cached = route == "cached"
     folders = [out / f"{route}-{seed}" / ("head" if is_cached else "run") for seed in runs]
@@ -256,7 +254,7 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, config: Mapp
     evaluations = len(last["history"]) + bool(last.get("start"))  # a fitted head is evaluated before the first epoch
     shown += last["images"] + last["n"] * evaluations + (last["test"]["n"] if last["test"] else 0)
     size += max(_folder_bytes(folder) for folder in folders)
-    config, mode = {**config, **(LP_FT_DEFAULTS if route == "lpft" else {})}, "head" if route == "frozen" else "all"
+    mode = "head" if route == "frozen" else "all"
     trainings = [_training(run[-1], config, mode) for run in repeats]
     return [replace(_outcome(ROUTES[route], repeats, shown, size, right), trainings=trainings)]
 

@@ -35,6 +35,7 @@ from featcache.core.options import (
 )
 from featcache.core.specs import PENULTIMATE
 from featcache.data.modality import TEXTS
+from featcache.finetuning.defaults import TEXT_HEAD_DEFAULTS, TEXT_LP_FT_DEFAULTS
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.heads.registry import find_head
 
@@ -59,7 +60,7 @@ _ONLY_TEXTS = ("tfidf",)
 
 def routes_for(modality: str) -> tuple[str, ...]:
     """The routes for samples of this modality, "image" or "text"."""
-    return tuple(route for route in ROUTES if route not in (TRAINED if modality == TEXTS.name else _ONLY_TEXTS))
+    return tuple(route for route in ROUTES if modality == TEXTS.name or route not in _ONLY_TEXTS)
 
 
 class BenchmarkOptions(
@@ -94,18 +95,30 @@ def tasks_for_route(
     if route == "cached":
         return [_extraction(folder, shared, settings), _fitting(folder, folder, head, seed)]
     live = {"task": "finetune", "out": str(folder / "run"), **shared, "mode": "head" if route == "frozen" else "all"}
-    live |= {"precision": settings["train_precision"], "recipe": settings["recipe"]}
+    live |= {"precision": settings["train_precision"], "recipe": config_of_route(route, settings)}
     if route == "scratch":
         live["weights"] = "none"
     if route != "lpft":
         return [live]
-    live |= {"recipe": {**settings["recipe"], **LP_FT_DEFAULTS}}
     cached = folder if cached_fit is None else root / f"cached-{seed}"
     if cached_fit is not None and _starts_network(cached_fit):
         return [live | {"init_head": str(cached / "head")}]
     extraction = [_extraction(folder, shared, settings)] if cached_fit is None else []
     fitting = _fitting(folder, cached, head if find_head(head).linear else "linear", seed) | {"layer": PENULTIMATE}
     return [*extraction, fitting, live | {"init_head": fitting["out"]}]
+
+
+def config_of_route(route: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `TrainConfig` of a live route.
+
+    All have the epochs and the batch size of the settings. LP-FT, and a head on a frozen encoder of texts, have an
+    optimizer, learning rate and schedule of their own.
+    """
+    is_text = settings.get("modality") == TEXTS.name
+    own = TEXT_HEAD_DEFAULTS if is_text and route == "frozen" else LP_FT_DEFAULTS if route == "lpft" else {}
+    if is_text and route == "lpft":
+        own = TEXT_LP_FT_DEFAULTS
+    return {**settings["recipe"], **{name: value for name, value in own.items() if name != "epochs"}}
 
 
 def _starts_network(fit: Mapping[str, Any]) -> bool:
