@@ -76,16 +76,20 @@ class TextTokenizer:
             )
         backend.no_padding()
         backend.enable_truncation(max_length)
-        self._backend, self._lower_case, self._pad_id = backend, lower_case, pad_id
+        self._backend, self.lower_case, self.pad_id = backend, lower_case, pad_id
         self.sha256 = hashlib.sha256(f"{sha256} lower case".encode()).hexdigest() if lower_case else sha256
         self.max_length, self.prefix = max_length, prefix
 
     def __call__(self, texts: Sequence[str], /) -> Tokenized:
         """See `Tokenizer`."""
         inputs = [f"{self.prefix}{text}" for text in texts]
-        encoded = self._backend.encode_batch([text.lower() for text in inputs] if self._lower_case else inputs)
-        ids = [np.array(one.ids or [self._pad_id], np.int64) for one in encoded]
-        return Tokenized(Tokens(ids, self._pad_id), np.array([bool(one.overflowing) for one in encoded], bool))
+        encoded = self._backend.encode_batch([text.lower() for text in inputs] if self.lower_case else inputs)
+        ids = [np.array(one.ids or [self.pad_id], np.int64) for one in encoded]
+        return Tokenized(Tokens(ids, self.pad_id), np.array([bool(one.overflowing) for one in encoded], bool))
+
+    def to_json(self) -> str:
+        """The content of a file tokenizer.json that cuts texts at the length of this one, and does not pad."""
+        return str(self._backend.to_str())
 
 
 def read_tokenizer(path: Path) -> tuple[Any, str]:
