@@ -30,8 +30,7 @@ def write_torch_export(saved: SavedModel, last: LinearWeights, path: Path) -> Ex
 
     model_input = input_of(saved.card)
     module, example = graph_module(saved, last)
-    sizes = {name: torch.export.Dim(name) for axes in model_input.dynamic_axes for name in axes.values()}
-    axes = tuple({axis: sizes[name] for axis, name in each.items()} for each in model_input.dynamic_axes)
+    axes = tuple(dict.fromkeys(each, torch.export.Dim.DYNAMIC) for each in model_input.dynamic_axes)
     with exporting(saved, NAME):
         program = torch.export.export(module, example, dynamic_shapes=(axes,))
         buffer = BytesIO()  # to a file, PyTorch would abort the process where the disk is full

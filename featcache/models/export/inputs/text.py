@@ -50,7 +50,7 @@ PREFIX, PADDING = {prefix!r}, {padding}
 
 def tokenize(texts):
     """Ids of tokens, int64, shape (b, t), with padding behind them, and the number of tokens of each text."""
-    encoded = TOKENIZER.encode_batch([{text} for text in texts])
+    encoded = TOKENIZER.encode_batch({texts})
     rows = [one.ids or [PADDING] for one in encoded]
     lengths = np.array([len(row) for row in rows], np.int64)
     ids = np.full((len(rows), lengths.max()), PADDING, np.int64)
@@ -116,16 +116,14 @@ class TextInput:
     def program(self, saved: SavedModel, file_name: str, code: ExampleCode, /) -> str:
         """See `ExportInput`."""
         tokenizer = _tokenizer(saved)
-        text = "PREFIX + text" if tokenizer.prefix else "text"
-        if tokenizer.lower_case:
-            text = f"({text}).lower()" if tokenizer.prefix else "text.lower()"
+        text = "(PREFIX + text).lower()" if tokenizer.lower_case else "PREFIX + text"
         return _PROGRAM.format(
             imports=code.imports,
             file=file_name,
             tokenizer=f"{file_name}{_TOKENIZER}",
             prefix=tokenizer.prefix,
             padding=tokenizer.pad_id,
-            text=text,
+            texts=f"[{text} for text in texts]" if tokenizer.prefix or tokenizer.lower_case else "texts",
             run=code.predict,
             rows=code.probabilities,
             **label_code(saved.card, "text"),
