@@ -1,4 +1,4 @@
-"""`serve`: a web page that classifies images or texts, and gradio's HTTP API behind it. Nothing is loaded from the web."""
+"""`serve`: a web page that classifies samples, and gradio's HTTP API behind it. Nothing is loaded from the web."""
 
 from __future__ import annotations
 
@@ -109,18 +109,18 @@ def serve(
     >>> serve(Classifier.load("head"))  # doctest: +SKIP
     """
     public = _public_host(root_path)
-    options = PanelOptions(examples, top, max_pixels, max_upload)
-    panel = PANELS.get(classifier.card.spec.modality)(classifier, options)
     gr = _import_gradio()
+    card, options = classifier.card, PanelOptions(examples, top, max_pixels, max_upload)
+    panel = PANELS.get(card.spec.modality)(classifier, options)
     panel.warm_up()
     with (
         tempfile.TemporaryDirectory(prefix="featcache-serve-") as folder,
         _environment(folder),
-        refuse_other_files(Path(folder).resolve(), gr),
+        refuse_other_files(Path(folder).resolve(), gr, card.spec.modality),
         listen(host, port) as listener,
     ):
         info = _server_info(host, listener.getsockname()[1], panel)
-        app = _app(gr, panel, Path(folder).resolve(), classifier.card, max_upload, info.note is None, root_path, public)
+        app = _app(gr, panel, Path(folder).resolve(), card, max_upload, info.note is None, root_path, public)
         run(app, listener, lambda: on_start(info) if on_start else None)
 
 

@@ -19,13 +19,16 @@ def is_in(path: Path, folder: Path) -> bool:
 
 
 @contextmanager
-def refuse_other_files(folder: Path, gr: Any) -> Iterator[None]:
-    """Refuse paths outside the folder of uploads. A mounted page of gradio copies any file or URL that it receives."""
+def refuse_other_files(folder: Path, gr: Any, what: str) -> Iterator[None]:
+    """Refuse paths outside the folder of uploads. A mounted page of gradio copies any file or URL that it receives.
+
+    what : the word for a sample in the message.
+    """
     move = gr.blocks.Block.async_move_resource_to_block_cache
 
     async def move_file(self: Any, path: str | Path | None) -> str | None:
         if path is not None and not is_in(Path(path), folder):
-            raise refused(gr, "file", "it was not uploaded")
+            raise refused(gr, what, "it was not uploaded")
         return await move(self, path)
 
     gr.blocks.Block.async_move_resource_to_block_cache = move_file  # on the class: gradio creates some components again
