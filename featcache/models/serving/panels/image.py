@@ -23,6 +23,7 @@ from featcache.vision.decode import decode_and_check
 from featcache.vision.image_files import lift_pillows_limit
 
 _MAX_EXAMPLES = 10
+_SEND_FIRST = "send it to /gradio_api/upload first, and then send the path in the response"
 _REMARK_S = 10  # how long the page shows a remark
 
 PASTE = """<script>
@@ -59,9 +60,7 @@ class ImagePanel:
             if image is None:
                 return {}
             if not isinstance(image, dict) or not isinstance(image.get("path"), str):
-                raise refused(
-                    gr, "image", "send it to /gradio_api/upload first, and then send the path in the response"
-                )
+                raise refused(gr, "image", _SEND_FIRST)
             try:
                 result = self._answer(Path(image["path"]), uploads)
                 if "remark" in result:
