@@ -101,7 +101,7 @@ def test_an_empty_folder_is_a_message_not_a_traceback(tmp_path: Path) -> None:
 
 def test_what_is_not_to_be_had_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused("demo", tmp_path / "demo", "--dataset", "cifar") == (
-        "there is no data set 'cifar': use digits, ants-bees, or the path of a folder or CSV"
+        "there is no data set 'cifar': use digits, ants-bees, docstrings, or the path of a folder or CSV"
     )
     monkeypatch.setenv("FEATCACHE_ANTS_BEES", str(tmp_path / "gone"))
     assert refused("demo", tmp_path / "demo", "--dataset", "ants-bees") == (
