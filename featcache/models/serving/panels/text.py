@@ -44,7 +44,9 @@ class TextPanel:
             if not isinstance(text, str):
                 raise refused(gr, "text", "send a string")
             if (size := len(text.encode("utf-8", "replace"))) > self._max_bytes:
-                raise refused(gr, "text", f"it has {human_bytes(size)}, at most {human_bytes(self._max_bytes)}")
+                raise refused(
+                    gr, "text", f"it has {human_bytes(size)}, at most {human_bytes(self._max_bytes)} is accepted"
+                )
             with self._lock:
                 (prediction,) = self._classifier.predict([text], top=self._top)
             if prediction.label is None:
