@@ -272,5 +272,11 @@ class Backbone(FrozenNetwork):
 
     @cached_property
     def _extractors(self) -> list[FeatureExtractor]:
-        """The network on each device."""
-        return self.feature_extractor.on_devices(self.devices)
+        """The network on each device. On GPUs convolutions include their BatchNorm; OpenVINO does the same on a CPU."""
+        extractors = self.feature_extractor.on_devices(self.devices)
+        if not self.device.startswith("cuda"):
+            return extractors
+        from featcache.backbones.engines.openvino import noise_pictures
+
+        pixels = noise_pictures(self.image_size)
+        return [extractor.fold_batch_norm(pixels) for extractor in extractors]
