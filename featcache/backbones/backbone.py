@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from featcache._utils.formatting import split_names
 from featcache.backbones.engines.base import Engine
 from featcache.backbones.engines.data_parallel import join_engines
+from featcache.backbones.engines.gpu_trial import GpuTrial
 from featcache.backbones.engines.pytorch import CompiledEngine, PyTorchEngine
 from featcache.backbones.engines.select import CONVERSION_PAYS, EngineStarters
 from featcache.backbones.frozen_network import FrozenNetwork
@@ -254,6 +255,11 @@ class Backbone(FrozenNetwork):
     def _engine_for(self, pixels: Inputs) -> Engine:
         fits = self._selected is not None and self._selected[0] == pixels.shape[1]
         return super()._engine_for(pixels) if fits else self._pytorch_engine
+
+    def _gpu_trial(self, size: int) -> GpuTrial | None:
+        if not self.device.startswith("cuda"):
+            return None
+        return GpuTrial(lambda: self._pytorch_engine, size, self.batch_size, len(self.devices))
 
     def _start_pytorch(self) -> Engine:
         return join_engines([PyTorchEngine(extractor) for extractor in self._extractors])
