@@ -132,12 +132,18 @@ class ImageInput:
 
     def notes(self, card: ModelCard, /) -> list[str]:
         """See `ExportInput`."""
-        if not (value_range := card.spec.image_view.value_range):
-            return []
-        return [
-            "the program scales grey images of more than 8 bits by the range "
-            f"{format_range(value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
-        ]
+        view, notes = card.spec.image_view, []
+        if view.value_range:
+            notes.append(
+                "the program scales grey images of more than 8 bits by the range "
+                f"{format_range(view.value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
+            )
+        if view.decode_side:
+            notes.append(
+                "the program decodes photos in full, featcache at a part of their size (decode_side "
+                f"{view.decode_side})"
+            )
+        return notes
 
 
 def noise_images(side: int) -> NDArray[np.uint8]:

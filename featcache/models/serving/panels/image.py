@@ -19,7 +19,7 @@ from featcache.models.serving.panels.base import PanelOptions, refused
 from featcache.models.serving.panels.registry import PANELS
 from featcache.models.serving.spread import spread
 from featcache.models.serving.uploads import is_in
-from featcache.vision.decode import decode_and_check
+from featcache.vision.decode import decode_for
 from featcache.vision.image_files import lift_pillows_limit
 
 _MAX_EXAMPLES = 10
@@ -99,8 +99,7 @@ class ImagePanel:
         if not is_in(path, uploads) or path.is_dir():  # gradio does not check all paths that it receives
             raise UnreadableImageError("it was not uploaded")
         with self._lock:
-            value_range = self._classifier.card.spec.image_view.value_range
-            decoded = decode_and_check(read_regular(path), self._max_pixels, value_range)
+            decoded = decode_for(read_regular(path), self._classifier.card.spec.image_view, self._max_pixels)
             (prediction,) = self._classifier.predict([decoded.pixels], top=self._top)
         return format_answer(replace(prediction, remark=decoded.remark or None))
 
