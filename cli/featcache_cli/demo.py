@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -54,32 +54,38 @@ def command(ctx: click.Context, folder: Path | None, modality: str, dataset: str
     featcache needs; the label is the package.
     """
     from featcache.data.manifest import read_manifest
-    from featcache.data.modality import TEXTS
-    from featcache.text.demo_texts import write_docstrings
-    from featcache.vision import demo_datasets
 
     dataset = dataset or _DATASETS[modality]
     folder = folder or Path("demo" if dataset == "digits" else f"demo-{Path(dataset).stem}")
-    if (
-        folder.is_dir()
-        and any(folder.iterdir())
-        and not any((folder / name).exists() for name in (*_OUTPUTS, *_DATASETS.values(), f"{_DATASETS['text']}.csv"))
-    ):
-        outputs.refuse_existing(folder, outputs.overwrites(ctx), "holds other files")
+    _refuse_other_files(folder, outputs.overwrites(ctx))
     folder.mkdir(parents=True, exist_ok=True)
     with options.progress_bar() as progress:
-        if dataset == _DATASETS["text"]:
-            data = write_docstrings(folder / f"{dataset}.csv")
-        else:
-            data = demo_datasets.prepare(dataset, folder, progress)
+        data = _prepare(dataset, folder, progress)
         manifest = read_manifest(data, progress=progress).single_label("demo")
     options.end_display()  # each command has its own display
-    is_text = manifest.modality is TEXTS
-    for line in (_text_lines if is_text else _image_lines)(folder, data, manifest):
+    modality = manifest.modality.name
+    for line in _LINES[modality](folder, data, manifest):
         click.secho(safe(f"\n$ featcache {line}"), bold=True)
         ctx.find_root().command.main(shlex.split(line), standalone_mode=False)
-    click.echo(_EXPLANATION["text" if is_text else "image"])
+    click.echo(_EXPLANATION[modality])
     click.echo(safe(f"\nAll files are in {folder.resolve()}: open head.html and report/report.html."))
+
+
+def _refuse_other_files(folder: Path, overwrites: bool) -> None:
+    """Refuse a folder with files that are not those of a demo."""
+    own = (*_OUTPUTS, _DATASETS["image"], f"{_DATASETS['text']}.csv")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in own):
+        outputs.refuse_existing(folder, overwrites, "holds other files")
+
+
+def _prepare(dataset: str, folder: Path, progress: Any) -> Path:
+    """The data set; those of featcache are written into the folder."""
+    from featcache.text.demo_texts import write_docstrings
+    from featcache.vision import demo_datasets
+
+    if dataset == _DATASETS["text"]:
+        return write_docstrings(folder / f"{dataset}.csv")
+    return demo_datasets.prepare(dataset, folder, progress)
 
 
 def _image_lines(folder: Path, data: Path, manifest: Manifest) -> tuple[str, ...]:
@@ -120,3 +126,6 @@ def _text_lines(folder: Path, data: Path, manifest: Manifest) -> tuple[str, ...]
 def _one_per_class(samples: Samples) -> list[int]:
     """The first val sample of each class."""
     return list({samples.labels[row]: row for row in reversed(samples.rows("val"))}.values())[::-1]
+
+
+_LINES = {"image": _image_lines, "text": _text_lines}
