@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.vision.augment import make_views
-from featcache.vision.decode import decode_and_check
+from featcache.vision.decode import decode_for
 from featcache.vision.image_remarks import Decoded
 from featcache.vision.memory_images import check_picture
 
@@ -63,7 +63,7 @@ def prepare_images(view: ViewSpec) -> Prepare:
 
     def prepare(sample: Any, name: str = "") -> MakeViews:
         if isinstance(sample, bytes):
-            return lambda numbers: views_of(decode_and_check(sample, value_range=view.value_range), sample, numbers)
+            return lambda numbers: views_of(decode_for(sample, view), sample, numbers)
         decoded = check_picture(sample, name, value_range=view.value_range)
         return lambda numbers: views_of(decoded, decoded.pixels.data, numbers)
 
