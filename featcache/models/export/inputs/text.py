@@ -106,7 +106,7 @@ class TextInput:
 
     def write_companions(self, saved: SavedModel, path: Path, /) -> None:
         """See `ExportInput`."""
-        self.companions(path)[0].write_text(_tokenizer(saved).to_json(), encoding="utf-8")
+        self.companions(path)[0].write_text(_tokenizer(saved).settings.content, encoding="utf-8")
 
     def check(self, saved: SavedModel, folder: Path, /) -> Check:
         """See `ExportInput`: four texts of different lengths."""
