@@ -18,7 +18,7 @@ import numpy as np
 from featcache._utils.regular_files import read_regular
 from featcache._utils.results import Result
 from featcache.core.model_card import ModelCard
-from featcache.data.file_listing import find_images
+from featcache.data.file_listing import find_samples
 from featcache.errors import DataLayoutError, MissingExtraError, UnreadableImageError
 from featcache.models.classifier import Classifier
 from featcache.models.defaults import TOP_CLASSES
@@ -127,7 +127,7 @@ def serve(
     >>> serve(Classifier.load("head"))  # doctest: +SKIP
     """
     public = _public_host(root_path)
-    example_images = _spread(find_images(examples), _MAX_EXAMPLES)
+    example_images = _spread(find_samples(examples), _MAX_EXAMPLES)
     gr = _import_gradio()
     lift_pillows_limit(max_pixels)
     classifier.predict([np.zeros((8, 8, 3), np.uint8)])  # load everything before the first request
