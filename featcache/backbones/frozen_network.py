@@ -102,6 +102,11 @@ class FrozenNetwork(ABC):
         return self.dims[self.main_layer]
 
     @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Inputs to submit at once."""
+
+    @property
     def max_in_flight(self) -> int:
         """Inputs to submit in addition to those whose features are awaited, so that the network is always busy."""
         return (self._selected[1] if self._selected else self._pytorch_engine).max_in_flight

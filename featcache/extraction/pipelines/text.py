@@ -27,11 +27,6 @@ class TextPlan(ExtractionPlan):
 
     backbone: TextEncoder
 
-    @property
-    def input_size(self) -> int:
-        """See `ExtractionPlan`: the most tokens of a text."""
-        return self.spec.text_view.max_length
-
     def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> TextLoader:
         """See `ExtractionPlan`."""
         return TextLoader(manifest, self.spec.text_view, self.backbone.tokenizer, timer=timer)
