@@ -69,8 +69,8 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
     assert {Path(line["out"]) for line in lines if line.get("out")} == made
     assert all(Path(line["data"]) == folder / "digits" for line in lines if line.get("data"))
     assert {line["image_size"] for line in lines if "image_size" in line} == {48}
-    assert [Path(image).parent.name for image in lines[6]["images"]] == ["ants", "bees"]
-    assert all(Path(image).is_file() for image in lines[6]["images"])
+    assert [Path(image).parent.name for image in lines[6]["samples"]] == ["ants", "bees"]
+    assert all(Path(image).is_file() for image in lines[6]["samples"])
     assert text.endswith(f"All files are in {folder.resolve()}: open head.html and report/report.html.\n")
 
 
