@@ -110,7 +110,7 @@ def serve(
     """
     public = _public_host(root_path)
     gr = _import_gradio()
-    card, options = classifier.card, PanelOptions(examples, top, max_pixels, max_upload)
+    card, options = classifier.card, PanelOptions(examples, top, max_pixels)
     panel = PANELS.get(card.spec.modality)(classifier, options)
     panel.warm_up()
     with (

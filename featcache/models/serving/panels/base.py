@@ -16,13 +16,11 @@ class PanelOptions:
     """What a panel shows and accepts.
 
     examples : files, folders and globs. top : number of classes to name. max_pixels : of the largest accepted image.
-    max_upload : bytes of the largest accepted file or text.
     """
 
     examples: Iterable[str]
     top: int
     max_pixels: int
-    max_upload: int
 
 
 class Panel(Protocol):

@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.formatting import human_bytes
 from featcache._utils.regular_files import read_regular
 from featcache.data.file_listing import find_samples
 from featcache.data.modality import TEXTS
@@ -26,7 +25,7 @@ class TextPanel:
     head = ""
 
     def __init__(self, classifier: Classifier, options: PanelOptions, /) -> None:
-        self._classifier, self._top, self._max_bytes = classifier, options.top, options.max_upload
+        self._classifier, self._top = classifier, options.top
         files = spread(find_samples(options.examples, modality=TEXTS), _MAX_EXAMPLES)
         self._examples = [check_text(read_regular(file)).decode() for file in files]
         self._lock = threading.Lock()
@@ -43,10 +42,6 @@ class TextPanel:
                 return {}
             if not isinstance(text, str):
                 raise refused(gr, "text", "send a string")
-            if (size := len(text.encode("utf-8", "replace"))) > self._max_bytes:
-                raise refused(
-                    gr, "text", f"it has {human_bytes(size)}, at most {human_bytes(self._max_bytes)} is accepted"
-                )
             with self._lock:
                 (prediction,) = self._classifier.predict([text], top=self._top)
             if prediction.label is None:
