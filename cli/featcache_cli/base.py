@@ -13,7 +13,7 @@ from featcache_cli import outputs, progress
 
 _GROUPS: dict[str, tuple[str, ...]] = {
     "Data": ("label_column", "text_column", "skip_missing", "val_fraction", "split_seed", "allow_leak", "max_pixels",
-             "value_range", "strict"),
+             "value_range", "decode_side", "strict"),
     "Network": ("backbone", "weights", "weights_key", "layers", "image_size", "max_length", "prefix", "augment",
                 "precision", "train_precision", "engine", "dtype"),
     "Machine": ("workers", "device", "deterministic", "batch_size", "cluster", "gpus_per_worker", "cpus_per_worker"),

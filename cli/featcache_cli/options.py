@@ -188,7 +188,12 @@ class RecipeName(click.Choice[str]):
 
 
 image_size_option = shared("image_size", type=click.IntRange(1))
-view_options = _all(shared("augment", type=RecipeName()), image_size_option, shared("interpolation"))
+view_options = _all(
+    shared("augment", type=RecipeName()),
+    image_size_option,
+    shared("interpolation"),
+    shared("decode_side", type=click.IntRange(1)),
+)
 """The options that determine the pixels of a view, except `--seed` and `--value-range`."""
 text_options = _all(shared("max_length", type=click.IntRange(1)), shared("prefix", metavar="TEXT"))
 """The options that determine the tokens of a text."""

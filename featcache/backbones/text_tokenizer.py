@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.data.tokens import Tokens
 from featcache.errors import BackboneError, MissingExtraError, first_line
+
+if TYPE_CHECKING:
+    from featcache.backbones.sentencepiece import SentencePieces
 
 
 class Tokenized(NamedTuple):
@@ -96,12 +99,38 @@ def read_tokenizer(path: Path) -> tuple[Any, str]:
     BackboneError : a file that is no tokenizer.
     MissingExtraError : the package is not installed.
     """
-    try:
-        from tokenizers import Tokenizer as Backend
-    except ImportError as error:
-        raise MissingExtraError.for_package("tokenizers", "text") from error
+    tokenizers = _import_tokenizers()
     content = path.read_bytes()
     try:
-        return Backend.from_buffer(content), hashlib.sha256(content).hexdigest()
+        return tokenizers.Tokenizer.from_buffer(content), hashlib.sha256(content).hexdigest()
     except Exception as error:  # the package raises Exception itself
         raise BackboneError(f"{path} is not a file of a tokenizer: {first_line(error)}") from error
+
+
+def unigram_tokenizer(pieces: SentencePieces, *, unknown: int, first: int, last: int) -> Any:
+    """The `tokenizers.Tokenizer` that splits as SentencePiece does. Raises MissingExtraError.
+
+    Parameters
+    ----------
+    unknown : id of what the vocabulary lacks.
+    first, last : ids of the pieces before and behind each text.
+    """
+    tokenizers = _import_tokenizers()
+    normalizers, names = tokenizers.normalizers, [text for text, _ in pieces.pieces]
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces.pieces, unknown))
+    spaces = [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    backend.normalizer = normalizers.Sequence([normalizers.Precompiled(pieces.characters), *spaces])
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{names[first]} $A {names[last]}",
+        special_tokens=[(names[first], first), (names[last], last)],
+    )
+    return backend
+
+
+def _import_tokenizers() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingExtraError.for_package("tokenizers", "text") from error
+    return tokenizers

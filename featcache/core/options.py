@@ -77,6 +77,10 @@ class ViewOptions(TypedDict, total=False):
     interpolation: Annotated[
         Interpolation | None, Option(None, "How images are resized.", none="as the network expects")
     ]
+    decode_side: Annotated[
+        int | None,
+        Option(None, "Decode JPEGs at 1/2, 1/4 or 1/8 if the short side keeps this many pixels.", none="in full"),
+    ]
     value_range: Annotated[
         tuple[float, float] | None,
         Option(
@@ -406,7 +410,7 @@ def takes_options(kind: type[Any]) -> Callable[[_F], _F]:
 
         parameters = [*explicit, *(field.parameter for field in fields_of(kind).values())]
         call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        call.__doc__ = insert_paragraphs(function.__doc__, _paragraphs(kind))
+        call.__doc__ = insert_paragraphs(function.__doc__, [each.paragraph() for each in fields_of(kind).values()])
         return call  # type: ignore[return-value]
 
     return decorate
@@ -416,12 +420,7 @@ def describe_options(kind: type[Any]) -> Callable[[type[_T]], type[_T]]:
     """A decorator of a class with a parameter for each field: replaces `{options}` of its docstring."""
 
     def decorate(cls: type[_T]) -> type[_T]:
-        cls.__doc__ = insert_paragraphs(cls.__doc__, _paragraphs(kind))
+        cls.__doc__ = insert_paragraphs(cls.__doc__, [each.paragraph() for each in fields_of(kind).values()])
         return cls
 
     return decorate
-
-
-def _paragraphs(kind: type[Any]) -> list[str]:
-    """That of each field."""
-    return [field.paragraph() for field in fields_of(kind).values()]

@@ -49,6 +49,7 @@ ARRAYS = "arrays"
 _NEWER: dict[str, Any] = {
     "val_views": 0,
     "value_range": None,
+    "decode_side": None,
 }  # left out at these values, so that older caches keep their digest
 MOST_PIXELS = 4096  # of the side of a view; larger values are rejected as invalid
 
@@ -130,6 +131,11 @@ class ViewSpec:
     value_range : (float, float), optional
         For pixels with more than 8 bits a channel: the values that become black and white. None keeps the upper 8 bits
         of 16.
+    decode_side : int, optional
+        JPEG files are decoded at 1/8, 1/4 or 1/2 of their size: the smallest at which the short side of the image has
+        at least this many pixels, and in full if there is none. At least `resize_size`. None decodes all files in full.
+        Views are then not exactly those of the whole image: with twice `resize_size`, the features of clean views
+        changed by a mean cosine distance of 5e-4 (`benchmarks/reduced_decoding.py`), as by bf16.
     mean : (float, float, float), default that of ImageNet
         Mean of each RGB channel, for pixels scaled to 0..1. The network normalizes a view with it.
     std : (float, float, float), default that of ImageNet
@@ -152,6 +158,7 @@ class ViewSpec:
     augment: Augment = "tutorial"
     seed: int = 0
     value_range: tuple[float, float] | None = None
+    decode_side: int | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -166,6 +173,11 @@ class ViewSpec:
             raise SpecError(
                 f"image_size {self.image_size} and resize_size {self.resize_size}: need "
                 f"1 <= image_size <= resize_size <= {MOST_PIXELS}"
+            )
+        if self.decode_side is not None and self.decode_side < self.resize_size:
+            raise SpecError(
+                f"decode_side is {self.decode_side}; it must be at least resize_size, which is {self.resize_size}, or "
+                "the views would be enlarged"
             )
 
     @property

@@ -215,9 +215,12 @@ def finetune(
         images = None
         if image_cache is not None:
             with timer.phase("image cache"):
-                side = _CACHED_SIDE_FACTOR * spec.image_view.resize_size
+                view = spec.image_view
+                side = _CACHED_SIDE_FACTOR * view.resize_size
                 images = stack.enter_context(
-                    closing(ImageCache(image_cache, manifest, side, max_pixels, progress, value_range))
+                    closing(
+                        ImageCache(image_cache, manifest, side, max_pixels, progress, value_range, view.decode_side)
+                    )
                 )
         device_views = support.open_device_views(backbone.device, spec.image_view)
         loader = stack.enter_context(
@@ -267,7 +270,7 @@ def finetune(
                 run.apply_wise_ft()
                 test = run.test()
     history, samples = run.state.history, manifest.samples
-    notes = [no_bf16, device_views.note if device_views else ""]
+    notes = [no_bf16, *(device_views.notes if device_views else [])]
     result = FineTune(
         path=out,
         history=history,

@@ -31,7 +31,7 @@ from featcache.training.loop import TrainConfig, linear_layer
 from featcache.training.network import BackboneWithHead
 from featcache.vision.loader import ViewLoader
 
-_PREPROCESSING = ("image_size", "resize_size", "interpolation", "mean", "std", "value_range")
+_PREPROCESSING = ("image_size", "resize_size", "interpolation", "mean", "std", "value_range", "decode_side")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _label_count(multilabel: bool) -> str:
 
 def _check_same_features(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tuple[str, ...]) -> None:
     """Raise RunError for a head that was fitted on other features, or for other classes."""
-    fitted, current = ({"value_range": None, **fields.flat()} for fields in (card.spec, spec))
+    fitted, current = ({"value_range": None, "decode_side": None, **fields.flat()} for fields in (card.spec, spec))
     pairs = {
         "backbone": (fitted["backbone"], current["backbone"]),
         "weights": (fitted["weights_sha256"][:12], current["weights_sha256"][:12]),

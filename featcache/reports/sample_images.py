@@ -12,7 +12,7 @@ from featcache.core.samples import Samples, strata
 from featcache.core.specs import ViewSpec
 from featcache.data.sources.base import Source
 from featcache.errors import PictureError, UnreadableImageError
-from featcache.vision.decode import decode
+from featcache.vision.decode import decode_for
 
 SIDE = 160  # pixels of an image in a figure
 
@@ -47,7 +47,7 @@ def load_views(
         digest = hashlib.sha256(content).digest()
         if expected not in (None, digest):
             raise PictureError(f"{location} is not the image that the cache was made from. See `featcache diff`.")
-        pixels = decode(content, value_range=spec.value_range)
+        pixels = decode_for(content, spec).pixels
         return np.stack([shrink(view, side) for view in make_views(pixels, spec, digest, numbers)])
     except UnreadableImageError as error:
         raise PictureError(f"{location} cannot be read: {error}") from error

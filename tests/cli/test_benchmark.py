@@ -141,6 +141,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "config": {"epochs": 3, "lr": 0.5, "batch_size": 8}, "precision": "bf16", "train_precision": "auto",
         "seed": 4, "val_fraction": 0.3, "allow_leak": True, "budget_s": 600.0,
         "label_column": None, "skip_missing": False, "value_range": (0, 4095), "interpolation": None,
+        "decode_side": None,
         "overwrite": False}  # fmt: skip
 
 

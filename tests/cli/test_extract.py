@@ -244,7 +244,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
          "--precision", "bf16",
          "--dtype", "float32", "--seed", 4, "--layers", "layer3, penultimate,layer3", "--val-fraction", 0.3,
          "--split-seed", 9, "--engine", "compiled", "--strict", "--allow-leak", "--max-pixels", 9,
-         "--val-views", 3, "--value-range", "-10:300", "--interpolation", "bilinear",
+         "--val-views", 3, "--value-range", "-10:300", "--interpolation", "bilinear", "--decode-side", 640,
          "--cluster", "10.0.0.1:6379", "--gpus-per-worker", 0.5, "--cpus-per-worker", 2)  # fmt: skip
     assert callable(got.pop("progress"))
     assert callable(got.pop("on_note"))
@@ -256,6 +256,7 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "seed": 4, "layers": "layer3, penultimate,layer3", "val_fraction": 0.3, "split_seed": 9,
         "engine": "compiled", "strict": True, "allow_leak": True, "max_pixels": 9,
         "label_column": None, "skip_missing": False, "interpolation": "bilinear",
+        "decode_side": 640,
         "value_range": (-10.0, 300.0), "cluster": featcache.Cluster("10.0.0.1:6379", 0.5, 2)}  # fmt: skip
 
 

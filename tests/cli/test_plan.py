@@ -48,7 +48,8 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     assert got == {"data": "photos", "backbone": "resnet18", "weights": "none", "views": 2, "val_views": 1,
                    "augment": "crop", "image_size": 96, "layers": "layer3,penultimate", "device": "cpu",
                    "precision": "fp32", "engine": "pytorch", "cores": 3, "label_column": "kind",
-                   "skip_missing": True, "value_range": (0, 4095), "interpolation": None, "images": [2, 250_000, 10**9],
+                   "skip_missing": True, "value_range": (0, 4095), "interpolation": None,
+                   "decode_side": None, "images": [2, 250_000, 10**9],
                    "workers": [1, 8], "hashed": True, "passes": 70,
                    "prices": Prices(2.0, 0.02, 0.4)}  # fmt: skip
 

@@ -25,6 +25,7 @@ JSON = (
 )
 OTHER_VIEW = {"image_size": 223, "resize_size": 255, "interpolation": "bicubic", "augment": "crop", "seed": 1} | {
     "value_range": (0, 4095),
+    "decode_side": 512,
     "mean": (0.5, 0.5, 0.25),
     "std": (0.25, 0.25, 0.5),
 }
@@ -38,7 +39,7 @@ OTHER = {
     "val_views": 2,
 }
 
-NEWER = {"val_views": 0, "value_range": None}
+NEWER = {"val_views": 0, "value_range": None, "decode_side": None}
 """What caches from before these fields mean."""
 
 TEXT = st.text('ab/:"\\ß\n\u4e2d')
@@ -51,6 +52,7 @@ VIEW_SPECS = st.builds(
     augment=st.sampled_from(AUGMENTS),
     seed=st.integers(-(2**63), 2**63),
     value_range=st.none() | st.tuples(st.floats(-1e9, 0), st.floats(1, 1e9)),
+    decode_side=st.none() | st.integers(2048, 9999),
     mean=RGB,
     std=RGB,
 )

@@ -21,7 +21,6 @@ from featcache.vision.augment import make_views
 from featcache.vision.device_views import packing
 from featcache.vision.device_views.device_views import DecodedViews, DeviceViews
 from featcache.vision.device_views.packing import PlannedView, pack
-from featcache.vision.device_views.staging import StagingBuffers
 from featcache.vision.views.geometry import Pixels, scale
 
 CPU = torch.device("cpu")
@@ -77,9 +76,9 @@ for interpolation in ("bilinear", "bicubic"):
         views = [PlannedView(np.empty((17, 17, 3), np.uint8), ViewPlan(rows, columns, bool(n % 2)))
                  for n, (rows, columns) in enumerate(zip(axes, axes[::-1]))]
         (step,) = packing.pack(views, size, interpolation)
-        buffer = torch.empty(step.nbytes, dtype=torch.uint8)
-        step.write(buffer.numpy())
-        tables = [region.view(torch.int64) for region in step.regions(buffer)[:3]]
+        buffer = torch.empty(step.table_bytes, dtype=torch.uint8)
+        step.write_tables(buffer.numpy())
+        tables = [region.view(torch.int64) for region in step.tables_of(buffer)]
         n = len(views)
         firsts, used = torch.empty(2 * n * size, dtype=torch.int32), torch.empty(4 * n, dtype=torch.int32)
         weights = torch.full((step.weight_count,), 99, dtype=torch.int16)
@@ -214,7 +213,7 @@ def test_views_drawn_on_the_cpu_from_plans_are_those_of_make_views(augment: str)
 def test_views_that_a_device_does_not_make_have_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     trivial, maker, image = DeviceViews(ViewSpec(9, 10, augment="trivial")), DeviceViews(ViewSpec(9, 10)), noise(30, 30)
     assert trivial.plan(image, SHA, [0, 1]) is None
-    assert trivial.plan(image, SHA, [0]) == maker.plan(image, SHA, [0]) != []
+    assert [view.plan for view in planned(trivial, image, [0])] == [view.plan for view in planned(maker, image, [0])]
     for height, width in ((packing.MAX_SIDE + 1, 2), (8000, 8000)):
         assert maker.plan(np.broadcast_to(np.uint8(0), (height, width, 3)), SHA, [0]) is None
     outside = ViewPlan(AxisPlan(0, 31, 9), AxisPlan(0, 30, 9))
@@ -232,7 +231,7 @@ def test_a_step_takes_no_more_memory_than_it_may(monkeypatch: pytest.MonkeyPatch
     views = [view for n in range(1, 30) for view in planned(maker, noise(2 * n, 30), range(3))]
     steps = list(pack(views, 9, "bilinear"))
     assert sum(map(len, steps)) == len(views)
-    assert max(step.nbytes for step in steps) <= limit
+    assert max(step.table_bytes + step.pixel_bytes for step in steps) <= limit
     assert max(step.middle_bytes + 2 * step.weight_count for step in steps) <= limit
     assert len(steps) <= 2 + sum(60 * n * 3 for n in range(1, 30)) * 4 // limit  # all but the last are a quarter full
 
@@ -241,7 +240,7 @@ def test_a_step_takes_no_more_memory_than_it_may(monkeypatch: pytest.MonkeyPatch
 def test_a_device_that_fails_leaves_the_views_to_the_cpu(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[int] = []
 
-    def launch(self: DeviceViews, packing: Any, made: torch.Tensor, staging: Any) -> None:
+    def launch(self: DeviceViews, packing: Any, made: torch.Tensor) -> None:
         launched.append(len(packing))
         made.zero_()
         if reason != "other pixels":
@@ -267,47 +266,10 @@ def test_a_device_without_memory_says_so_to_the_network(error: Exception, monkey
     monkeypatch.setattr(DeviceViews, "_gives_the_pixels_of_the_cpu", lambda self, device: True)
     maker.check(CPU)
 
-    def launch(self: DeviceViews, packing: Any, made: torch.Tensor, staging: Any) -> None:
+    def launch(self: DeviceViews, packing: Any, made: torch.Tensor) -> None:
         raise error
 
     monkeypatch.setattr(DeviceViews, "_launch", launch)
     with pytest.raises(RuntimeError, match=r"full|CUDA"):
         maker.make(views, CPU)
     assert maker.note == ""
-
-
-def test_a_buffer_is_filled_again_when_its_copy_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[int] = []
-
-    class Event:
-        def __init__(self, blocking: bool) -> None:
-            assert blocking, "the host would wait on a core that decodes"
-            self.number = len(events)
-            events.append(self)
-
-        def record(self) -> None:
-            """At once."""
-
-        def synchronize(self) -> None:
-            waits.append(self.number)
-
-    events: list[Event] = []
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    empty, pinned = torch.empty, list[int]()
-
-    def allocate(size: int, *, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
-        pinned.append(size * pin_memory)
-        return empty(size, dtype=dtype)
-
-    monkeypatch.setattr(torch, "empty", allocate)
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, non_blocking: tensor)
-    staging = StagingBuffers(torch.device("cuda"))
-    places = []
-    for nbytes in (100, 90, 80, 70, 200):
-        buffer = staging.take(nbytes)
-        assert len(buffer) == nbytes
-        places.append(buffer.data_ptr())
-        staging.send(buffer)
-    assert waits == [0, 1, 2]
-    assert pinned == [128, 128, 256]
-    assert places[:2] == places[2:4]

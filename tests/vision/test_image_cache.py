@@ -24,7 +24,7 @@ from featcache.errors import CacheError, CacheMismatchError, CacheSpaceError, No
 from featcache.finetuning.finetune import finetune
 from featcache.vision import image_cache, loader
 from featcache.vision import image_cache as imagecache
-from featcache.vision.decode import decode, decode_and_check
+from featcache.vision.decode import decode, decode_for
 from featcache.vision.image_cache import ImageCache
 from featcache.vision.image_files import upright_size
 from featcache.vision.image_remarks import REMARKS
@@ -216,7 +216,7 @@ def test_the_loader_decodes_each_image_once(
     manifest.path(4).write_bytes(manifest.path(4).read_bytes()[:60])
     manifest = read_manifest(manifest.source.name)
     count = []
-    monkeypatch.setattr(loader, "decode_and_check", lambda *arguments: count.append(1) or decode_and_check(*arguments))
+    monkeypatch.setattr(loader, "decode_for", lambda *arguments: count.append(1) or decode_for(*arguments))
     spec = ViewSpec(8, 10, seed=4)
     plain = ViewLoader(manifest, spec, workers=2)
     expected = np.concatenate([batch.inputs for batch in plain.batches(range(18), [0, 1], 4)])

@@ -40,7 +40,7 @@ from featcache.core.options import (
     with_defaults,
 )
 from featcache.core.samples import Samples
-from featcache.core.specs import EMBEDDED, MAX_PIXELS, ExtractSpec
+from featcache.core.specs import EMBEDDED, ExtractSpec
 from featcache.data.content_hashes import hash_all
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.tar import TarSource
@@ -49,7 +49,7 @@ from featcache.extraction.pipelines.image import ImagePlan
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.request import ExtractionRequest
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, loss_and_gradient
-from featcache.vision.decode import decode
+from featcache.vision.decode import decode_for
 from featcache.vision.loader import read_image
 from featcache.vision.value_range import describe_value_range, find_value_range
 
@@ -197,7 +197,7 @@ def _measure_images(manifest: Manifest, rows: NDArray[np.int64], plan: ImagePlan
         try:
             content = read_image(manifest, row, expected)
             started = time.perf_counter()
-            image = decode(content, MAX_PIXELS, spec.image_view.value_range)
+            image = decode_for(content, spec.image_view).pixels
         except UnreadableImageError as error:
             reason = str(error)
             unread = unread or f"{printable(manifest.samples.ids[row])}: {reason}"

@@ -47,7 +47,7 @@ class ImagePlan(ExtractionPlan):
     @property
     def note(self) -> str:
         """See `ExtractionPlan`. Also why views are not made on the device."""
-        return "\n".join(filter(None, [super().note, self.device_views.note if self.device_views else ""]))
+        return "\n".join(filter(None, [super().note, *(self.device_views.notes if self.device_views else [])]))
 
     @property
     def makes_views_on_device(self) -> bool:
@@ -91,7 +91,7 @@ class ImagePipeline:
     modality = IMAGES
     default_backbone = EMBEDDED
     network = "a network for images"
-    options: tuple[str, ...] = ("image_size", "interpolation", "value_range")
+    options: tuple[str, ...] = ("image_size", "interpolation", "value_range", "decode_side")
 
     def owns(self, backbone: Any, /) -> bool:
         """See `Pipeline`. A module of PyTorch is a network for images, too."""
@@ -101,6 +101,10 @@ class ImagePipeline:
         self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
     ) -> ExtractArguments:
         """See `Pipeline`: the value range of the images."""
+        if side := options["decode_side"]:
+            monitor.note(
+                f"JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if the short side then has {side} pixels"
+            )
         value_range = choose_value_range(options["value_range"], out, manifest, options["max_pixels"])
         monitor.note(describe_value_range(value_range))
         return {**options, "value_range": value_range}

@@ -230,6 +230,8 @@ def _notes(card: ModelCard, last: LinearWeights) -> list[str]:
             "the program scales grey images of more than 8 bits by the range "
             f"{format_range(value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
         )
+    if side := card.spec.image_view.decode_side:
+        notes.append(f"the program decodes photos in full, featcache at a part of their size (decode_side {side})")
     for name in np.array(card.classes)[~last.depends_on_input]:
         notes.append(f"{name} has the same logit for every image: the training data cannot tell it from the others")
     return notes

@@ -20,7 +20,7 @@ from featcache.models.inputs.names import file_of_bytes, file_of_url, samples_of
 from featcache.models.inputs.registry import INPUTS
 from featcache.models.prediction import OptionalColumn
 from featcache.vision.augment import make_views
-from featcache.vision.decode import decode_and_check
+from featcache.vision.decode import decode_for
 from featcache.vision.image_remarks import Decoded
 from featcache.vision.memory_images import Picture, check_picture, is_picture
 
@@ -77,7 +77,7 @@ class ImageInputs:
 
         def prepare(sample: Any, name: str = "") -> MakeViews:
             if isinstance(sample, bytes):
-                return lambda numbers: views_of(decode_and_check(sample, value_range=view.value_range), sample, numbers)
+                return lambda numbers: views_of(decode_for(sample, view), sample, numbers)
             decoded = check_picture(sample, name, value_range=view.value_range)
             return lambda numbers: views_of(decoded, decoded.pixels.data, numbers)
 

@@ -33,7 +33,7 @@ from featcache.models.serving.page import (
     format_title,
 )
 from featcache.models.serving.server import RequestGuard, bracketed, is_loopback, listen, run
-from featcache.vision.decode import decode_and_check
+from featcache.vision.decode import decode_for
 from featcache.vision.image_files import lift_pillows_limit
 
 _MAX_EXAMPLES = 10
@@ -137,7 +137,7 @@ def serve(
         if not _is_in(path, uploads) or path.is_dir():  # gradio does not check all paths that it receives
             raise UnreadableImageError("it was not uploaded")
         with lock:
-            decoded = decode_and_check(read_regular(path), max_pixels, classifier.card.spec.image_view.value_range)
+            decoded = decode_for(read_regular(path), classifier.card.spec.image_view, max_pixels)
             (prediction,) = classifier.predict([decoded.pixels], top=top)
         return format_answer(replace(prediction, remark=decoded.remark or None))
 

@@ -20,7 +20,7 @@ from featcache.data.sample_loader import Inputs
 from featcache.errors import first_line
 from featcache.vision.augment import make_views
 from featcache.vision.device_views.packing import Packing, PlannedView, fits, is_inside, pack
-from featcache.vision.device_views.staging import StagingBuffers
+from featcache.vision.device_views.pinned import PinnedMemory
 from featcache.vision.views.geometry import Pixels, draw_plan
 
 TILE = (8, 256)
@@ -38,22 +38,27 @@ class DeviceViews:
     spec : ViewSpec
     tile : (int, int)
         See `TILE`; powers of two.
+    device : torch.device or str
+        Where the views are made; with several GPUs, one of them. Default: "cpu".
 
     Attributes
     ----------
     note : str
         Why views are made on the CPU; "" if they are not.
+    memory : PinnedMemory
+        For images of which views are planned. Others are copied there by `plan`, in the thread that decodes.
     """
 
-    def __init__(self, spec: ViewSpec, tile: tuple[int, int] = TILE) -> None:
+    def __init__(self, spec: ViewSpec, tile: tuple[int, int] = TILE, device: torch.device | str = "cpu") -> None:
         self.spec, self.note = spec, ""
+        self.memory = PinnedMemory(torch.device(device))
         self._tile = tile
-        self._staging: dict[torch.device, StagingBuffers] = {}
+        self._checked = set[torch.device]()
         self._lock, self._of_thread = Lock(), local()
 
     def plan(self, image: Pixels, sha256: bytes, numbers: Sequence[int]) -> list[PlannedView] | None:
         """The views of one image, which is not read yet; None if they are to be made on the CPU. See `make_views`."""
-        spec, size, views = self.spec, self.spec.image_size, []
+        spec, size, plans = self.spec, self.spec.image_size, list[ViewPlan]()
         height, width = image.shape[:2]
         if self.note or not fits(height, width, size):
             return None
@@ -65,8 +70,14 @@ class DeviceViews:
             plan = plan_view(height, width, spec, random.begin(spec.seed, "view", sha256, number))
             if not is_inside(plan, height, width, size):
                 return None
-            views.append(PlannedView(image, plan))
-        return views
+            plans.append(plan)
+        image = self.memory.put(image)
+        return [PlannedView(image, plan) for plan in plans]
+
+    @property
+    def notes(self) -> list[str]:
+        """`note` and that of the memory; "" is nothing."""
+        return [self.note, self.memory.note]
 
     def _random(self) -> ReusedGenerator:
         """Of this thread."""
@@ -86,9 +97,9 @@ class DeviceViews:
     def check(self, device: torch.device) -> None:
         """Make a few views on the device, once, and compare them with those of the CPU."""
         with self._lock:
-            if self.note or device in self._staging:
+            if self.note or device in self._checked:
                 return
-            self._staging[device] = StagingBuffers(device)
+            self._checked.add(device)
             try:
                 same = self._gives_the_pixels_of_the_cpu(device)
             except Exception as error:  # compilers and drivers raise any type
@@ -126,16 +137,14 @@ class DeviceViews:
         made = torch.empty((len(views), size, size, 3), dtype=torch.uint8, device=device)
         with _current(device):
             for packing in pack(views, size, self.spec.interpolation):
-                self._launch(packing, made, self._staging[device])
+                self._launch(packing, made)
         return made
 
-    def _launch(self, packing: Packing, made: Tensor, staging: StagingBuffers) -> None:
+    def _launch(self, packing: Packing, made: Tensor) -> None:
         from featcache.vision.device_views.kernels import make_taps, resize_columns, resize_rows  # needs Triton
 
         size, device, (rows, columns) = self.spec.image_size, made.device, self._tile
-        buffer = staging.take(packing.nbytes)
-        packing.write(buffer.numpy())
-        axes, column_passes, row_passes, pixels = packing.regions(staging.send(buffer))
+        axes, column_passes, row_passes, pixels = self._send(packing, device)
         firsts = torch.empty(2 * len(packing) * size, dtype=torch.int32, device=device)
         weights = torch.empty(packing.weight_count, dtype=torch.int16, device=device)
         found = torch.empty(4 * len(packing), dtype=torch.int32, device=device)
@@ -155,6 +164,21 @@ class DeviceViews:
         resize_columns[grid](column_passes.view(torch.int64), *taps, pixels, middle, size, ROWS=rows, COLUMNS=columns)
         grid = (len(packing), -(-size // rows), -(-size * 3 // columns))
         resize_rows[grid](row_passes.view(torch.int64), *taps, middle, made, size, ROWS=rows, COLUMNS=columns)
+
+    def _send(self, packing: Packing, device: torch.device) -> list[Tensor]:
+        """Start to copy tables and images to the device: axis passes, column passes, row passes and pixels, uint8."""
+        pixels = torch.empty(packing.pixel_bytes, dtype=torch.uint8, device=device)
+        copied = [self.memory.empty((packing.table_bytes,))]
+        packing.write_tables(copied[0])
+        try:
+            tables = torch.from_numpy(copied[0]).to(device, non_blocking=True)
+            for place, image in packing.images:
+                copied.append(self.memory.put(image))
+                source = torch.from_numpy(copied[-1].reshape(-1))
+                pixels[place : place + image.size].copy_(source, non_blocking=True)
+        finally:
+            self.memory.keep(copied)
+        return [*packing.tables_of(tables), pixels]
 
     def _gives_the_pixels_of_the_cpu(self, device: torch.device) -> bool:
         spec, views, expected = self.spec, [], []

@@ -1,4 +1,4 @@
-"""`Packing`: images of any size, with what the kernels need for views of them, in one buffer."""
+"""`Packing`: where images of any size are on a device, and the tables that the kernels need for views of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from featcache.core.view_recipes import ViewPlan
 from featcache.vision.views.geometry import Pixels
 
 PACKED_BYTES = 128 * 2**20
-"""Limit of a buffer. Larger batches are made in several steps."""
+"""Limit of the images and tables on the device. Larger batches are made in several steps."""
 
 MAX_SIDE = 2**14
 """Longest side of an image, in pixels."""
@@ -101,7 +101,7 @@ class _Axes(NamedTuple):
 
 
 class Packing:
-    """Some views of one size, and where in a buffer each part of them is.
+    """Some views of one size, and where on a device each part of them is.
 
     Parameters
     ----------
@@ -115,8 +115,10 @@ class Packing:
 
     Attributes
     ----------
-    nbytes : int
-        Size of the buffer.
+    images : list of (int, ndarray)
+        Each image once, with its place in the region of the pixels.
+    pixel_bytes, table_bytes : int
+        Sizes of the regions of the pixels and of the tables.
     weight_count : int
         Number of weights that `make_taps` writes.
     middle_bytes : int
@@ -134,12 +136,13 @@ class Packing:
         size: int,
         start: int,
     ) -> None:
-        self._count, pixels = len(views), 0
-        self._images: dict[int, tuple[int, Pixels]] = {}
+        self._count, self.pixel_bytes = len(views), 0
+        images: dict[int, tuple[int, Pixels]] = {}
         for image, _ in views:
-            if id(image) not in self._images:
-                self._images[id(image)] = (pixels, image)
-                pixels += _aligned(image.size)
+            if id(image) not in images:
+                images[id(image)] = (self.pixel_bytes, image)
+                self.pixel_bytes += _aligned(image.size)
+        self.images = list(images.values())
         row_count = rows.end - rows.first
         weights, self.weight_count = _places(np.concatenate([columns.most, rows.most]) * size)
         middle, self.middle_bytes = _places(row_count * (size * 3))
@@ -152,7 +155,7 @@ class Packing:
             most=np.concatenate([columns.most, rows.most]),
             weights=weights,
         )
-        image_places = np.array([self._images[id(image)][0] for image, _ in views])
+        image_places = np.array([images[id(image)][0] for image, _ in views])
         widths = np.array([image.shape[1] for image, _ in views])
         column_weights, row_weights = weights[: len(views)], weights[len(views) :]
         view_places = np.arange(start, start + len(views)) * (size * size * 3)
@@ -166,23 +169,20 @@ class Packing:
         )
         self.most_rows = int(row_count.max())
         sizes = [_aligned(table.nbytes) for table in self._tables]
-        self._ends = np.cumsum([0, *sizes, pixels]).tolist()
-        self.nbytes = self._ends[-1]
+        self._ends = np.cumsum([0, *sizes]).tolist()
+        self.table_bytes = self._ends[-1]
 
     def __len__(self) -> int:
         return self._count
 
-    def regions(self, buffer: Any) -> list[Any]:
-        """Axis passes, column passes, row passes and pixels: bytes of the buffer, an array or a tensor."""
+    def tables_of(self, buffer: Any) -> list[Any]:
+        """Axis passes, column passes and row passes: bytes of a buffer of `table_bytes`, an array or a tensor."""
         return [buffer[start:end] for start, end in zip(self._ends, self._ends[1:], strict=False)]
 
-    def write(self, buffer: NDArray[np.uint8]) -> None:
-        """Fill the buffer, (nbytes,)."""
-        *tables, pixels = self.regions(buffer)
-        for region, table in zip(tables, self._tables, strict=True):
+    def write_tables(self, buffer: NDArray[np.uint8]) -> None:
+        """Fill a buffer of `table_bytes`."""
+        for region, table in zip(self.tables_of(buffer), self._tables, strict=True):
             region[: table.nbytes].view(np.int64)[:] = table.reshape(-1)
-        for place, image in self._images.values():
-            pixels[place : place + image.size].reshape(image.shape)[...] = image
 
 
 def pack(views: Sequence[PlannedView], size: int, interpolation: Interpolation) -> Iterator[Packing]:

@@ -22,4 +22,4 @@ def open_device_views(device: str, spec: ViewSpec) -> DeviceViews | None:
         return None
     from featcache.vision.device_views.device_views import DeviceViews  # needs PyTorch
 
-    return DeviceViews(spec)
+    return DeviceViews(spec, device=device)
