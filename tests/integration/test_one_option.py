@@ -17,7 +17,8 @@ from featcache.analysis.benchmark.compare import benchmark
 from featcache.analysis.benchmark.routes import ROUTES, BenchmarkOptions, tasks_for_route
 from featcache.analysis.planning.rates import measure_rates
 from featcache.cache.feature_cache import FeatureCache
-from featcache.core.options import HeadFitOptions, HeadOptions, fields_of, with_defaults
+from featcache.core.head_options import HeadFitOptions, HeadOptions
+from featcache.core.options import fields_of, with_defaults
 from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune

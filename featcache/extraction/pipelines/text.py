@@ -70,6 +70,7 @@ class TextPipeline:
                 max_length=options["max_length"],
                 prefix=options["prefix"],
                 seed=options["seed"],
+                lazy=True,
             )
         spec = encoder.extract_spec(
             views=options["views"],
@@ -95,7 +96,14 @@ class TextPipeline:
     ) -> TextEncoder:
         """See `Pipeline`."""
         return load_text_encoder_of(
-            spec, path, encoder=backbone, weights=weights, layers=layers, device=device, precision=precision
+            spec,
+            path,
+            encoder=backbone,
+            weights=weights,
+            layers=layers,
+            device=device,
+            precision=precision,
+            lazy=lazy,
         )
 
     def plan(self, encoder: Any, spec: ExtractSpec, runtime: RuntimeOptions, match_engine: str = "", /) -> TextPlan:
