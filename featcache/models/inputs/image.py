@@ -11,7 +11,7 @@ import numpy as np
 
 from featcache._utils import remote
 from featcache.core.bit_depth import model_range_note
-from featcache.core.specs import ExtractSpec
+from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.data.file_listing import read_names
 from featcache.data.modality import IMAGES
 from featcache.errors import DataLayoutError
@@ -73,20 +73,7 @@ class ImageInputs:
 
     def prepare_for(self, spec: ExtractSpec, encoder: Any, /) -> Prepare:
         """See `SampleInputs`: it decodes images and makes views of them."""
-        view = spec.image_view
-
-        def prepare(sample: Any, name: str = "") -> MakeViews:
-            if isinstance(sample, bytes):
-                return lambda numbers: views_of(decode_for(sample, view), sample, numbers)
-            decoded = check_picture(sample, name, value_range=view.value_range)
-            return lambda numbers: views_of(decoded, decoded.pixels.data, numbers)
-
-        def views_of(decoded: Decoded, content: bytes | memoryview, numbers: Sequence[int]) -> Prepared:
-            """content : seeds the augmented views."""
-            views = make_views(decoded.pixels, view, hashlib.sha256(content).digest(), numbers)
-            return Prepared(np.asarray(views), decoded.remark)
-
-        return prepare
+        return prepare_images(spec.image_view)
 
     def describe(self, spec: ExtractSpec, /) -> str:
         """See `SampleInputs`."""
@@ -99,6 +86,23 @@ class ImageInputs:
     def missing_hint(self, name: str, /) -> str:
         """See `SampleInputs`."""
         return ""
+
+
+def prepare_images(view: ViewSpec) -> Prepare:
+    """A function that decodes images and makes views of them."""
+
+    def prepare(sample: Any, name: str = "") -> MakeViews:
+        if isinstance(sample, bytes):
+            return lambda numbers: views_of(decode_for(sample, view), sample, numbers)
+        decoded = check_picture(sample, name, value_range=view.value_range)
+        return lambda numbers: views_of(decoded, decoded.pixels.data, numbers)
+
+    def views_of(decoded: Decoded, content: bytes | memoryview, numbers: Sequence[int]) -> Prepared:
+        """content : seeds the augmented views."""
+        views = make_views(decoded.pixels, view, hashlib.sha256(content).digest(), numbers)
+        return Prepared(np.asarray(views), decoded.remark)
+
+    return prepare
 
 
 def _refuse_texts(option: str, value: Any) -> None:
