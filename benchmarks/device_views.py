@@ -44,7 +44,7 @@ def random_size(rng: np.random.Generator) -> tuple[int, int]:
 
 def compare(spec: ViewSpec, images: int, rng: np.random.Generator) -> tuple[int, int]:
     """Number of values that differ, of all values."""
-    maker = DeviceViews(spec, TILE if ON_GPU else (256, 256))
+    maker = DeviceViews(spec, TILE if ON_GPU else (256, 256), DEVICE)
     views, expected = [], []
     for _ in range(images):
         image, sha256 = noise(rng, *random_size(rng)), rng.bytes(32)
@@ -66,7 +66,7 @@ def rate(job: Callable[[], Any], views: int) -> list[float]:
 def measure(height: int, width: int, rng: np.random.Generator) -> dict[str, list[float]]:
     """Views per second of the device and of one thread, 256 images with one view each."""
     spec = ViewSpec(augment="gentle-flip")
-    maker = DeviceViews(spec)
+    maker = DeviceViews(spec, device=DEVICE)
     images = [noise(rng, height, width) for _ in range(32)] * 8
     hashes = [rng.bytes(32) for _ in images]
 

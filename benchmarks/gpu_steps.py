@@ -153,7 +153,8 @@ def _loader_rates(
 ) -> list[float]:
     """Images per second of the loader alone, whose views nobody takes."""
     spec = featcache.ViewSpec(setup.size, setup.size * 8 // 7, augment="tutorial")
-    loader = ViewLoader(images, spec, workers=threads, device_views=DeviceViews(spec) if on_device else None)
+    maker = DeviceViews(spec, device=setup.device) if on_device else None
+    loader = ViewLoader(images, spec, workers=threads, device_views=maker)
     rows = images.samples.rows("train")
 
     def load() -> None:

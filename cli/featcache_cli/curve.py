@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from featcache.core.options import HeadOptions
+from featcache.core.head_options import HeadOptions
 from featcache_cli import options
 
 

@@ -17,7 +17,7 @@ from featcache_cli import options, outputs
     "--out",
     type=options.PATH,
     callback=outputs.new_report,
-    help="The folder for val.csv (each prediction), run.json (the figures) and unknown.csv (images of classes unknown "
+    help="The folder for val.csv (each prediction), run.json (the figures) and unknown.csv (samples of classes unknown "
     "to the model). [default: not saved]",
 )
 @outputs.overwrite_option
@@ -26,9 +26,10 @@ from featcache_cli import options, outputs
     type=click.Choice(["auto", "train", "val", "test", "all"]),
     default="auto",
     show_default=True,
-    help="Which images of DATA; auto takes all but train.",
+    help="Which samples of DATA; auto takes all but train.",
 )
 @options.label_column_option
+@options.text_column_option
 @options.skip_missing_option
 @click.option(
     "--tta",
@@ -43,7 +44,7 @@ from featcache_cli import options, outputs
 def command(as_json: bool, **settings: Any) -> None:
     """Compare the predictions of MODEL, a saved head or a fine-tuned run, with the labels of DATA.
 
-    DATA is anything that extract takes; it needs neither a train folder nor all classes. Images of classes that MODEL
+    DATA is anything that extract takes; it needs neither a train folder nor all classes. Samples of classes that MODEL
     does not know are counted by class and left out of the figures.
     """
     import featcache

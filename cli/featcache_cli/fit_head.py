@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featcache.core.options import HeadOptions
+from featcache.core.head_options import HeadOptions
 from featcache_cli import options, outputs
 
 _THEN = {"fit folds": "fit on all images", **dict.fromkeys(("fit heads", "fit strengths", "fit epochs"), "evaluate")}

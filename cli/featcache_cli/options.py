@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.core.options import AutoExtractArguments, ExtractArguments, LayerOptions, fields_of
+from featcache.core.head_options import LayerOptions
+from featcache.core.options import AutoExtractArguments, ExtractArguments, fields_of
 from featcache.core.specs import AUGMENTS, EMBEDDED, TEXT_AUGMENTS
 from featcache.reports.file_types import FORMATS
 from featcache_cli import outputs

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain, starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -20,7 +20,8 @@ from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
     from featcache.models.classifier import Classifier
-    from featcache.models.prediction import Format, Prediction
+    from featcache.models.inputs.base import SampleInputs
+    from featcache.models.prediction import Format, OptionalColumn, Prediction
     from featcache.models.sort_files import FileSorter, How
 
 _MAX_LISTED = 20  # failed images listed at the end
@@ -28,8 +29,12 @@ _MAX_LISTED = 20  # failed images listed at the end
 
 @options.command()
 @click.argument("model", type=options.PATH)
-@click.argument("images", nargs=-1, required=True, type=options.PATH)
-@click.option("-0", "--null", is_flag=True, help="Names on stdin end with NUL, as `find -print0` writes them.")
+@click.argument("samples", nargs=-1, type=options.PATH)
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="Predict this text. It can be repeated.")
+@options.text_column_option
+@click.option(
+    "-0", "--null", is_flag=True, help="Names or texts on stdin end with NUL; `find -print0` writes names like that."
+)
 @click.option(
     "--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="The number of classes to list."
 )
@@ -60,40 +65,51 @@ _MAX_LISTED = 20  # failed images listed at the end
 @options.factory_option
 @options.device_option
 def command(
-    model: str, images: tuple[str, ...], null: bool, top: int, tta: int | None, kind: Format, as_json: bool,
-    out: str | None, move_to: str | None, link_to: str | None, dry_run: bool, weights: str | None, backbone: Any,
-    device: str,
+    model: str, samples: tuple[str, ...], texts: tuple[str, ...], text_column: str | None, null: bool, top: int,
+    tta: int | None, kind: Format, as_json: bool, out: str | None, move_to: str | None, link_to: str | None,
+    dry_run: bool, weights: str | None, backbone: Any, device: str,
 ) -> None:  # fmt: skip
-    """Classify IMAGES with MODEL, a saved head or a fine-tuned run.
+    """Classify SAMPLES with MODEL, a saved head or a fine-tuned run.
 
-    IMAGES are files, folders, globs, tables (CSV, Parquet with a column path), tar files, saved data sets, and URLs of
-    any of these; - reads names from stdin, one a line. Predictions are written one by one. A name that is not an image
-    is listed with the unreadable ones.
-    Exit status: 1 = no image could be read, or a file could not be moved or linked.
+    SAMPLES of a model of images are files, folders, globs, tables (CSV, Parquet with a column path), tar files, saved
+    data sets, and URLs of any of these; - reads names from stdin, one a line.
+    SAMPLES of a model of texts are .txt files, each of which is one text, folders, globs, tables (CSV, TSV, JSON lines,
+    Parquet with a column text) and saved data sets; - reads texts from stdin, one a line, or as JSON lines with
+    --text-column. Predictions are written one by one. A name that is not a sample is listed with the unreadable ones.
+    Exit status: 1 = no sample could be read, or a file could not be moved or linked.
     """
     import featcache
+    from featcache.core.model_card import ModelCard
+    from featcache.models.inputs.registry import INPUTS
     from featcache.models.prediction import format_predictions
 
     if (move_to and link_to) or (dry_run and not (move_to or link_to)):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
     ignored: Counter[str] = Counter()
-    paths, total, missing = _list_inputs(images, null, bool(move_to), bool(move_to or link_to), ignored)
+    if not (samples or texts):
+        raise click.UsageError("Missing argument 'SAMPLES...'.")
+    inputs = INPUTS.get(ModelCard.read(Path(model)).spec.modality)
+    request = _Request(samples, texts, text_column, null, bool(move_to), bool(move_to or link_to))
+    listed, total, missing = _list_inputs(inputs, request, ignored)
     options.step("load the model")
     classifier = featcache.Classifier.load(
         model, weights=weights, backbone=backbone, device=device, views=total * (1 + (tta or 0))
     )  # fmt: skip
     options.note(classifier.backbone.note)
     sorter = _make_sorter(classifier, move_to, link_to, dry_run)
-    run = _RunSummary(total and total + len(missing), sorter, ignored, classifier.card.spec.image_view.value_range)
+    hint, modality = inputs.remark_hint(classifier.card.spec), inputs.modality.name
+    run = _RunSummary(total and total + len(missing), sorter, ignored, hint, modality)
+    sorted_columns: list[OptionalColumn] = ["moved_to"] if sorter else []
+    columns = [*inputs.columns, *sorted_columns]
     with (
         options.progress_bar() as progress,
         _output(out) as write,
-        closing(classifier.stream(paths, top=top, tta=tta)) as stream,
+        closing(classifier.stream(listed, top=top, tta=tta)) as stream,
     ):
-        predictions = chain(map(sorter.sort, stream) if sorter else stream, starmap(_missing_image, missing.items()))
+        predictions = chain(map(sorter.sort, stream) if sorter else stream, starmap(_missing_sample, missing.items()))
         counted = run.count(predictions, progress)
         form = "json" if as_json else kind
-        for text in format_predictions(counted, form, bool(sorter), partial(run.summary, model)):
+        for text in format_predictions(counted, form, columns, partial(run.summary, model)):
             write(text)
     run.end()
 
@@ -108,31 +124,50 @@ def _make_sorter(classifier: Classifier, move_to: str | None, link_to: str | Non
     return FileSorter(folder, way, classifier.classes, multilabel=several, dry_run=dry_run) if folder else None
 
 
-def _list_inputs(
-    images: Sequence[str], null: bool, once: bool, sorts: bool, ignored: Counter[str]
-) -> tuple[Iterable[Any], int, dict[str, str]]:
-    """The images, their number (0 if some come from stdin), and the names that are not images, with the reason.
+class _Request(NamedTuple):
+    """What is to be predicted, as the user wrote it.
 
-    once : whether to skip repeated files. sorts : whether files are moved or linked. ignored : counts skipped files.
+    null : whether parts of stdin end with NUL. once : whether to skip repeated files. sorts : whether files are moved
+    or linked.
     """
-    from featcache.data.file_listing import read_names
-    from featcache.models.inputs import ImageFile, list_inputs
+
+    samples: Sequence[str]
+    texts: Sequence[str]
+    text_column: str | None
+    null: bool
+    once: bool
+    sorts: bool
+
+
+def _list_inputs(
+    inputs: SampleInputs, request: _Request, ignored: Counter[str]
+) -> tuple[Iterable[Any], int, dict[str, str]]:
+    """The samples, their number (0 if some come from stdin), and the names that are not samples, with the reason.
+
+    ignored : counts skipped files.
+    """
+    from featcache.models.inputs.base import SampleFile
+    from featcache.models.inputs.names import list_inputs
     from featcache.models.sort_files import distinct
 
     missing: dict[str, str] = {}
-    named = [name for name in images if name != "-"]
-    inputs: Iterable[Any] = list_inputs(named, missing, ignored) if named else []
-    if sorts and any(isinstance(source, ImageFile) for source in inputs):
+    named = [name for name in request.samples if name != "-"]
+    column = request.text_column
+    listed: Iterable[Any] = inputs.of_strings(request.texts)
+    listed = [*listed, *(list_inputs(named, inputs, missing, ignored, column) if named else [])]
+    if request.sorts and any(isinstance(sample, SampleFile) for sample in listed):
         raise click.UsageError("--move-to and --link-to need local files, not URLs, tar files or data sets")
-    if "-" in images:
-        inputs = chain(inputs, read_names(sys.stdin.buffer, b"\0" if null else b"\n"))
-        return (distinct(inputs) if once else inputs), 0, missing
-    inputs = list(distinct(inputs) if once else inputs)
-    return inputs, len(inputs), missing
+    if "-" in request.samples:
+        if request.sorts and not inputs.stream_has_names:
+            raise click.UsageError("--move-to and --link-to need local files, and stdin holds texts")
+        listed = chain(listed, inputs.read_stream(sys.stdin.buffer, b"\0" if request.null else b"\n", column))
+        return (distinct(listed) if request.once else listed), 0, missing
+    listed = list(distinct(listed) if request.once else listed)
+    return listed, len(listed), missing
 
 
-def _missing_image(name: str, reason: str) -> Prediction:
-    """The prediction for a name that is not an image."""
+def _missing_sample(name: str, reason: str) -> Prediction:
+    """The prediction for a name that is not a sample."""
     from featcache.models.prediction import Prediction
 
     return Prediction(name, None, (), reason)
@@ -162,22 +197,21 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
     yield write
 
 
-def _empty_stdin_error() -> Exception:
+def _empty_stdin_error(modality: str) -> Exception:
     from featcache.errors import EmptyFolderError
 
-    return EmptyFolderError("stdin is empty: it names no image.")
+    return EmptyFolderError(f"stdin is empty: it has no {modality}.")
 
 
 class _RunSummary:
     """Counts predictions, and collects failures and remarks.
 
-    total : 0 if unknown. ignored : numbers of skipped files. value_range : of the model.
+    total : 0 if unknown. ignored : numbers of skipped files. hint : see `SampleInputs.remark_hint`.
+    modality : its name.
     """
 
-    def __init__(
-        self, total: int, sorter: FileSorter | None, ignored: Counter[str], value_range: tuple[float, float] | None
-    ) -> None:
-        self.total, self.done, self._ignored, self._value_range = total, 0, ignored, value_range
+    def __init__(self, total: int, sorter: FileSorter | None, ignored: Counter[str], hint: str, modality: str) -> None:
+        self.total, self.done, self._ignored, self._hint, self._modality = total, 0, ignored, hint, modality
         self.remarks: list[tuple[str, str]] = []
         self._sorter, self._ended = sorter, False
         self.unreadable: list[Prediction] = []
@@ -204,13 +238,12 @@ class _RunSummary:
                 self._report()
 
     def _report(self) -> None:
-        from featcache.core.bit_depth import model_range_note
         from featcache.data.input_notes import input_notes, remark_notes
 
-        odd = remark_notes(self.remarks, model_range_note(self._value_range)) if self.done > 1 else []
-        for line in [*input_notes(self._ignored, [], []), *odd]:
+        odd = remark_notes(self.remarks, self._hint, self._modality) if self.done > 1 else []
+        for line in [*input_notes(self._ignored, [], [], self._modality), *odd]:
             options.note(line)
-        self._list_failures(self.unreadable, "images could not be read")
+        self._list_failures(self.unreadable, f"{self._modality}s could not be read")
         self._list_failures(self.unsorted, "files could not be moved or linked")
         if self._sorter:
             click.echo(safe(str(self._sorter)), err=True)
@@ -226,10 +259,10 @@ class _RunSummary:
         """The fields beside the predictions in JSON."""
         from featcache.data.input_notes import split_remark
 
-        ended = error or self.stopped or (None if self.done else _empty_stdin_error())
+        ended = error or self.stopped or (None if self.done else _empty_stdin_error(self._modality))
         return {
             "model": model,
-            "images": self.done,
+            f"{self._modality}s": self.done,
             "unreadable": len(self.unreadable),
             "remarks": dict(Counter(part for _, remark in self.remarks for part in split_remark(remark))),
             "ignored": dict(self._ignored),
@@ -239,7 +272,7 @@ class _RunSummary:
     def end(self) -> None:
         """Print the report, and exit with the status."""
         if not (self.done or self.stopped):
-            raise _empty_stdin_error()
+            raise _empty_stdin_error(self._modality)
         self._report()
         if self.stopped:
             of = f" of {self.total}" if self.total else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from featcache.core.options import LayerOptions
+from featcache.core.head_options import LayerOptions
 from featcache_cli import options
 from featcache_cli.base import Command, refuse_unknown
 from featcache_cli.wrapping import safe

@@ -88,6 +88,28 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
+def excerpt(text: str, most: int = 80) -> str:
+    """The beginning of a text as one line, with an ellipsis where it is cut.
+
+    Parameters
+    ----------
+    text : str
+        White space in it becomes single spaces.
+    most : int
+        Characters, the ellipsis included. Default: 80.
+
+    Examples
+    --------
+    >>> excerpt("A film\\nof two hours", 10)
+    'A film of…'
+    """
+    start = text[: 64 * most + 4096].split()  # not the whole of a long text
+    line = " ".join(start)
+    if len(line) <= most and len(text) <= 64 * most + 4096:
+        return line
+    return line[: most - 1].rstrip() + "…"
+
+
 def csv_row(values: Sequence[str]) -> str:
     """A line of CSV; \r in a value is quoted, as csv does where it ends a line, too.
 

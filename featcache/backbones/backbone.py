@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from featcache._utils.formatting import split_names
 from featcache.backbones.engines.base import Engine
 from featcache.backbones.engines.data_parallel import join_engines
+from featcache.backbones.engines.gpu_trial import GpuTrial
 from featcache.backbones.engines.pytorch import CompiledEngine, PyTorchEngine
 from featcache.backbones.engines.select import CONVERSION_PAYS, EngineStarters
 from featcache.backbones.frozen_network import FrozenNetwork
@@ -279,6 +280,11 @@ class Backbone(FrozenNetwork):
         fits = self._selected is not None and self._selected[0] == pixels.shape[1]
         return super()._engine_for(pixels) if fits else self._pytorch_engine
 
+    def _gpu_trial(self, size: int) -> GpuTrial | None:
+        if not self.device.startswith("cuda"):
+            return None
+        return GpuTrial(lambda: self._pytorch_engine, size, self.batch_size, len(self.devices))
+
     def _start_pytorch(self) -> Engine:
         return join_engines([PyTorchEngine(extractor) for extractor in self._extractors])
 
@@ -296,5 +302,11 @@ class Backbone(FrozenNetwork):
 
     @cached_property
     def _extractors(self) -> list[FeatureExtractor]:
-        """The network on each device."""
-        return self.feature_extractor.on_devices(self.devices)
+        """The network on each device. On GPUs convolutions include their BatchNorm; OpenVINO does the same on a CPU."""
+        extractors = self.feature_extractor.on_devices(self.devices)
+        if not self.device.startswith("cuda"):
+            return extractors
+        from featcache.backbones.engines.openvino import noise_pictures
+
+        pixels = noise_pictures(self.image_size)
+        return [extractor.fold_batch_norm(pixels) for extractor in extractors]

@@ -83,6 +83,32 @@ class FeatureExtractor(nn.Module):
         """This one, for the first device, and a copy on each of the others."""
         return [self, *map(self._copy_to, devices[1:])]
 
+    def fold_batch_norm(self, pixels: NDArray[np.uint8]) -> FeatureExtractor:
+        """A copy whose convolutions include their BatchNorm, with the same features up to rounding.
+
+        The extractor itself if there is no such layer, if the features of the copy are farther from these than rounding
+        explains, or if there is no memory for it.
+
+        pixels : on which the features are compared.
+        """
+        from featcache.backbones.batch_norm import fold_batch_norm, has_batch_norm
+        from featcache.backbones.engines.openvino_network import compare_features
+
+        if not has_batch_norm(self.network):
+            return self
+        keep = frozenset(parse_layer(layer)[0] for layer in self.layers if layer != PENULTIMATE)
+
+        def fold(network: nn.Module) -> None:
+            with torch.no_grad(), self.exact("fp32"):
+                fold_batch_norm(network, lambda: network(self.normalise(pixels)), keep)
+
+        try:
+            folded = self._copy_to(str(self.device), fold)
+            compare_features(folded.embed(pixels), self.embed(pixels), self.embed(pixels, "fp32"), self.precision)
+        except (RuntimeError, BackboneError):
+            return self
+        return folded
+
     def embed(self, pixels: Inputs, precision: Precision | None = None) -> list[NDArray[np.float32]]:
         """Features (b, d) of each layer from pixels (b, s, s, 3). precision : None is that of the network."""
         with torch.inference_mode(), self.autocast(precision):
@@ -107,7 +133,8 @@ class FeatureExtractor(nn.Module):
     def _scale(self, batch: Tensor) -> Tensor:
         return batch.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)  # in place: in half of the time
 
-    def _copy_to(self, device: str) -> FeatureExtractor:
+    def _copy_to(self, device: str, change: Callable[[nn.Module], None] | None = None) -> FeatureExtractor:
+        """A copy on a device, of a network that is changed before."""
         while self._hooks:  # a copy of a hook would store the activations here
             self._hooks.pop().remove()
         try:
@@ -115,6 +142,8 @@ class FeatureExtractor(nn.Module):
                 network = copy.deepcopy(self.network)
         finally:
             self._register_hooks()
+        if change:
+            change(network)
         mean, std = self._statistics
         return FeatureExtractor(
             network, name=self._name, mean=mean, std=std, layers=self.layers, device=device, precision=self.precision

@@ -15,6 +15,7 @@ from featcache._utils.environment import cache_folder
 from featcache._utils.formatting import split_names
 from featcache.backbones.devices import allows_tf32, expand_device, name_devices
 from featcache.backbones.engines.base import Engine, EngineName, PendingFeatures
+from featcache.backbones.engines.gpu_trial import GpuTrial
 from featcache.backbones.engines.select import EngineRequest, EngineStarters, select_engine
 from featcache.core.specs import PENULTIMATE, ExtractSpec, Precision, StorageDtype, TextSpec, ViewSpec
 from featcache.errors import BackboneError
@@ -101,6 +102,11 @@ class FrozenNetwork(ABC):
         return self.dims[self.main_layer]
 
     @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Inputs to submit at once."""
+
+    @property
     def max_in_flight(self) -> int:
         """Inputs to submit in addition to those whose features are awaited, so that the network is always busy."""
         return (self._selected[1] if self._selected else self._pytorch_engine).max_in_flight
@@ -150,7 +156,7 @@ class FrozenNetwork(ABC):
             Side of the views in pixels; images of other sizes go through PyTorch. For texts, most tokens of a text.
         engine : {"auto", "pytorch", "compiled", "openvino"}, default "auto"
             "auto" takes OpenVINO on a CPU if `views` are worth the conversion or it is cached. Without OpenVINO it
-            takes compiled PyTorch if that pays. Encoders of texts are not compiled.
+            takes compiled PyTorch if that pays; on a GPU, too, by measured rates. Encoders of texts are not compiled.
         views : int, optional
             Number of views to come. None: as many as a conversion pays for.
         like : str, default ""
@@ -172,6 +178,7 @@ class FrozenNetwork(ABC):
             device=self.device,
             precision=self.precision,
             conversion=self._conversion_path(size),
+            trial=self._gpu_trial(size),
         )
         selected = select_engine(request, self._engine_starters(size))
         self.engine, self.engine_note = selected.name, selected.note
@@ -184,6 +191,10 @@ class FrozenNetwork(ABC):
     @abstractmethod
     def _engine_starters(self, size: int) -> EngineStarters:
         """The other engines for inputs of this size."""
+
+    def _gpu_trial(self, size: int) -> GpuTrial | None:
+        """What measures engines for inputs of this size on a GPU; None: they are not compared."""
+        return None
 
     @abstractmethod
     def _conversion_path(self, size: int) -> Path | None:

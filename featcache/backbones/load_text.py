@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from featcache._utils.formatting import split_names
 from featcache.backbones.devices import resolve_device, resolve_precision
 from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.text_metadata import load_metadata, metadata_path, store_metadata
 from featcache.backbones.text_sources import registry
+from featcache.backbones.text_sources.base import BuiltTextEncoder
 from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, find_text_source
+from featcache.backbones.text_tokenizer import TextTokenizer
 from featcache.backbones.weights.location import absolute
 from featcache.core.specs import PENULTIMATE, ExtractSpec
 from featcache.errors import BackboneError
@@ -24,6 +29,7 @@ def load_text_encoder(
     max_length: int | None = None,
     prefix: str | None = None,
     seed: int = 0,
+    lazy: bool = False,
 ) -> TextEncoder:
     """Load a frozen encoder of texts. Nothing is downloaded.
 
@@ -48,6 +54,9 @@ def load_text_encoder(
         Put before every text, such as "query: ". None is the encoder's own default, mostly none.
     seed : int, default 0
         Seed of random weights.
+    lazy : bool, default False
+        Use metadata that an earlier run cached, and build the network when it is needed: a cached OpenVINO model does
+        without it.
 
     Returns
     -------
@@ -61,20 +70,27 @@ def load_text_encoder(
     MissingExtraError
         The extra `text` is not installed.
     """
-    device, weights = resolve_device(device), absolute(weights)
-    built = registry.build(name, weights, seed, max_length, prefix)
-    return TextEncoder(
-        built.module,
-        built.tokenizer,
-        name=name,
-        weights=weights,
-        architecture=built.architecture,
-        pooling=built.pooling,
-        normalize=built.normalize,
-        layers=layers,
-        device=device,
-        precision=resolve_precision(precision, device),
-    )
+    device, weights, layers = resolve_device(device), absolute(weights), split_names(layers)
+    settings: dict[str, Any] = {"name": name, "weights": weights, "layers": layers, "device": device}
+    settings["precision"] = resolve_precision(precision, device)
+
+    def build() -> BuiltTextEncoder:
+        return registry.build(name, weights, seed, max_length, prefix)
+
+    def path_for(names: Sequence[str]) -> Path | None:
+        return metadata_path(name, weights, names, seed, max_length, prefix)
+
+    metadata = load_metadata(path_for(layers)) if lazy else None
+    if metadata:
+        settings |= {field: getattr(metadata, field) for field in ("architecture", "pooling", "normalize")}
+        tokenizer = TextTokenizer.from_settings(metadata.tokenizer)
+        return TextEncoder(lambda: build().module, tokenizer, metadata=metadata, **settings)
+    built = build()
+    settings |= {"architecture": built.architecture, "pooling": built.pooling, "normalize": built.normalize}
+    encoder = TextEncoder(built.module, built.tokenizer, **settings)
+    for names in dict.fromkeys([layers, encoder.layers]):  # the second is what a cache stores
+        store_metadata(path_for(names), encoder)
+    return encoder
 
 
 def load_text_encoder_of(
@@ -86,6 +102,7 @@ def load_text_encoder_of(
     device: str,
     precision: str,
     encoder: TextEncoder | None = None,
+    lazy: bool = False,
 ) -> TextEncoder:
     """Load the encoder of a spec, by its name or from the user's own, with the length and the prefix of the spec.
 
@@ -121,6 +138,7 @@ def load_text_encoder_of(
             max_length=view.max_length,
             prefix=view.prefix,
             seed=view.seed,
+            lazy=lazy,
         )
     if encoder.tokenizer.sha256 != view.tokenizer_sha256:
         raise BackboneError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from featcache.backbones.text_features import TextFeatures
+    from featcache.backbones.text_metadata import TextMetadata
     from featcache.backbones.text_tokenizer import Tokenizer
     from featcache.data.sample_loader import Inputs
     from featcache.data.tokens import Tokens
@@ -51,9 +52,10 @@ class TextEncoder(FrozenNetwork):
 
     Parameters
     ----------
-    module : nn.Module
+    module : nn.Module or callable
         From ids (b, t), int64, and a mask (b, t), bool, which is True at real tokens, to the hidden states (b, t, d):
-        the embeddings, and the output of each layer.
+        the embeddings, and the output of each layer. A callable returns the module; it is called when the module is
+        needed.
     tokenizer : Tokenizer
         Turns texts into tokens.
     name : str
@@ -73,6 +75,8 @@ class TextEncoder(FrozenNetwork):
         Device of the network, such as "cpu" or "cuda:1"; "cuda:all" is all GPUs, each with a copy of the network.
     precision : {"fp32", "bf16", "fp16"}, default "fp32"
         Precision of the network's computations.
+    metadata : TextMetadata, optional
+        Cached hash, widths and layers, which are otherwise measured.
 
     Attributes
     ----------
@@ -100,7 +104,7 @@ class TextEncoder(FrozenNetwork):
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | Callable[[], nn.Module],
         tokenizer: Tokenizer,
         *,
         name: str,
@@ -111,12 +115,14 @@ class TextEncoder(FrozenNetwork):
         layers: str | Sequence[str] = (PENULTIMATE,),
         device: str = "cpu",
         precision: Precision = "fp32",
+        metadata: TextMetadata | None = None,
     ) -> None:
         super().__init__(module, name=name, weights=weights, device=device, precision=precision)
         self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
-        self._architecture = architecture
-        self.layers = self._computed = self._expand_layers(split_names(layers))
-        self.dims = self._measure_dims()
+        self.architecture = architecture
+        self.weights_sha256 = metadata.weights_sha256 if metadata else ""
+        self.layers = self._computed = tuple(metadata.dims) if metadata else self._expand_layers(split_names(layers))
+        self.dims = metadata.dims if metadata else self._measure_dims()
 
     @cached_property
     def text_features(self) -> TextFeatures:
@@ -126,7 +132,7 @@ class TextEncoder(FrozenNetwork):
 
         module = self._build()
         state_sha256 = sha256_of(module.state_dict())
-        self._check_weights(hashlib.sha256(f"{state_sha256} {self._architecture}".encode()).hexdigest())
+        self._check_weights(hashlib.sha256(f"{state_sha256} {self.architecture}".encode()).hexdigest())
         return TextFeatures(
             module,
             name=self.name,
@@ -144,8 +150,11 @@ class TextEncoder(FrozenNetwork):
 
     @property
     def batch_size(self) -> int:
-        """Texts to submit at once. They are cut into forward passes by their length."""
-        return 2048 if self.device.startswith("cuda") else 256
+        """Texts to submit at once. They are cut into forward passes by their length.
+
+        On a CPU, with 256, a pass has texts of more different lengths, and extraction is slower.
+        """
+        return 2048 if self.device.startswith("cuda") else 512
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Features (b, d) of the main layer from b texts."""
@@ -235,7 +244,7 @@ class TextEncoder(FrozenNetwork):
         return {layer: values.shape[1] for layer, values in features.items()}
 
     def _conversion_path(self, _size: int) -> Path | None:
-        if not self._architecture:
+        if not self.architecture:
             return None
         identity = (self.name, self.weights_sha256, self._computed, self.pooling, self.normalize)
         return cache_path(".xml", find_text_source(self.name), *identity)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.data.tokens import Tokens
-from featcache.errors import BackboneError, MissingExtraError, first_line
+from featcache.errors import BackboneError, FeatcacheError, MissingExtraError, first_line
 
 if TYPE_CHECKING:
     from featcache.backbones.sentencepiece import SentencePieces
@@ -46,15 +48,35 @@ class Tokenizer(Protocol):
         """The tokens of texts. The end of a longer text is cut off; special tokens behind it stay."""
 
 
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What makes a `TextTokenizer`.
+
+    Parameters
+    ----------
+    content : the `tokenizers.Tokenizer` in its own format, JSON.
+    sha256 : hash of what decides the tokens.
+    max_length, prefix : see `Tokenizer`.
+    lower_case : whether texts are changed to lower case first.
+    pad_id : id of the padding, and of the token that stands for a text without tokens.
+    """
+
+    content: str
+    sha256: str
+    max_length: int
+    prefix: str = ""
+    lower_case: bool = False
+    pad_id: int = 0
+
+
 class TextTokenizer:
     """A tokenizer of the package `tokenizers`; see `Tokenizer`. It neither pads nor cuts as its file says.
 
     Parameters
     ----------
     backend : tokenizers.Tokenizer. It is changed.
-    sha256 : hash of what decides the tokens.
-    lower_case : whether texts are changed to lower case first.
-    pad_id : id of the padding, and of the token that stands for a text without tokens.
+
+    The other parameters are those of `TokenizerSettings`.
 
     Raises
     ------
@@ -79,16 +101,35 @@ class TextTokenizer:
             )
         backend.no_padding()
         backend.enable_truncation(max_length)
-        self._backend, self._lower_case, self._pad_id = backend, lower_case, pad_id
+        self._backend, self._file_sha256, self.lower_case, self.pad_id = backend, sha256, lower_case, pad_id
         self.sha256 = hashlib.sha256(f"{sha256} lower case".encode()).hexdigest() if lower_case else sha256
         self.max_length, self.prefix = max_length, prefix
+
+    @classmethod
+    def from_settings(cls, settings: TokenizerSettings) -> TextTokenizer:
+        """The tokenizer of `settings`. Raises BackboneError if they are damaged, and MissingExtraError."""
+        fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+        content = fields.pop("content")
+        try:
+            return cls(_import_tokenizers().Tokenizer.from_str(content), **fields)
+        except FeatcacheError:
+            raise
+        except Exception as error:  # the package raises Exception itself
+            raise BackboneError(f"the settings of a tokenizer are damaged: {first_line(error)}") from error
+
+    @property
+    def settings(self) -> TokenizerSettings:
+        """What makes an equal tokenizer."""
+        return TokenizerSettings(
+            self._backend.to_str(), self._file_sha256, self.max_length, self.prefix, self.lower_case, self.pad_id
+        )
 
     def __call__(self, texts: Sequence[str], /) -> Tokenized:
         """See `Tokenizer`."""
         inputs = [f"{self.prefix}{text}" for text in texts]
-        encoded = self._backend.encode_batch([text.lower() for text in inputs] if self._lower_case else inputs)
-        ids = [np.array(one.ids or [self._pad_id], np.int64) for one in encoded]
-        return Tokenized(Tokens(ids, self._pad_id), np.array([bool(one.overflowing) for one in encoded], bool))
+        encoded = self._backend.encode_batch([text.lower() for text in inputs] if self.lower_case else inputs)
+        ids = [np.array(one.ids or [self.pad_id], np.int64) for one in encoded]
+        return Tokenized(Tokens(ids, self.pad_id), np.array([bool(one.overflowing) for one in encoded], bool))
 
 
 def read_tokenizer(path: Path) -> tuple[Any, str]:

@@ -185,6 +185,11 @@ class ViewSpec:
                 "the views would be enlarged"
             )
 
+    @property
+    def input_size(self) -> int:
+        """Size of the network's input, which its engine is prepared for: the side of a view."""
+        return self.image_size
+
 
 @dataclass(frozen=True)
 class TextSpec:
@@ -232,6 +237,11 @@ class TextSpec:
             raise SpecError(f"augment is {self.augment!r}; for texts it must be one of {', '.join(TEXT_AUGMENTS)}")
         if self.max_length < 1:
             raise SpecError(f"max_length is {self.max_length}; it must be 1 or more")
+
+    @property
+    def input_size(self) -> int:
+        """Size of the network's input, which its engine is prepared for: the most tokens of a text."""
+        return self.max_length
 
 
 _VIEW_TYPES: Mapping[str, type[ViewSpec | TextSpec]] = {"image": ViewSpec, "text": TextSpec}

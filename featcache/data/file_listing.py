@@ -23,19 +23,24 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(walk(folder, Counter()))
 
 
-def find_images(
-    patterns: Iterable[str], missing: dict[str, str] | None = None, ignored: Counter[str] | None = None
+def find_samples(
+    patterns: Iterable[str],
+    missing: dict[str, str] | None = None,
+    ignored: Counter[str] | None = None,
+    modality: Modality = IMAGES,
 ) -> list[Path]:
-    """The images that files, folders and glob patterns name, in that order.
+    """The images, or other samples, that files, folders and glob patterns name, in that order.
 
     Parameters
     ----------
     patterns : iterable of str
         Files, folders and glob patterns.
     missing : dict, optional
-        Gets the names without an image, with the reason. None makes the first such name an error.
+        Gets the names without a sample, with the reason. None makes the first such name an error.
     ignored : Counter, optional
         Counts the files that are passed over, by reason.
+    modality : Modality
+        Which files are samples. Default: images.
 
     Returns
     -------
@@ -44,33 +49,33 @@ def find_images(
     Raises
     ------
     EmptyFolderError
-        A name has no image and `missing` is None, or no name has one.
+        A name has no sample and `missing` is None, or no name has one.
     """
-    images: list[Path] = []
+    samples: list[Path] = []
     without: dict[str, str] = {}
     for pattern in patterns:
         path, ignored_here = Path(pattern), Counter[str]()
         if path.is_dir():
-            matches = sorted(walk(path, ignored_here))
+            matches = sorted(walk(path, ignored_here, modality))
         elif path.is_file():
             matches = [path]
         else:
             files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
-            matches = [file for file in files if IMAGES.accepts(file)]
-            ignored_here.update(IMAGES.why_not(file) for file in files if not IMAGES.accepts(file))
+            matches = [file for file in files if modality.accepts(file)]
+            ignored_here.update(modality.why_not(file) for file in files if not modality.accepts(file))
         if not matches:
-            reason = f"no such file, or a folder or pattern without images{describe_ignored(ignored_here)}"
-            without[pattern] = reason
+            kind = f"a folder or pattern without {modality.plural}"
+            without[pattern] = f"no such file, or {kind}{describe_ignored(ignored_here)}"
         elif ignored is not None:
             ignored.update(ignored_here)
-        images += matches
-    if without and (missing is None or not images):
+        samples += matches
+    if without and (missing is None or not samples):
         name, reason = next(iter(without.items()))
         more = f" (and {len(without) - 1} other names do not either)" if len(without) > 1 else ""
-        raise EmptyFolderError(f"{name} names no image: {reason}{more}.")
+        raise EmptyFolderError(f"{name} names no {modality.name}: {reason}{more}.")
     if missing is not None:
         missing |= without
-    return images
+    return samples
 
 
 def read_names(stream: Any, end: bytes = b"\n") -> Iterator[str]:
@@ -88,14 +93,15 @@ def read_names(stream: Any, end: bytes = b"\n") -> Iterator[str]:
     DataLayoutError
         A line has NUL in it.
     """
-    for name in _split(stream, end):
+    for name in split_stream(stream, end):
         if b"\0" in name:
             raise DataLayoutError("the names on stdin have NUL characters in them; find -print0 needs -0 here.")
         if name:
             yield os.fsdecode(name)
 
 
-def _split(stream: Any, end: bytes) -> Iterator[bytes]:
+def split_stream(stream: Any, end: bytes) -> Iterator[bytes]:
+    """The parts of a stream between the ends, as soon as they arrive; after the last end follows what is left."""
     rest = b""
     while block := stream.read1(_CHUNK):  # what has arrived: `read` would wait for more
         *names, rest = (rest + block).split(end)

@@ -1,4 +1,4 @@
-"""`input_notes`: which images and files are not used: the first few of each kind, the number, and a list of all."""
+"""`input_notes`: which samples and files are not used: the first few of each kind, the number, and a list of all."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ _REMARKS = {
 _OF_THE_RANGE = ("nearly black", "clipped by the value range", "dark, as it uses few of its bits")
 
 
-def input_notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) -> list[str]:
-    """Lines on files and images that were passed over, conflict or could not be read; a few of each kind.
+def input_notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs, modality: str = "image") -> list[str]:
+    """Lines on files and samples that were passed over, conflict or could not be read; a few of each kind.
 
     Parameters
     ----------
     ignored : number of files or folders that were passed over, by reason; a reason of folders begins with "folders: ".
-    conflicts : pairs of images with equal bytes and different labels.
-    skipped : pairs (image, reason) of those that could not be read.
+    conflicts : pairs of samples with equal content and different labels.
+    skipped : pairs (sample, reason) of those that could not be read.
+    modality : what the samples are, "image" or "text".
     """
     lines = [f"ignored {count_ignored(reason, count)}" for reason, count in ignored.items()]
     lines += first_few(
-        [f"conflict: {printable(a)} and {printable(b)} are one image with two labels" for a, b in conflicts],
+        [f"conflict: {printable(a)} and {printable(b)} are one {modality} with two labels" for a, b in conflicts],
         "conflicts of this kind",
     )
     named = [f"skipped {printable(name)}: {reason}" for name, reason in skipped]
@@ -53,8 +54,10 @@ def input_notes(ignored: Mapping[str, int], conflicts: Pairs, skipped: Pairs) ->
         reasons = Counter(reason for _, reason in skipped).most_common()
         summary = "; ".join(f"{count} {reason}" for reason, count in reasons[:3])
         others = sum(count for _, count in reasons[3:])
-        lines.append(f"skipped {len(skipped)} images: {summary}{f'; {others} for other reasons' if others else ''}")
-    return lines + first_few(named, "skipped images")
+        lines.append(
+            f"skipped {len(skipped)} {modality}s: {summary}{f'; {others} for other reasons' if others else ''}"
+        )
+    return lines + first_few(named, f"skipped {modality}s")
 
 
 def first_few(lines: Sequence[str], what: str, shown: int = SHOWN) -> list[str]:
@@ -63,11 +66,11 @@ def first_few(lines: Sequence[str], what: str, shown: int = SHOWN) -> list[str]:
     return [*lines[:shown], *([f"and {more} more {what}: --list FILE.csv names them all"] if more > 0 else [])]
 
 
-def name_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
-    """Changes of images by kind, see `Samples.changes`: the first few of each."""
+def name_changes(changes: Mapping[str, Sequence[str]], modality: str = "image") -> list[str]:
+    """Changes of samples by kind, see `Samples.changes`: the first few of each."""
     lines = []
     for kind, names in changes.items():
-        lines += first_few([f"{kind}: {printable(name)}" for name in names], f"images {kind}")
+        lines += first_few([f"{kind}: {printable(name)}" for name in names], f"{modality}s {kind}")
     return lines
 
 
@@ -104,8 +107,8 @@ def split_remark(remark: str) -> list[str]:
     return remark.split("; ") if remark else []
 
 
-def remark_notes(remarks: Pairs, hint: str = "see --value-range") -> list[str]:
-    """Lines on images with remarks, one for each kind, with the count and the first name.
+def remark_notes(remarks: Pairs, hint: str = "see --value-range", modality: str = "image") -> list[str]:
+    """Lines on samples with remarks, one for each kind, with the count and the first name.
 
     Parameters
     ----------
@@ -113,15 +116,17 @@ def remark_notes(remarks: Pairs, hint: str = "see --value-range") -> list[str]:
         Id and remark, see `remarks.Decoded`.
     hint : str
         What to do if the range of values is wrong.
+    modality : str
+        What the samples are, "image" or "text".
     """
     names: dict[str, list[str]] = {}
     for name, remark in remarks:
         for part in split_remark(remark):
             names.setdefault(part, []).append(name)
     lines = []
-    for remark, images in names.items():
+    for remark, samples in names.items():
         of_one, of_several = _REMARKS.get(remark, (f"is {remark}", f"are {remark}"))
-        count = f"1 image {of_one}" if len(images) == 1 else f"{len(images)} images {of_several}"
-        example = f" (for example {printable(images[0])})" if images[0] else ""
+        count = f"1 {modality} {of_one}" if len(samples) == 1 else f"{len(samples)} {modality}s {of_several}"
+        example = f" (for example {printable(samples[0])})" if samples[0] else ""
         lines.append(f"{count}{example}{f': {hint}' if remark in _OF_THE_RANGE else ''}")
     return lines

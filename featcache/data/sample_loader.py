@@ -47,11 +47,13 @@ Inputs: TypeAlias = NDArray[Any] | DeviceInputs
 """Inputs of a network, shape (n, ...)."""
 
 
-def join_inputs(one: Inputs, other: Inputs) -> Inputs:
-    """The inputs of two batches as one."""
-    if not isinstance(one, np.ndarray):
-        return one.join(other)
-    return np.concatenate([one, np.asarray(other)])
+def join_inputs(first: Inputs, *others: Inputs) -> Inputs:
+    """The inputs of several batches as one."""
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, *map(np.asarray, others)])
+    for other in others:
+        first = first.join(other)
+    return first
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class ExtractionPlan:
     @property
     def input_size(self) -> int:
         """Size of the network's input, which its engine is prepared for."""
-        raise NotImplementedError
+        return self.spec.view.input_size
 
     @property
     def makes_views_on_device(self) -> bool:

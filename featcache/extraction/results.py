@@ -99,7 +99,9 @@ class Extraction(Result, NotebookResult):
             without = int(np.count_nonzero(~cache.samples.labels[is_known].any(axis=1)))
             one = "an image" if samples == "images" else "a text"
             lines.append(f"{one} can have several labels; {without} {samples} have none")
-        lines += [*input_notes(self.ignored, self.conflicts, self.skipped), *remark_notes(self.remarks)]
+        modality = cache.spec.modality
+        lines += input_notes(self.ignored, self.conflicts, self.skipped, modality)
+        lines += remark_notes(self.remarks, modality=modality)
         return "\n".join([*lines, *([self.data.missing] if self.data.missing else [])])
 
     def _json_fields(self) -> dict[str, Any]:

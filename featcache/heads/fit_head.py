@@ -16,9 +16,10 @@ from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.data_summary import DataSummary
+from featcache.core.head_options import HeadFitOptions, HeadOptions
 from featcache.core.layer_names import ALL
 from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
-from featcache.core.options import HeadFitOptions, HeadOptions, select, takes_options
+from featcache.core.options import select, takes_options
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import PENULTIMATE
 from featcache.heads.fit import default_layer, fit

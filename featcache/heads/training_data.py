@@ -15,8 +15,9 @@ from featcache._utils.progress_bar import Progress
 from featcache.backbones.devices import resolve_device
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features, ViewUse
+from featcache.core.head_options import HeadFitOptions
 from featcache.core.layer_names import grid_side, join_layers, parse_layer
-from featcache.core.options import HeadFitOptions, with_defaults
+from featcache.core.options import with_defaults
 from featcache.core.specs import PENULTIMATE, ExtractSpec, Scaling, UseViews
 from featcache.core.thresholds import LEAST, Thresholds, check_thresholds, choose_thresholds, format_thresholds
 from featcache.errors import CacheIncompleteError, HeadError

@@ -1,4 +1,4 @@
-"""`evaluate`: the metrics of a saved model on labelled images that it was not fitted on."""
+"""`evaluate`: the metrics of a saved model on labelled samples that it was not fitted on."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from featcache.metrics.run_report import Report
 from featcache.models.classifier import Classifier
 from featcache.models.evaluation import Evaluation
 from featcache.models.evaluation_tables import PredictionTable, unknown_csv
-from featcache.models.inputs import images_of
+from featcache.models.inputs.names import check_modality, samples_of
 from featcache.models.prediction import Prediction
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from featcache.backbones.backbone import Backbone
+    from featcache.backbones.encoder import Encoder
 
 EvaluatedSplit = Literal["auto", "train", "val", "test", "all"]
 UNKNOWN = "unknown.csv"
-"""Beside val.csv: predictions of images of classes that the model lacks."""
+"""Beside val.csv: predictions of samples of classes that the model lacks."""
 
 
 class _Selection(NamedTuple):
@@ -54,41 +54,43 @@ def evaluate(
     *,
     split: EvaluatedSplit = "auto",
     label_column: str | None = None,
+    text_column: str | None = None,
     skip_missing: bool = False,
     tta: int | None = None,
     batch_size: int | None = None,
     weights: str | None = None,
     device: str = "auto",
-    backbone: Backbone | nn.Module | None = None,
+    backbone: Encoder | nn.Module | None = None,
     progress: ProgressOption = None,
 ) -> Evaluation:
-    """Predict labelled images with a saved model and compare the predictions with the labels.
+    """Predict labelled images or texts with a saved model and compare the predictions with the labels.
 
     Parameters
     ----------
     model : path or Classifier
         A folder that `fit_head` or `finetune` wrote; or a Classifier, which has its own weights and device.
     data : path or URL
-        Labelled images as `extract` takes them, see `read_manifest`. They need no train split and not all classes.
+        Labelled images or texts as `extract` takes them, see `read_manifest`. They need no train split and not all
+        classes.
     out : path, optional
         A folder for val.csv (the predictions, which `compare_heads` and `show` read), run.json (the metrics), and
-        unknown.csv if there are images of classes that the model lacks. Default: write nothing.
+        unknown.csv if there are samples of classes that the model lacks. Default: write nothing.
     split : {"auto", "train", "val", "test", "all"}
-        Which images to evaluate. "auto": all except train if the data has splits, else all. Default: "auto".
-    label_column : str, optional
+        Which samples to evaluate. "auto": all except train if the data has splits, else all. Default: "auto".
+    label_column, text_column : str, optional
         See `read_manifest`.
     skip_missing : bool
         See `read_manifest`. Default: False.
     tta : int, optional
-        How many augmented views of each image are averaged with the clean view. Default: as many as the metrics of the
+        How many augmented views of each sample are averaged with the clean view. Default: as many as the metrics of the
         head were averaged over.
     batch_size : int, optional
-        How many views are in one forward pass. Default: 32, on a GPU 256.
+        How many views are in one batch, see `Classifier.stream`.
     weights : str, optional
         Where the backbone's weights are now, if they were moved.
     device : str
         "auto", "cpu", "cuda", "cuda:1", "cuda:all" or "mps". Default: "auto".
-    backbone : Backbone or torch.nn.Module, optional
+    backbone : Backbone, TextEncoder or torch.nn.Module, optional
         The network, if it is your own, see `Classifier.load`.
     progress : bool or Callable[[str, int, int], None], optional
         True shows a bar. A function is called with the phase, and how much of it is done and in total.
@@ -96,16 +98,17 @@ def evaluate(
     Returns
     -------
     Evaluation
-        The metrics count the images of classes that the model has. Others are counted by class.
+        The metrics count the samples of classes that the model has. Others are counted by class.
 
     Raises
     ------
     HeadError, BackboneError
         The model cannot be loaded, or `out` holds a model.
     EmptyFolderError
-        There is no image to evaluate.
+        There is no sample to evaluate.
     DataLayoutError
-        The images have several labels but the model predicts one, or they have no class in common.
+        The samples have several labels but the model predicts one, they have no class in common, or the model predicts
+        samples of another modality.
 
     Examples
     --------
@@ -122,9 +125,10 @@ def evaluate(
             raise HeadError(f"{out} holds a model, and its metrics would be replaced. Give another folder.")
         prepare_folder(Path(out), "head")
     with timer.phase("read"):
-        source, ignored = open_source(data, label_column=label_column, skip_missing=skip_missing), Counter[str]()
+        source = open_source(data, label_column=label_column, skip_missing=skip_missing, text_column=text_column)
+        ignored = Counter[str]()
         listing = source.entries(ignored, progress)
-        selection = _select(source.name, listing, split)
+        selection = _select(source, listing, split)
     with timer.phase("start"):
         views = len(selection.entries) * (1 + (tta or 0))
         classifier = (
@@ -133,10 +137,14 @@ def evaluate(
             else Classifier.load(model, weights=weights, device=device, views=views, backbone=backbone)
         )
     card = classifier.card
+    check_modality(source, classifier.inputs.modality)
     if any(len(entry.classes) > 1 for entry in selection.entries) and not card.multilabel:
-        raise DataLayoutError(f"images of {source.name} have several labels, and {model} predicts one label an image.")
+        raise DataLayoutError(
+            f"{source.modality.plural} of {source.name} have several labels, and {model} predicts one label "
+            f"{source.modality.one}."
+        )
     table = PredictionTable(card, len(selection.entries))
-    _check_common_classes(source.name, selection.entries, card.classes, table)
+    _check_common_classes(source, selection.entries, card.classes, table)
     skipped: list[tuple[str, str]] = []
     remarks: list[tuple[str, str]] = []
     unknown: list[tuple[SampleRecord, Prediction]] = []
@@ -153,7 +161,9 @@ def evaluate(
                 unknown.append((entry, replace(prediction, top=prediction.top[:1])))
     if not table.entries:
         reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise EmptyFolderError(f"no image of {source.name} with a class of the model could be read{reason}.")
+        raise EmptyFolderError(
+            f"no {source.modality.name} of {source.name} with a class of the model could be read{reason}."
+        )
     samples, predicted, probabilities = table.arrays()
     accuracy = judge(samples.labels, predicted, probabilities, card.classes)
     folder = Path(out) if out is not None else None
@@ -174,7 +184,8 @@ def evaluate(
         notes=listing.notes,
         path=folder,
         remarks=remarks,
-        value_range=card.spec.image_view.value_range,
+        remark_hint=classifier.inputs.remark_hint(card.spec),
+        modality=source.modality.name,
     )
     if folder is not None:
         files = {FILE: predictions_csv(samples, predicted, probabilities), REPORT: as_json(evaluation.to_dict())}
@@ -187,8 +198,9 @@ def evaluate(
     return evaluation
 
 
-def _select(name: str, listing: SampleListing, split: EvaluatedSplit) -> _Selection:
+def _select(source: Source, listing: SampleListing, split: EvaluatedSplit) -> _Selection:
     """The labelled entries of the requested split."""
+    name, modality = source.name, source.modality
     if split not in get_args(EvaluatedSplit):
         raise DataLayoutError(f"split is {split!r}; it must be one of {', '.join(get_args(EvaluatedSplit))}")
     labelled = [entry for entry in listing.entries if entry.split != UNLABELLED and (listing.several or entry.classes)]
@@ -197,23 +209,25 @@ def _select(name: str, listing: SampleListing, split: EvaluatedSplit) -> _Select
     if split in ("auto", "all"):
         requested = {"val", "test"} if split == "auto" and splits & {"val", "test"} else splits
     if labelled and splits == {None} and split in SPLITS:
-        raise DataLayoutError(f"{name} has no splits, so --split {split} selects no image. Drop it.")
+        raise DataLayoutError(f"{name} has no splits, so --split {split} selects no {modality.name}. Drop it.")
     selected = [entry for entry in labelled if entry.split in requested]
     if not selected:
-        raise EmptyFolderError(f"{name} has no labelled images{'' if split in ('auto', 'all') else f' in {split}'}.")
+        where = "" if split in ("auto", "all") else f" in {split}"
+        raise EmptyFolderError(f"{name} has no labelled {modality.plural}{where}.")
     left_out = Counter(entry.split or "none" for entry in labelled if entry.split not in requested)
     return _Selection(selected, dict(left_out), len(listing.entries) - len(labelled))
 
 
 def _check_common_classes(
-    name: str, entries: Sequence[SampleRecord], model_classes: Sequence[str], table: PredictionTable
+    source: Source, entries: Sequence[SampleRecord], model_classes: Sequence[str], table: PredictionTable
 ) -> None:
     """Raise DataLayoutError if the data and the model have no class in common."""
     classes = {label for entry in entries for label in entry.classes}
     if not any(map(table.knows, classes)):
         raise DataLayoutError(
-            f"{name} and the model have no class in common: the images have the classes {preview(classes)}, the model "
-            f"has {preview(model_classes)}. Name the class folders, or the labels, as in the model."
+            f"{source.name} and the model have no class in common: the {source.modality.plural} have the classes "
+            f"{preview(classes)}, the model has {preview(model_classes)}. Name the class folders, or the labels, as in "
+            f"the model."
         )
 
 
@@ -225,8 +239,8 @@ def _predict(
     batch_size: int | None,
     progress: Progress | None,
 ) -> Iterator[Prediction]:
-    images = images_of(source, [entry.id for entry in entries])
-    stream = classifier.stream(images, top=len(classifier.classes), tta=tta, batch_size=batch_size)
+    samples = samples_of(source, [entry.id for entry in entries])
+    stream = classifier.stream(samples, top=len(classifier.classes), tta=tta, batch_size=batch_size)
     try:
         for done, prediction in enumerate(stream, 1):
             yield prediction

@@ -8,7 +8,6 @@ from typing import Any
 
 from featcache._utils.formatting import printable
 from featcache._utils.results import NotebookResult, Result, as_records
-from featcache.core.bit_depth import ValueRange, model_range_note
 from featcache.data.input_notes import SHOWN, input_notes, remark_notes
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.multilabel import LabelAccuracy
@@ -18,38 +17,40 @@ from featcache.metrics.significance import wilson_interval
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Result, NotebookResult):
-    """What `evaluate` returns: the metrics of a model on labelled images.
+    """What `evaluate` returns: the metrics of a model on labelled images or texts.
 
     Attributes
     ----------
     model, data : str
         As they were given.
     report : Report
-        `report.accuracy` holds the metrics, over the images of classes that the model has.
+        `report.accuracy` holds the metrics, over the samples of classes that the model has.
     splits : dict of str to int
-        The number of images in each split of the data; "none" if it has no splits.
+        The number of samples in each split of the data; "none" if it has no splits.
     left_out : dict of str to int
-        The number of images in splits that were not evaluated.
+        The number of samples in splits that were not evaluated.
     unknown : dict of str to int
-        The number of images of each class, or with each label, that the model lacks.
+        The number of samples of each class, or with each label, that the model lacks.
     taken_for : dict of str to int
-        The number of images of unknown classes by the predicted class.
+        The number of samples of unknown classes by the predicted class.
     unlabelled : int
-        The number of images without a label.
+        The number of samples without a label.
     skipped : list of (str, str)
-        Unreadable images and the reason of each.
+        Unreadable samples and the reason of each.
     ignored : dict of str to int
         The number of ignored files by reason.
     own_val : dict
-        The metrics on the model's own val images, see `ModelCard.metrics`.
+        The metrics on the model's own val samples, see `ModelCard.metrics`.
     notes : tuple of str
         How the data was read, such as which column is the label.
     path : Path, optional
         The folder of val.csv, run.json and unknown.csv.
     remarks : list of (str, str)
-        Images, and what is odd about each.
-    value_range : (float, float), optional
-        The model's, see `ViewSpec`.
+        Samples, and what is odd about each.
+    remark_hint : str
+        What to do about remarks on a range of values, see `SampleInputs.remark_hint`.
+    modality : str
+        What the samples are, "image" or "text".
     """
 
     model: str
@@ -66,7 +67,8 @@ class Evaluation(Result, NotebookResult):
     notes: tuple[str, ...] = ()
     path: Path | None = None
     remarks: list[tuple[str, str]] = field(default_factory=list)
-    value_range: ValueRange | None = None
+    remark_hint: str = ""
+    modality: str = "image"
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -79,16 +81,17 @@ class Evaluation(Result, NotebookResult):
         lines = [*self.notes, f"{self.model} on {self.data}, {self._image_counts()}:", self.accuracy.describe()]
         if self.own_val.get("n"):
             lines.append(
-                f"on its own {self.own_val['n']} val images it reached {self.own_val['accuracy']:.4f} (95 % interval "
+                f"on its own {self.own_val['n']} val {self.modality}s it reached {self.own_val['accuracy']:.4f} "
+                f"(95 % interval "
                 f"{self.own_val['accuracy_low']:.4f} to {self.own_val['accuracy_high']:.4f})"
             )
         lines += self._unknown_lines()
         if self.unlabelled:
-            lines.append(f"{self.unlabelled} images have no label and are not counted")
-        lines += input_notes(self.ignored, [], self.skipped[:SHOWN])
+            lines.append(f"{self.unlabelled} {self.modality}s have no label and are not counted")
+        lines += input_notes(self.ignored, [], self.skipped[:SHOWN], self.modality)
         if len(self.skipped) > SHOWN:
-            lines.append(f"and {len(self.skipped) - SHOWN} more skipped images")
-        lines += remark_notes(self.remarks, model_range_note(self.value_range))
+            lines.append(f"and {len(self.skipped) - SHOWN} more skipped {self.modality}s")
+        lines += remark_notes(self.remarks, self.remark_hint, self.modality)
         return "\n".join([*lines, *([f"saved in {self.path}"] if self.path else [])])
 
     def _json_fields(self) -> dict[str, Any]:
@@ -112,7 +115,8 @@ class Evaluation(Result, NotebookResult):
         splits = {name: count for name, count in self.splits.items() if name != "none"}
         evaluated = ", ".join(f"{count} {name}" for name, count in splits.items()) or f"{self.splits.get('none', 0)}"
         others = ", ".join(f"{count} {name}" for name, count in self.left_out.items())
-        return f"{evaluated} images" + (f" ({others} images left out: --split all includes them)" if others else "")
+        plural = f"{self.modality}s"
+        return f"{evaluated} {plural}" + (f" ({others} {plural} left out: --split all includes them)" if others else "")
 
     def _unknown_lines(self) -> list[str]:
         if not self.unknown:
@@ -125,8 +129,8 @@ class Evaluation(Result, NotebookResult):
         correct = round(measured.accuracy * measured.n)
         low, high = wilson_interval(correct, total)
         return [
-            f"{n_unknown} images of {len(self.unknown)} classes that the model does not know are not counted: "
-            f"{classes}",
+            f"{n_unknown} {self.modality}s of {len(self.unknown)} classes that the model does not know are not "
+            f"counted: {classes}",
             f"it predicts {_format_counts(self.taken_for)} for them; counted as wrong, they make the accuracy "
             f"{correct / total:.4f} (95 % interval {low:.4f} to {high:.4f})",
         ]

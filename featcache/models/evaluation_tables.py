@@ -1,4 +1,4 @@
-"""`PredictionTable`: labels and predictions of evaluated images as arrays; and the table of unknown classes."""
+"""`PredictionTable`: labels and predictions of evaluated samples as arrays; and the table of unknown classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PredictionTable:
     card : ModelCard
         Of the model.
     n : int
-        The largest number of images.
+        The largest number of samples.
     """
 
     def __init__(self, card: ModelCard, n: int) -> None:
@@ -41,7 +41,7 @@ class PredictionTable:
         return normalize_name(name) in self._index_of_label
 
     def add(self, entry: SampleRecord, prediction: Prediction) -> None:
-        """Add an image of a class that the model has. Of several labels, unknown ones are left out."""
+        """Add a sample of a class that the model has. Of several labels, unknown ones are left out."""
         row = len(self.entries)
         self.entries.append(entry)
         labels = [self._index_of_label[normalize_name(name)] for name in entry.classes if self.knows(name)]
@@ -67,7 +67,7 @@ class PredictionTable:
 
 
 def unknown_csv(pairs: Sequence[tuple[SampleRecord, Prediction]]) -> bytes:
-    """unknown.csv: as val.csv, of images of classes that the model lacks."""
+    """unknown.csv: as val.csv, of samples of classes that the model lacks."""
     rows = [["image", "label", "predicted", "probability"]]
     for entry, prediction in pairs:
         probability = "" if prediction.probability is None else f"{prediction.probability:.6f}"

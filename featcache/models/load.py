@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featcache._utils.formatting import split_names
-from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
-from featcache.backbones.load import load_backbone_of
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate, reading
 from featcache.core.specs import PENULTIMATE, ExtractSpec
 from featcache.errors import BackboneError, HeadError
+from featcache.extraction.pipelines.registry import PIPELINES
 from featcache.heads.estimators import is_multilabel, set_thresholds
 from featcache.heads.io import load_head
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from featcache.backbones.backbone import Backbone
+    from featcache.backbones.encoder import Encoder
     from featcache.training.network import BackboneWithHead
 
 
@@ -33,14 +34,14 @@ class SavedModel:
     Attributes
     ----------
     card : ModelCard
-    backbone : Backbone
+    backbone : Backbone or TextEncoder
     model : estimator or BackboneWithHead
         A fitted classifier on the backbone's features, or the whole fine-tuned network, which includes its own copy of
         the backbone's module.
     """
 
     card: ModelCard
-    backbone: Backbone
+    backbone: Any
     model: Any
 
 
@@ -51,7 +52,7 @@ def open_model(
     device: str = "auto",
     precision: str | None = None,
     lazy: bool = True,
-    backbone: Backbone | nn.Module | None = None,
+    backbone: Encoder | nn.Module | None = None,
 ) -> SavedModel:
     """Load a folder that `fit_head` or `finetune` wrote. It runs no code from the files.
 
@@ -67,8 +68,8 @@ def open_model(
         In which the backbone computes. Default: that of the cache, or the best of the device.
     lazy : bool
         See `load_backbone`. Default: True.
-    backbone : Backbone or torch.nn.Module, optional
-        The network, if it is the user's own, see `load_backbone_of`.
+    backbone : Backbone, TextEncoder or torch.nn.Module, optional
+        The network, if it is the user's own, see `Pipeline.load_of`.
 
     Raises
     ------
@@ -88,19 +89,14 @@ def _open(
     device: str,
     precision: str | None,
     lazy: bool,
-    backbone: Backbone | nn.Module | None,
+    backbone: Encoder | nn.Module | None,
 ) -> SavedModel:
     card = ModelCard.read(folder)
     if not locate(folder, card.file).is_file():  # reading a pipe would wait
         raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
-    if card.spec.modality != "image":
-        raise HeadError(
-            f"{folder} holds a head on features of {card.spec.modality}s. Predictions, evaluation, export and the "
-            "server work on images only so far; in Python, load_head gives the head for features of your own."
-        )
     spec, device = card.spec, resolve_device(device)
     is_network = card.kind == "network"
-    network = load_backbone_of(
+    network: Any = PIPELINES.get(spec.modality).load_of(
         spec,
         folder,
         backbone=backbone,
@@ -142,10 +138,12 @@ def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> Backbone
     return network
 
 
-def _load_head(folder: Path, card: ModelCard, backbone: Backbone) -> Any:
+def _load_head(folder: Path, card: ModelCard, backbone: Encoder) -> Any:
     estimator = load_head(locate(folder, card.file))
     if is_multilabel(estimator) != card.multilabel:
-        raise HeadError(f"{folder} is damaged: its head and model.json disagree on whether images have several labels.")
+        raise HeadError(
+            f"{folder} is damaged: its head and model.json disagree on whether samples have several labels."
+        )
     has_other_labels = card.multilabel and len(estimator.classes_) != len(card.classes)
     width = sum(backbone.dims.values())
     if has_other_labels or estimator.n_features_in_ != width or np.max(estimator.classes_) >= len(card.classes):

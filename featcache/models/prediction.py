@@ -1,9 +1,9 @@
-"""`Prediction`: what a model predicts for one image; and many of them as text, CSV or JSON."""
+"""`Prediction`: what a model predicts for one image or text; and many of them as text, CSV or JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,30 +12,33 @@ from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.core.samples import SEPARATOR
 
 Format = Literal["text", "csv", "json", "jsonl"]
+OptionalColumn = Literal["text", "moved_to"]
 _COLUMNS = ["path", "label", "probability", "error", "remark"]
 
 
 @dataclass(frozen=True, repr=False)
 class Prediction(Result, NotebookResult):
-    """What a model predicts for one image.
+    """What a model predicts for one image or text.
 
     Attributes
     ----------
     path : str
-        "" for an image that was not given as a file.
+        The file, or the place of a text in a table, such as "reviews.csv, line 7"; "" for a sample in memory.
     label : str, optional
-        The most probable class. If images have several labels: those whose probability is above their threshold
-        (usually 0.5), as "a|b". None if the image could not be read; then `error` gives the reason.
+        The most probable class. If samples have several labels: those whose probability is above their threshold
+        (usually 0.5), as "a|b". None if the sample could not be read; then `error` gives the reason.
     top : tuple of (str, float or None)
         Classes and their probabilities, the most probable first. The probability is None for heads without one.
     error : str, optional
-        Why the image could not be read; with a label, why its file could not be moved or linked.
+        Why the sample could not be read; with a label, why its file could not be moved or linked.
     several : bool
-        Whether images can have several labels.
+        Whether samples can have several labels.
     moved_to : tuple of str, optional
         Where a `FileSorter` put the file. None if files are not sorted.
     remark : str, optional
-        What is odd about the image, such as "nearly black" or "first of several pages".
+        What is odd about the sample, such as "nearly black" or "first of several pages".
+    text : str, optional
+        The beginning of a text, as one line. None for images.
 
     Examples
     --------
@@ -52,6 +55,7 @@ class Prediction(Result, NotebookResult):
     several: bool = False
     moved_to: tuple[str, ...] | None = None
     remark: str | None = None
+    text: str | None = None
 
     @property
     def probability(self) -> float | None:
@@ -59,14 +63,16 @@ class Prediction(Result, NotebookResult):
         return self.top[0][1] if self.top else None
 
     def __str__(self) -> str:
-        """One line: the path and the top classes; if images have several labels, first the labels."""
+        """One line: the path and the top classes; if samples have several labels, first the labels; a text is last."""
         if self.label is None:
             return f"{printable(self.path)}\tunreadable: {printable(self.error or '')}"
         labels = [self.label or "none"] if self.several else []
         classes = [name if probability is None else f"{name} {probability:.4f}" for name, probability in self.top]
         targets = [f"-> {target}" for target in self.moved_to or ()]
         notes = [*([self.error] if self.error else []), *([f"remark: {self.remark}"] if self.remark else [])]
-        return "\t".join(map(printable, [self.path, *labels, *classes, *targets, *notes]))
+        text = [] if self.text is None else [self.text]
+        path = [] if text and not self.path else [self.path]
+        return "\t".join(map(printable, [*path, *labels, *classes, *targets, *notes, *text]))
 
     def _json_fields(self) -> dict[str, Any]:
         return {
@@ -76,6 +82,7 @@ class Prediction(Result, NotebookResult):
             "top": as_records(self.top, "label", "probability"),
             "error": self.error,
             "remark": self.remark,
+            **({} if self.text is None else {"text": self.text}),
             **({} if self.moved_to is None else {"moved_to": self.moved_to}),
         }
 
@@ -83,7 +90,7 @@ class Prediction(Result, NotebookResult):
 def format_predictions(
     predictions: Iterable[Prediction],
     kind: Format,
-    moved: bool = False,
+    columns: Sequence[OptionalColumn] = (),
     summary: Callable[[Exception | None], Mapping[str, Any]] = lambda error: {},
 ) -> Iterator[str]:
     """Predictions as text, in pieces, as they arrive.
@@ -94,15 +101,15 @@ def format_predictions(
     kind : {"text", "csv", "json", "jsonl"}
         "text" has a line for each, "json" is one object, "jsonl" has an object a line. JSON is ASCII. Bytes of a path
         that are not text become surrogates: write with errors="surrogateescape".
-    moved : bool
-        Whether CSV has the column `moved_to`. Several targets are written as "a|b". Default: False.
+    columns : sequence of {"text", "moved_to"}
+        Further columns of CSV. Several targets of `moved_to` are written as "a|b". Default: none.
     summary : Callable[[Exception or None], dict]
         Further fields of the object of "json". It is called after the last prediction, or with the error that ended the
         predictions, which is raised after the object is complete. With "jsonl" they are a last line, only after an
         error.
     """
     if kind == "csv":
-        yield csv_row([*_COLUMNS, "moved_to"] if moved else _COLUMNS)
+        yield csv_row([*_COLUMNS, *columns])
     if kind == "json":
         yield '{"predictions": ['
     failure: Exception | None = None
@@ -111,9 +118,7 @@ def format_predictions(
             if kind == "text":
                 yield f"{prediction}\n"
             elif kind == "csv":
-                yield csv_row(
-                    [*_csv_cells(prediction), *([SEPARATOR.join(prediction.moved_to or ())] if moved else [])]
-                )
+                yield csv_row(_csv_cells(prediction, columns))
             else:
                 text = json.dumps(json_safe(prediction.to_dict()))
                 yield f"{text}\n" if kind == "jsonl" else f"{',' if number else ''}\n {text}"
@@ -128,7 +133,9 @@ def format_predictions(
         raise failure
 
 
-def _csv_cells(prediction: Prediction) -> list[str]:
-    """The cells of `_COLUMNS`."""
+def _csv_cells(prediction: Prediction, columns: Sequence[OptionalColumn]) -> list[str]:
+    """The cells of `_COLUMNS`, and then of further columns."""
     probability = "" if prediction.probability is None else f"{prediction.probability:.6f}"
-    return [prediction.path, prediction.label or "", probability, prediction.error or "", prediction.remark or ""]
+    cells = [prediction.path, prediction.label or "", probability, prediction.error or "", prediction.remark or ""]
+    further = {"text": prediction.text or "", "moved_to": SEPARATOR.join(prediction.moved_to or ())}
+    return [*cells, *(further[column] for column in columns)]

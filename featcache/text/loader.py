@@ -22,6 +22,11 @@ _AHEAD = 2
 """Batches that are prepared while the encoder computes."""
 
 
+def cut_remark(spec: TextSpec) -> str:
+    """The remark on a text whose end was cut off."""
+    return f"longer than {spec.max_length} tokens: its end was cut off"
+
+
 class TokenizedTexts(Protocol):
     """Tokens of n texts.
 
@@ -98,7 +103,7 @@ class TextLoader:
                 loaded = pending.popleft().result()
                 self.skipped.update(loaded.skipped)
                 for row in loaded.cut:
-                    self.remarks[row] = f"longer than {self.spec.max_length} tokens: its end was cut off"
+                    self.remarks[row] = cut_remark(self.spec)
                 if loaded.tokens is not None:
                     found = np.array(loaded.rows, np.int64)
                     yield Batch(found, loaded.tokens, self.manifest.samples.labels[found])

@@ -40,7 +40,9 @@ def prepare(name: str, folder: Path, progress: Progress | None = None) -> Path:
     if name == "ants-bees":
         return ants_bees(progress)
     if not Path(name).exists():
-        raise DatasetError(f"there is no data set {name!r}: use digits, ants-bees, or the path of a folder or CSV")
+        raise DatasetError(
+            f"there is no data set {name!r}: use digits, ants-bees, docstrings, or the path of a folder or CSV"
+        )
     return Path(name)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import shlex
 import time
 from pathlib import Path
@@ -9,7 +10,9 @@ import click
 import pytest
 
 from commands import done, featcache_cli, refused, write_folder
+from featcache.text import demo_texts
 from featcache.vision import demo_datasets
+from featcache_cli import demo
 from featcache_cli.main import COMMANDS, main
 
 STEPS = ["extract", "info", "fit-head", "fit-head", "compare-heads", "finetune", "predict", "benchmark"]
@@ -66,9 +69,43 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
     assert {Path(line["out"]) for line in lines if line.get("out")} == made
     assert all(Path(line["data"]) == folder / "digits" for line in lines if line.get("data"))
     assert {line["image_size"] for line in lines if "image_size" in line} == {48}
-    assert [Path(image).parent.name for image in lines[6]["images"]] == ["ants", "bees"]
-    assert all(Path(image).is_file() for image in lines[6]["images"])
+    assert [Path(image).parent.name for image in lines[6]["samples"]] == ["ants", "bees"]
+    assert all(Path(image).is_file() for image in lines[6]["samples"])
     assert text.endswith(f"All files are in {folder.resolve()}: open head.html and report/report.html.\n")
+
+
+def test_the_demo_of_texts_runs_the_same_commands(
+    lines: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path) -> Path:
+        rows = [f"text {number} of it's kind,{'ab'[number % 2]}" for number in range(20)]
+        path.write_text("\n".join(["text,label", *rows]))
+        return path
+
+    monkeypatch.setattr(demo_texts, "write_docstrings", write)
+    folder = tmp_path / "demo"
+    text = done("demo", folder, "--modality", "text")
+    assert [line["command"] for line in lines] == STEPS
+    assert all(Path(line["data"]) == folder / "docstrings.csv" for line in lines if line.get("data"))
+    assert all(sample.startswith("text ") for sample in lines[6]["texts"])
+    assert len(lines[6]["texts"]) == 2
+    assert "TF-IDF, which counts words" in text
+
+
+def test_texts_of_the_demo_are_first_paragraphs_of_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_texts, "_EACH", 30)
+    table = demo_texts.write_docstrings(tmp_path / "a/docs.csv")
+    with table.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["text", "label"]
+    assert {label for _, label in rows} == {"matplotlib", "scipy", "scikit-learn", "PyTorch"}
+    assert all(label.lower().replace("py", "").replace("scikit-", "sk") not in text.lower() for text, label in rows)
+    assert len({text.lower() for text, _ in rows}) == len(rows) > 110
+    first = table.read_bytes()
+    table.unlink()
+    assert demo_texts.write_docstrings(table).read_bytes() == first
+    table.write_bytes(b"mine")
+    assert demo_texts.write_docstrings(table).read_bytes() == b"mine"
 
 
 @pytest.mark.usefixtures("few")
@@ -101,7 +138,7 @@ def test_an_empty_folder_is_a_message_not_a_traceback(tmp_path: Path) -> None:
 
 def test_what_is_not_to_be_had_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused("demo", tmp_path / "demo", "--dataset", "cifar") == (
-        "there is no data set 'cifar': use digits, ants-bees, or the path of a folder or CSV"
+        "there is no data set 'cifar': use digits, ants-bees, docstrings, or the path of a folder or CSV"
     )
     monkeypatch.setenv("FEATCACHE_ANTS_BEES", str(tmp_path / "gone"))
     assert refused("demo", tmp_path / "demo", "--dataset", "ants-bees") == (
@@ -124,7 +161,7 @@ def test_the_demo_shows_no_progress_of_its_own_beside_that_of_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("featcache_cli.progress.EVERY_S", 0.02)
-    monkeypatch.setattr("featcache_cli.demo._lines", lambda *_: ("info c.h5",))
+    monkeypatch.setitem(demo._LINES, "image", lambda *_: ("info c.h5",))
     find = main.get_command
 
     def slow(ctx: click.Context, name: str) -> click.Command | None:

@@ -99,7 +99,7 @@ def test_no_picture_is_refused(pattern: str, head: Path, tmp_path: Path, monkeyp
     assert refused("predict", head, pattern) == (
         f"{pattern} names no image: no such file, or a folder or pattern without images."
     )
-    assert "Missing argument 'IMAGES...'" in refused("predict", head, status=2)
+    assert "Missing argument 'SAMPLES...'" in refused("predict", head, status=2)
 
 
 def test_what_is_no_model_is_refused(data: Path, cache: Path, tmp_path: Path) -> None:

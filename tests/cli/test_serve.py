@@ -6,7 +6,6 @@ import http.server
 import importlib.util
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -27,98 +26,9 @@ from PIL import Image
 from browser import asked, chromium, missing
 from commands import ROOT, done, refused
 from featcache.models.classifier import Classifier
+from served import Served, file_data
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is not installed")
-
-# Writes down what the server looks up or connects to, but for the machine itself; the last line shows that it does.
-GUARDED = """
-import os, socket, sys, warnings
-def watch(event, arguments):
-    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
-        place = arguments[1] if event in ("socket.connect", "socket.sendto") else arguments
-        if isinstance(place, tuple) and place[0] not in ("127.0.0.1", "::1", "localhost", None):
-            with open(os.environ["WATCHED"], "a") as file:
-                file.write(f"{place[0]}\\n")
-sys.addaudithook(watch)
-try:
-    socket.getaddrinfo("watched.invalid", 80)
-except OSError:
-    pass
-from featcache.models.serving import app
-app._CLEANUP_S, app._MAX_AGE_S = map(int, os.environ["SWEEP"].split())
-from featcache_cli.main import main
-main()
-"""
-
-
-class Served:
-    """A server, what it said first, and what it says at its end."""
-
-    def __init__(self, folder: Path, *arguments: object, sweep: str = "60 600") -> None:
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir(parents=True)
-        self._watched, self._errors = folder / "watched.txt", folder / "errors.txt"
-        paths = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
-        told = {"PYTHONPATH": paths, "WATCHED": str(self._watched), "SWEEP": sweep, "TMPDIR": str(self.temporary)}
-        with self._errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", GUARDED, "serve", *map(str, arguments), "--json"],
-                env={**os.environ, **told},
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        assert self.process.stdout
-        text = ""
-        while not text.endswith("\n}\n"):
-            line = self.process.stdout.readline()
-            assert line, self.errors
-            text += line
-        self.page: dict[str, str] = json.loads(text)
-        self.url = self.page["url"]
-
-    @property
-    def errors(self) -> str:
-        return self._errors.read_text()
-
-    @property
-    def watched(self) -> list[str]:
-        return self._watched.read_text().split()
-
-    def stop(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    def upload(self, content: bytes, name: str = "picture") -> str:
-        """The path that the server gave a file."""
-        form = f'--X\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
-        answer = _post(self.page["upload"], form + content + b"\r\n--X--\r\n", "multipart/form-data; boundary=X")
-        (path,) = json.loads(answer)
-        return str(path)
-
-    def call(self, picture: Any) -> tuple[str, Any]:
-        """What the API answers for a picture: "complete" or "error", and the data."""
-        answer = _post(self.page["predict"], json.dumps({"data": [picture]}).encode(), "application/json")
-        with urllib.request.urlopen(f"{self.page['predict']}/{json.loads(answer)['event_id']}", timeout=60) as stream:
-            lines = dict(line.split(": ", 1) for line in stream.read().decode().splitlines() if line)
-        return lines["event"], json.loads(lines["data"])
-
-    def predict(self, content: bytes) -> tuple[str, Any]:
-        return self.call(_file(self.upload(content)))
-
-
-def _file(path: str | None, **more: str) -> dict[str, Any]:
-    return {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
-
-
-def _post(url: str, body: bytes, kind: str) -> str:
-    request = urllib.request.Request(url, body, {"Content-Type": kind})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return str(answer.read().decode())
 
 
 def _status(url: str, **headers: str) -> tuple[int, str]:
@@ -256,13 +166,13 @@ def test_a_large_upload_is_refused_with_its_reason(more: int, served: Served) ->
 def test_nothing_but_uploads_is_read(served: Served, head: Path, data: Path) -> None:
     refusal = ("error", "This image cannot be read: it was not uploaded.")
     for place in (data / "val/ants/000.png", head / "model.json", "http://127.0.0.1:9/a.png", "../../etc/hostname"):
-        event, found = served.call(_file(str(place)))
+        event, found = served.call(file_data(str(place)))
         assert (event, found["error"]) == refusal
-        event, found = served.call({**_file(str(place)), "is_stream": True})
+        event, found = served.call({**file_data(str(place)), "is_stream": True})
         assert (event, found["error"]) == refusal
-    event, found = served.call(_file("/proc/\0"))
+    event, found = served.call(file_data("/proc/\0"))
     assert (event, found["error"]) == refusal
-    event, found = served.call(_file(None, url="data:image/png;base64,AAAA"))
+    event, found = served.call(file_data(None, url="data:image/png;base64,AAAA"))
     assert found["error"] == (
         "This image cannot be read: send it to /gradio_api/upload first, and then send the path in the response."
     )
@@ -418,7 +328,7 @@ def test_uploads_are_deleted_and_another_host_is_said_aloud(head: Path, data: Pa
         deadline = time.monotonic() + 60
         while Path(uploaded).exists() and time.monotonic() < deadline:
             time.sleep(0.1)
-        event, found = server.call(_file(uploaded))
+        event, found = server.call(file_data(uploaded))
         assert (event, found["error"]) == (
             "error",
             "This image cannot be read: it was deleted in the meantime; send it again.",

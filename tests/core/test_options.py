@@ -7,15 +7,8 @@ from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import pytest
 
-from featcache.core.options import (
-    ExtractArguments,
-    HeadOptions,
-    Option,
-    fields_of,
-    select,
-    takes_options,
-    with_defaults,
-)
+from featcache.core.head_options import HeadOptions
+from featcache.core.options import ExtractArguments, Option, fields_of, select, takes_options, with_defaults
 from featcache.finetuning.strategy import StrategyOptions
 from featcache.training.config import TrainOptions
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin, features
 
 from commands import write_folder
-from featcache.data.file_listing import find_images
+from featcache.data.file_listing import find_samples
 from featcache.data.file_types import why_no_image
 from featcache.data.image_names import image_extensions, is_image_name
 from featcache.data.manifest import read_manifest
@@ -126,9 +126,9 @@ def test_a_folder_of_photos_that_are_not_read_says_which_and_how_many(tmp_path: 
     with pytest.raises(EmptyFolderError, match=expected):
         read_manifest(data)
     with pytest.raises(EmptyFolderError, match=r"without images \(3 files: \.heic photos"):
-        find_images([str(data / "train/ants")])
+        find_samples([str(data / "train/ants")])
     with pytest.raises(EmptyFolderError, match=r"without images \(3 files: \.heic photos"):
-        find_images([str(data / "train/ants/*")])
+        find_samples([str(data / "train/ants/*")])
 
 
 def chunk(name: bytes, body: bytes) -> bytes:

@@ -12,19 +12,18 @@ import numpy as np
 import pytest
 
 from featcache.cache.feature_cache import FeatureCache
+from featcache.core.model_card import ModelCard
 from featcache.data.manifest import read_manifest
 from featcache.errors import (
     BackboneError,
     CacheMismatchError,
     DataLayoutError,
     EmptyFolderError,
-    HeadError,
 )
 from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
 from featcache.heads.fit_head import fit_head
-from featcache.models.classifier import Classifier
 from featcache.text.views import make_text_views
 from toys import toy_backbone
 from toytexts import ToyTokenizer, toy_text_answer, toy_text_encoder
@@ -97,11 +96,10 @@ def test_another_tokenizer_is_another_cache(table: Path, tmp_path: Path) -> None
         extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(tokenizer=ToyTokenizer(max_length=9)))
 
 
-def test_a_head_is_fitted_and_what_is_for_images_says_so(table: Path, tmp_path: Path) -> None:
+def test_the_card_of_a_head_says_that_it_is_for_texts(table: Path, tmp_path: Path) -> None:
     extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(layers="all"))
     fit_head(tmp_path / "c.h5", tmp_path / "head")
-    with pytest.raises(HeadError, match=r"holds a head on features of texts\. Predictions, evaluation, export and the"):
-        Classifier.load(tmp_path / "head")
+    assert ModelCard.read(tmp_path / "head").spec.modality == "text"
 
 
 def test_an_update_extracts_the_new_texts_and_keeps_the_others(table: Path, split_folder: Path, tmp_path: Path) -> None:

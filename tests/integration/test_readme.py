@@ -38,6 +38,10 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for number in range(count):
                 image = random_image(100 * count + 10 * tint + number, 40, 30, tint)
                 image.save(tmp_path / "photos" / split / name / f"{number:03d}.jpg", quality=95)
+    praise, blame = ("great", "wonderful", "lovely", "brilliant"), ("dull", "boring", "awful", "tedious")
+    reviews = [f"A {word} {thing}.,{label}" for label, words in (("good", praise), ("bad", blame)) for word in words
+               for thing in ("film", "play", "book", "song", "story")]  # fmt: skip
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *reviews]))
     (tmp_path / "traits.csv").write_text(*blocks("csv"))
     shutil.make_archive(str(tmp_path / "photos"), "tar", tmp_path / "photos")  # the README's `tar` line
     monkeypatch.chdir(tmp_path)

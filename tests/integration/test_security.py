@@ -31,7 +31,8 @@ from featcache.data.sources.folder import FolderSource
 from featcache.data.sources.registry import open_source
 from featcache.data.sources.tar_index import MAX_CONTENT, index_tar
 from featcache.errors import DataLayoutError, HeadError, RemoteIOError, UnreadableImageError
-from featcache.models.inputs import list_inputs
+from featcache.models.inputs.image import ImageInputs
+from featcache.models.inputs.names import list_inputs
 from featcache.vision.decode import decode
 from featcache.vision.image_files import upright_size
 from toys import random_image
@@ -140,7 +141,7 @@ def test_a_table_runs_nothing(kind: str, tmp_path: Path) -> None:
     with pytest.raises(RemoteIOError, match="its scheme is 'reference'"):
         read_manifest(table)
     with pytest.raises(RemoteIOError, match="its scheme is 'reference'"):
-        list_inputs([str(table)], {})
+        list_inputs([str(table)], ImageInputs(), {})
     assert not ran.exists()
 
 

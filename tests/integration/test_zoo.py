@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from commands import refused, write_folder
 from featcache.cache.feature_cache import FeatureCache
-from featcache.data.file_listing import find_images
+from featcache.data.file_listing import find_samples
 from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, EmptyFolderError, UnreadableImageError
 from featcache.extraction.extract import extract
@@ -211,7 +211,7 @@ def test_what_is_no_image_is_passed_over(data: Path) -> None:
 def test_a_pipe_is_not_waited_for_in_predict(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(EmptyFolderError, match=r"pipe\.jpg names no image"):
-        find_images([str(tmp_path / "pipe.jpg")])
+        find_samples([str(tmp_path / "pipe.jpg")])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -37,7 +37,7 @@ from featcache.heads.linear_layer import CERTAIN_LOGIT, layer
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.models.classifier import Classifier
 from featcache.models.export.export import MAX_DIFFERENCE, Exported, export
-from featcache.models.export.parity import noise_images
+from featcache.models.export.inputs.image import noise_images
 from featcache.models.export.registry import EXPORT_FORMATS, ExampleCode
 from featcache.models.load import open_model
 from featcache.training.loop import TrainConfig

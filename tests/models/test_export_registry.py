@@ -23,7 +23,6 @@ TOY_FORMAT = '''
 import torch
 
 from featcache.models.export.graph import graph_module
-from featcache.models.export.program import IMPORT_PILLOW
 from featcache.models.export.registry import ExampleCode, ExportFormat
 
 PREDICT = """model = torch.jit.load(MODEL)
@@ -34,7 +33,7 @@ logits, probabilities = model(torch.from_numpy(pixels))
 def write(saved, last, path):
     module, example = graph_module(saved, last)
     torch.jit.save(torch.jit.trace(module, example), path)
-    return ExampleCode(f"import torch\\n{IMPORT_PILLOW}", PREDICT)
+    return ExampleCode("import torch", PREDICT)
 
 
 FORMAT = ExportFormat(write, packages=("torch",), notes=lambda: ("written by the toy format",))

@@ -15,7 +15,9 @@ from featcache.errors import DataLayoutError, EmptyFolderError, IgnoredFilesWarn
 from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
-from featcache.models.inputs import ImageFile, each_image, list_inputs
+from featcache.models.inputs.base import SampleFile
+from featcache.models.inputs.image import ImageInputs
+from featcache.models.inputs.names import list_inputs
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +103,17 @@ def test_what_cannot_be_read_keeps_its_place(classifier: Classifier, paths: list
 
 def test_text_files_and_empty_folders_are_refused(tmp_path: Path, paths: list[Path]) -> None:
     with pytest.raises(DataLayoutError, match="open image files with"):
-        list(each_image(io.StringIO("x")))
+        list(ImageInputs().each(io.StringIO("x")))
     with pytest.raises(EmptyFolderError, match="it holds none"):
-        list(each_image(tmp_path))
+        list(ImageInputs().each(tmp_path))
     with pytest.raises(EmptyFolderError, match="nothing/here names no image"):
-        list(each_image("memory://nothing/here"))
-    (only,) = list_inputs([str(paths[0])], {})
+        list(ImageInputs().each("memory://nothing/here"))
+    (only,) = list_inputs([str(paths[0])], ImageInputs(), {})
     assert only == paths[0]
     missing: dict[str, str] = {}
-    listed = list_inputs([str(tmp_path), in_memory(paths, "listed")], missing)
+    listed = list_inputs([str(tmp_path), in_memory(paths, "listed")], ImageInputs(), missing)
     assert (len(listed), list(missing)) == (len(paths), [str(tmp_path)])
-    assert isinstance(listed[0], ImageFile)
+    assert isinstance(listed[0], SampleFile)
 
 
 def test_files_of_a_folder_that_are_no_images_are_counted(
@@ -135,7 +137,7 @@ def test_files_of_a_folder_that_are_no_images_are_counted(
 def test_what_a_folder_without_images_holds_is_said(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(EmptyFolderError, match=r"it holds none \(1 file: not an image \(\.txt\)\)\.$"):
-        list(each_image(tmp_path))
+        list(ImageInputs().each(tmp_path))
 
 
 def test_images_of_a_tar_cannot_be_moved(model: Path, paths: list[Path], data: Path, tmp_path: Path) -> None:

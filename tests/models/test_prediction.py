@@ -80,7 +80,7 @@ def test_where_files_went_is_written() -> None:
         "d\tants 0.7500\tbees 0.2500\tcould not be moved: No space left on device",
         "e\tunreadable: the file is empty (0 bytes)",
     ]
-    assert "".join(format_predictions(moved, "csv", moved=True)).splitlines() == [
+    assert "".join(format_predictions(moved, "csv", columns=("moved_to",))).splitlines() == [
         "path,label,probability,error,remark,moved_to",
         "a,ants,0.750000,,,out/ants/a",
         "b,ants|bees,0.750000,,,out/ants/b|out/bees/b",

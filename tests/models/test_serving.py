@@ -17,8 +17,13 @@ from featcache.models.prediction import Prediction
 from featcache.models.serving import app as serving
 from featcache.models.serving import page, server
 from featcache.models.serving.app import ServerInfo
+from featcache.models.serving.panels.base import refused
+from featcache.models.serving.panels.image import ImagePanel
+from featcache.models.serving.panels.text import TextPanel
 from featcache.models.serving.server import PORTS
+from featcache.models.serving.spread import spread
 
+PANEL = object.__new__(ImagePanel)
 METRICS = {"n": 80, "accuracy": 0.95, "accuracy_low": 0.8777, "accuracy_high": 0.9804}
 
 
@@ -87,7 +92,7 @@ def test_names_of_classes_are_no_html() -> None:
 )
 def test_examples_are_spread(count: int, most: int, chosen: list[int]) -> None:
     paths = [Path(str(number)) for number in range(count)]
-    assert serving._spread(paths, most) == [Path(str(number)) for number in chosen]
+    assert spread(paths, most) == [Path(str(number)) for number in chosen]
 
 
 @pytest.mark.parametrize(
@@ -107,11 +112,11 @@ def test_an_address_that_others_reach_is_said_aloud(host: str, url: str, has_not
         f"{host} is not a loopback address: everyone who reaches port 80 of this machine can use the page. "
         "There is no password."
     )
-    assert serving._server_info(host, 80) == ServerInfo(url, note if has_note else None)
+    assert serving._server_info(host, 80, PANEL) == ServerInfo(url, note if has_note else None, PANEL.api(url))
 
 
 def test_the_page_says_how_it_is_called() -> None:
-    info = ServerInfo("http://127.0.0.1:7860/", None)
+    info = ServerInfo("http://127.0.0.1:7860/", None, PANEL.api("http://127.0.0.1:7860/"))
     assert str(info) == "http://127.0.0.1:7860/  (Ctrl-C ends it)"
     assert info.to_dict() == {
         "url": "http://127.0.0.1:7860/",
@@ -119,6 +124,12 @@ def test_the_page_says_how_it_is_called() -> None:
         "predict": "http://127.0.0.1:7860/gradio_api/call/predict",
         "python": 'gradio_client.Client("http://127.0.0.1:7860/")'
         '.predict(gradio_client.handle_file("photo.jpg"), api_name="/predict")',
+    }
+
+
+def test_a_page_of_texts_says_how_it_is_called() -> None:
+    assert object.__new__(TextPanel).api("http://127.0.0.1:7860/") == {
+        "python": 'gradio_client.Client("http://127.0.0.1:7860/").predict("a text", api_name="/predict")'
     }
 
 
@@ -243,4 +254,4 @@ def test_a_reason_is_no_html() -> None:
             assert not print_exception
             return text
 
-    assert serving._refused(Gradio, "odd <b>tag</b>") == "This image cannot be read: odd &lt;b&gt;tag&lt;/b&gt;."
+    assert refused(Gradio, "image", "odd <b>tag</b>") == "This image cannot be read: odd &lt;b&gt;tag&lt;/b&gt;."

@@ -330,4 +330,6 @@ def test_prepare_takes_a_path_and_refuses_an_unknown_name(tmp_path: Path) -> Non
     assert prepare(str(tmp_path), tmp_path / "unused") == tmp_path
     with pytest.raises(DatasetError) as caught:
         prepare("cifar", tmp_path)
-    assert str(caught.value) == ("there is no data set 'cifar': use digits, ants-bees, or the path of a folder or CSV")
+    assert str(caught.value) == (
+        "there is no data set 'cifar': use digits, ants-bees, docstrings, or the path of a folder or CSV"
+    )

@@ -20,7 +20,7 @@ from featcache.core.specs import ViewSpec
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheMismatchError, SpecError, UnreadableImageError
 from featcache.extraction.extract import extract
-from featcache.models.prepare import prepare_images
+from featcache.models.inputs.image import prepare_images
 from featcache.reports.sample_images import load_views
 from featcache.vision.augment import make_views
 from featcache.vision.decode import decode, decode_for

@@ -41,7 +41,7 @@ class OpenVinoEngine:
         self, extractor: Callable[[], FeatureExtractor], image_size: int, precision: Precision, path: Path | None
     ) -> None:
         def check(network: OpenVinoNetwork) -> None:
-            pixels, original = _noise_pictures(image_size), extractor()
+            pixels, original = noise_pictures(image_size), extractor()
             converted = network.submit([pixels]).result()
             compare_features(converted, original.embed(pixels), original.embed(pixels, "fp32"), precision)
 
@@ -70,7 +70,7 @@ def _convert(extractor: FeatureExtractor, image_size: int) -> Any:
     return openvino_files.convert(extractor, [example], [(-1, image_size, image_size, 3)])
 
 
-def _noise_pictures(size: int) -> NDArray[np.uint8]:
+def noise_pictures(size: int) -> NDArray[np.uint8]:
     """Four pictures (4, size, size, 3) of noise on a coarse grid, which is as smooth as photos."""
     cell = max(1, size // 14)
     grid = np.random.default_rng(0).integers(0, 256, (4, -(-size // cell), -(-size // cell), 3), dtype=np.uint8)

@@ -23,7 +23,7 @@ from featcache.core.specs import Precision
 Layers = Sequence[NDArray[np.float32]]
 """Features (b, d) of each layer."""
 
-MAX_COSINE_DISTANCE = {"fp32": 1e-4, "bf16": 1e-2}
+MAX_COSINE_DISTANCE = {"fp32": 1e-4, "fp16": 1e-3, "bf16": 1e-2}
 """Largest allowed cosine distance between converted features and PyTorch's in fp32, on inputs harder than usual ones.
 If PyTorch itself is farther from fp32 at this precision, as for means near 0, the limit is twice PyTorch's distance."""
 

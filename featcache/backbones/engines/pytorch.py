@@ -135,8 +135,8 @@ class PyTorchEngine:
 class CompiledEngine(PyTorchEngine):
     """torch.compile. It compiles for half a minute to a minute when it is made.
 
-    On a CPU the weights are constants of the code, which is then about twice as fast as PyTorch, and `choose_engine`
-    selects it if that pays. On a GPU the weights stay parameters, and the engine is only used by option.
+    On a CPU the weights are constants of the code, which is then about twice as fast as PyTorch. On a GPU the weights
+    stay parameters. `choose_engine` selects it if that pays.
 
     Raises
     ------

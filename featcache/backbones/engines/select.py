@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.backbones.engines.base import Engine, EngineName, has_compiler, has_openvino
+from featcache.backbones.engines.gpu_trial import GpuTrial
 from featcache.core.specs import Precision
 from featcache.errors import BackboneError, first_line
 
@@ -36,6 +37,7 @@ class EngineRequest:
     conversion_pays : number of views from which a conversion to OpenVINO pays.
     like : engine that made the features which the new ones go with; "" for none.
     conversion : file of the conversion to OpenVINO, once it is made; None to cache none.
+    trial : measures engines on a GPU; None: "auto" does not compile there.
     """
 
     network: str
@@ -46,6 +48,7 @@ class EngineRequest:
     device: str
     precision: Precision
     conversion: Path | None
+    trial: GpuTrial | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,12 @@ def select_engine(request: EngineRequest, starters: EngineStarters) -> SelectedE
         return SelectedEngine(
             "pytorch", None, f"{tool} cannot run {request.network} ({reason}); PyTorch is used instead"
         )
+    except BackboneError as error:  # no memory for the batches of compiled code
+        if request.engine != "auto":
+            raise
+        return SelectedEngine("pytorch", None, f"PyTorch is used instead of {name}: {first_line(error)}")
+    if request.engine == "auto" and request.trial and engine and not request.trial.is_faster(engine):
+        return SelectedEngine("pytorch", None, f"torch.compile does not make {request.network} faster here")
     name = name if engine else "pytorch"
     note = ""
     if request.precision == "bf16" and request.like not in ("", name):
@@ -96,8 +105,10 @@ def choose_engine(request: EngineRequest, starters: EngineStarters) -> EngineNam
 
     In bf16 two engines round so differently that a class can change, so it is the one that made the earlier features.
     Otherwise it is OpenVINO on a CPU if the conversion pays or is cached; without OpenVINO, compiled PyTorch if that
-    pays.
+    pays. On a GPU it is compiled PyTorch if that pays by the measured rate of PyTorch.
     """
+    if request.device.startswith("cuda"):
+        return _choose_on_gpu(request, starters)
     takes_openvino = _can_use_openvino(request)
     if request.precision == "bf16" and (request.like == "pytorch" or (request.like == "openvino" and takes_openvino)):
         return "pytorch" if request.like == "pytorch" else "openvino"
@@ -106,6 +117,14 @@ def choose_engine(request: EngineRequest, starters: EngineStarters) -> EngineNam
         return "openvino"
     compiling_pays = "compiled" in starters and request.views >= COMPILING_PAYS and has_compiler("cpu")
     return "compiled" if request.device == "cpu" and not takes_openvino and compiling_pays else "pytorch"
+
+
+def _choose_on_gpu(request: EngineRequest, starters: EngineStarters) -> EngineName:
+    if request.trial is None or "compiled" not in starters or not has_compiler(request.device):
+        return "pytorch"
+    if request.precision == "bf16" and request.like in ("pytorch", "compiled"):
+        return "pytorch" if request.like == "pytorch" else "compiled"
+    return "compiled" if request.trial.compiling_pays(request.views) else "pytorch"
 
 
 def start_engine(name: EngineName, starters: EngineStarters) -> Engine | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from featcache.core.specs import TextPooling
@@ -51,6 +52,13 @@ class TextSource:
 
     def names(self) -> list[str]:
         """Complete names of encoders, to suggest them in messages."""
+        return []
+
+    def files(self, name: str, weights: str) -> list[Path]:
+        """All files that decide an encoder, found without importing a library, so that its metadata can be cached.
+
+        Empty if they are not known. The parameters and errors are those of `build`.
+        """
         return []
 
     def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from featcache.backbones.text_sources.base import BuiltTextEncoder, TextSource
+from featcache.backbones.text_sources.folders import folder_files
 from featcache.backbones.text_sources.pinned_files import PinnedPackage
 from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, TEXT_SOURCES
 from featcache.backbones.text_sources.sentence_transformers import build_sentence_encoder
@@ -35,6 +38,9 @@ class EmbeddedTextSource(TextSource):
 
     def names(self) -> list[str]:
         return [EMBEDDED_TEXT]
+
+    def files(self, name: str, weights: str) -> list[Path]:
+        return folder_files(PACKAGE.locate(), name, weights)
 
     def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:
         files = [file for file in PACKAGE.sha256 if weights == PRETRAINED or file != "model.safetensors"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _CONFIG = "config.json"
+_SETTINGS = (".json", ".model", ".txt")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _LONGEST = 512
 """Most tokens of a text where the files of an encoder allow more, or say nothing."""
@@ -125,30 +126,52 @@ def read_mapping(path: Path, *, optional: bool = False) -> dict[str, Any]:
     return content
 
 
+def folder_files(folder: Path, name: str, weights: str) -> list[Path]:
+    """The files in a folder that decide an encoder: its weights, its tokenizer and its configuration.
+
+    Parameters
+    ----------
+    name, weights : see `build_from_folder`.
+
+    Raises
+    ------
+    BackboneError : the weights are missing.
+    """
+    settings = sorted(path for path in folder.rglob("*") if path.suffix in _SETTINGS and path.is_file())
+    return [*settings, *_weights_files(folder, name, weights)]
+
+
+def _weights_files(folder: Path, name: str, weights: str) -> list[Path]:
+    """The files of the weights; none for random ones. Raises BackboneError if there are none in the folder."""
+    if weights == RANDOM:
+        return []
+    if is_file(weights):
+        return [locate(weights, name).path]
+    for file_name in _WEIGHTS:
+        if (folder / file_name).is_file():
+            return [folder / file_name]
+        if (index := folder / f"{file_name}.index.json").is_file():
+            parts = read_mapping(index).get("weight_map")
+            names = {Path(str(part)).name for part in parts.values()} if isinstance(parts, dict) else set()
+            return [folder / part for part in sorted(names)]
+    raise BackboneError(f"{folder} has no weights of {name}: neither {' nor '.join(_WEIGHTS)}. Pass --weights PATH.")
+
+
 def _read_weights(folder: Path, name: str, weights: str) -> Mapping[str, Tensor] | None:
     """The tensors of the weights; None for random ones. Pickles are read without the execution of their code."""
     from featcache.backbones.weights.checkpoint import read_checkpoint
     from featcache.backbones.weights.load import read_state
 
-    if weights == RANDOM:
-        return None
-    if is_file(weights):
-        file = locate(weights, name)
-        states = read_checkpoint(file.path)
-        if file.key is None:
-            return states[0].tensors
-        found = [state.tensors for state in states if state.key == file.key]
-        if not found:
-            raise BackboneError(f"{file.path} has no state dict {file.key!r}; it has {[one.key for one in states]}")
-        return found[0]
-    for file_name in _WEIGHTS:
-        if (folder / file_name).is_file():
-            return read_state(folder / file_name)
-        if (index := folder / f"{file_name}.index.json").is_file():
-            parts = read_mapping(index).get("weight_map")
-            names = {Path(str(part)).name for part in parts.values()} if isinstance(parts, dict) else set()
-            return {key: value for part in sorted(names) for key, value in read_state(folder / part).items()}
-    raise BackboneError(f"{folder} has no weights of {name}: neither {' nor '.join(_WEIGHTS)}. Pass --weights PATH.")
+    files = _weights_files(folder, name, weights)
+    if not is_file(weights):
+        return {key: value for file in files for key, value in read_state(file).items()} if files else None
+    states, key = read_checkpoint(files[0]), locate(weights, name).key
+    if key is None:
+        return states[0].tensors
+    found = [state.tensors for state in states if state.key == key]
+    if not found:
+        raise BackboneError(f"{files[0]} has no state dict {key!r}; it has {[one.key for one in states]}")
+    return found[0]
 
 
 def _check_vocabulary(name: str, tokenizer: TextTokenizer, backend: Any, module: nn.Module) -> None:

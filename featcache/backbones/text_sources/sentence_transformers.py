@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 
 from featcache._utils.regular_files import read_json
 from featcache.backbones.text_sources.base import BuiltTextEncoder, TextSource
-from featcache.backbones.text_sources.folders import build_from_folder, find_folder, read_mapping
+from featcache.backbones.text_sources.folders import build_from_folder, find_folder, folder_files, read_mapping
 from featcache.backbones.text_sources.registry import TEXT_SOURCES
 from featcache.core.specs import TextPooling
 from featcache.errors import BackboneError, first_line
@@ -29,10 +29,11 @@ class SentenceTransformersSource(TextSource):
     def owns(self, name: str) -> bool:
         return name.startswith(_PREFIX)
 
+    def files(self, name: str, weights: str) -> list[Path]:
+        return folder_files(_find(name), name, weights)
+
     def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:
-        place = name.removeprefix(_PREFIX)
-        folder = find_folder(name, place if "/" in place or Path(place).is_dir() else name)
-        return build_sentence_encoder(folder, name, weights, max_length, prefix)
+        return build_sentence_encoder(_find(name), name, weights, max_length, prefix)
 
 
 def build_sentence_encoder(
@@ -70,6 +71,11 @@ def build_sentence_encoder(
         pooling=_pooling(pooling_config, name),
         normalize="Normalize" in kinds,
     )
+
+
+def _find(name: str) -> Path:
+    place = name.removeprefix(_PREFIX)
+    return find_folder(name, place if "/" in place or Path(place).is_dir() else name)
 
 
 def _read_modules(folder: Path, name: str) -> dict[str, str]:

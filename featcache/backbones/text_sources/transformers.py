@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache._utils.telemetry import decline_usage_data
 from featcache.backbones.text_sources.base import BuiltTextEncoder, TextSource
-from featcache.backbones.text_sources.folders import build_from_folder, find_folder
+from featcache.backbones.text_sources.folders import build_from_folder, find_folder, folder_files
 from featcache.backbones.text_sources.registry import TEXT_SOURCES
 from featcache.errors import BackboneError, MissingExtraError, first_line
 
@@ -31,6 +31,9 @@ class TransformersSource(TextSource):
 
     def owns(self, name: str) -> bool:
         return name.startswith(_PREFIX)
+
+    def files(self, name: str, weights: str) -> list[Path]:
+        return folder_files(find_folder(name, name.removeprefix(_PREFIX)), name, weights)
 
     def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:
         folder = find_folder(name, name.removeprefix(_PREFIX))
@@ -76,6 +79,7 @@ def build_module(folder: Path, name: str, state: Mapping[str, Tensor] | None) ->
             raise BackboneError(f"the weights of {name} do not fit its network: {first_line(error)}") from error
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # which features do not use: files without it give the same hash
+    model.loss_function = None  # for training; transformers warns where a conversion reads the attribute
     return _hidden_states(model), config
 
 

@@ -60,6 +60,9 @@ class UniversalSentenceEncoderSource(TextSource):
     def names(self) -> list[str]:
         return [NAME]
 
+    def files(self, name: str, weights: str) -> list[Path]:
+        return [PACKAGE.locate() / file for file in PACKAGE.sha256]
+
     def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:
         if weights not in (PRETRAINED, RANDOM):
             raise BackboneError(f"{name} has the weights {PRETRAINED!r} and {RANDOM!r}, not those of a file: {weights}")

@@ -90,11 +90,14 @@ def source_type_of(path: str, options: SourceOptions | None = None) -> type[Sour
     return next((source for _, source in in_order if source.matches(path, options)), None)
 
 
-def is_collection(path: str) -> bool:
-    """Whether a path names a table, tar files or a data set, whose samples need not be files of their own."""
+def is_collection(path: str, text_column: str | None = None) -> bool:
+    """Whether a path names a table, tar files or a data set, whose samples need not be files of their own.
+
+    text_column : see `open_source`.
+    """
     if IMAGES.accepts(Path(path)) and not os.path.isdir(path):
         return False
-    source_type = source_type_of(path)
+    source_type = source_type_of(path, SourceOptions(text_column=text_column))
     return source_type is not None and not source_type.is_folder
 
 

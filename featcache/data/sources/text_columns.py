@@ -93,7 +93,8 @@ def choose_text_columns(
     if label is None:
         names = f"{','.join(header[:8])}{',...' if len(header) > 8 else ''}"
         raise MissingColumnsError(f"{where} {EXPECTED_TEXT_COLUMNS}; found {names}")
-    split, group = (find_column(others, (column,)) for column in ("split", "group"))
+    optional = () if label_column == NO_LABEL else ("split", "group")  # they mean nothing without labels
+    split, group = (find_column(others, (column,)) if column in optional else None for column in ("split", "group"))
     columns = Columns("", label, split, None, group, [*notes, *text_note(texts)], texts)
     refuse_repeated_columns(name, header, columns)
     return columns

@@ -50,11 +50,6 @@ class ImagePlan(ExtractionPlan):
         return "\n".join(filter(None, [super().note, *(self.device_views.notes if self.device_views else [])]))
 
     @property
-    def input_size(self) -> int:
-        """See `ExtractionPlan`: the side of a view, in pixels."""
-        return self.spec.image_view.image_size
-
-    @property
     def makes_views_on_device(self) -> bool:
         """See `ExtractionPlan`."""
         return self.device_views is not None

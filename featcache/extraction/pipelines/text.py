@@ -27,11 +27,6 @@ class TextPlan(ExtractionPlan):
 
     backbone: TextEncoder
 
-    @property
-    def input_size(self) -> int:
-        """See `ExtractionPlan`: the most tokens of a text."""
-        return self.spec.text_view.max_length
-
     def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> TextLoader:
         """See `ExtractionPlan`."""
         return TextLoader(manifest, self.spec.text_view, self.backbone.tokenizer, timer=timer)
@@ -75,6 +70,7 @@ class TextPipeline:
                 max_length=options["max_length"],
                 prefix=options["prefix"],
                 seed=options["seed"],
+                lazy=True,
             )
         spec = encoder.extract_spec(
             views=options["views"],
@@ -100,7 +96,14 @@ class TextPipeline:
     ) -> TextEncoder:
         """See `Pipeline`."""
         return load_text_encoder_of(
-            spec, path, encoder=backbone, weights=weights, layers=layers, device=device, precision=precision
+            spec,
+            path,
+            encoder=backbone,
+            weights=weights,
+            layers=layers,
+            device=device,
+            precision=precision,
+            lazy=lazy,
         )
 
     def plan(self, encoder: Any, spec: ExtractSpec, runtime: RuntimeOptions, match_engine: str = "", /) -> TextPlan:

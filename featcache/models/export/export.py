@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,15 @@ from featcache._utils.formatting import human_bytes
 from featcache._utils.locks import lock_folder
 from featcache._utils.results import NotebookResult, Result
 from featcache._utils.telemetry import decline_usage_data
-from featcache.core.bit_depth import format_range
 from featcache.core.model_card import ModelCard
 from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
 from featcache.heads.linear_layer import LinearWeights, as_linear, layer
 from featcache.heads.registry import fit_a_linear_head
-from featcache.models.export.parity import noise_images, run_example
-from featcache.models.export.program import MARK, format_program
+from featcache.models.export.inputs.registry import input_of
+from featcache.models.export.parity import check_folder, run_example
+from featcache.models.export.program import MARK, with_imports
 from featcache.models.export.registry import EXPORT_FORMATS, ExportFormat
 from featcache.models.load import SavedModel, open_model
-from featcache.vision.augment import make_views
 
 MAX_DIFFERENCE = 1e-4
 """How far the logits of the exported model may be from featcache's, as a fraction of the largest logit."""
@@ -42,7 +41,7 @@ class Exported(Result, NotebookResult):
     path : Path
         The exported file.
     program : Path
-        A program in the same folder, which reads photos and prints their classes without featcache.
+        A program in the same folder, which reads samples and prints their classes without featcache.
     format : str
         The name of the format.
     size_bytes : int
@@ -54,6 +53,8 @@ class Exported(Result, NotebookResult):
         The text of the program.
     notes : tuple of str
         Notes for the user, a line each.
+    sample : str
+        An argument of the program, such as "photo.jpg".
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Exported(Result, NotebookResult):
     difference: float
     snippet: str
     notes: tuple[str, ...]
+    sample: str = "photo.jpg"
 
     def __str__(self) -> str:
         lines = [
@@ -70,7 +72,13 @@ class Exported(Result, NotebookResult):
             f"in a fresh process without featcache its logits differ by {self.difference:.1e} of the largest",
             *self.notes,
         ]
-        return "\n".join([*lines, f"the program that was run there: python {shlex.quote(str(self.program))} photo.jpg"])
+        command = f"python {shlex.quote(str(self.program))} {self.sample}"
+        return "\n".join([*lines, f"the program that was run there: {command}"])
+
+    def _json_fields(self) -> dict[str, Any]:
+        fields = super()._json_fields()
+        del fields["sample"]
+        return fields
 
 
 def export(
@@ -85,8 +93,9 @@ def export(
 ) -> Exported:
     """Write a saved model as a file for PyTorch or ONNX Runtime, which computes in fp32 and needs no featcache.
 
-    The program OUT.py is written beside the file. It reads photos, prepares them as for training and prints their
-    classes, without featcache. The program is run in a fresh process first, on images of noise. The export fails
+    The program OUT.py is written beside the file. It reads photos or texts, prepares them as for training and prints
+    their classes, without featcache; for texts the tokenizer is beside it, too. The program is run in a fresh process
+    first, on images of noise or on a few texts. The export fails
     unless its logits are those of the saved model.
 
     Parameters
@@ -97,7 +106,8 @@ def export(
         The file to write.
     format : str
         "state-dict" (weights for the plain network of torchvision or timm, with its last layer replaced), "onnx" or
-        "torch-export" (graphs from pixels, shape (b, s, s, 3), uint8, to logits and probabilities, shape (b, c)), or
+        "torch-export" (graphs from pixels, shape (b, s, s, 3), uint8, or from token ids, shape (b, t), int64, and their
+        numbers, shape (b,), to logits and probabilities, shape (b, c)), or
         a format that another package adds with an entry point in the group `featcache.exports`.
     weights : str, optional
         Where the backbone's weights are now, if they were moved.
@@ -141,18 +151,22 @@ def export(
     decline_usage_data()
     on_step(f"loading {model}")
     saved = open_model(model, weights=weights, device="cpu", precision="fp32", backbone=backbone)
-    view, last = saved.card.spec.image_view, _last_layer(saved, Path(model))
-    images = noise_images(view.resize_size)  # resizing does not change them, whichever library does it
-    views = np.concatenate([make_views(image, view, b"", [0]) for image in images])
-    features = np.concatenate([*saved.backbone.embed_layers(views).values()], axis=1)
-    expected = features @ last.weight.T + last.bias
+    model_input, last = input_of(saved.card), _last_layer(saved, Path(model))
+    for companion in model_input.companions(out):
+        if os.path.lexists(companion) and not overwrite:
+            raise OutputExistsError(f"{companion} exists. Give {out} another name, or overwrite it.")
     with draft_folder(out) as folder:
         draft = folder / out.name
         on_step(f"writing {format}")
         try:
-            text = format_program(saved.card, out.name, export_format.write(saved, last, draft))
+            code = export_format.write(saved, last, draft)
+            code = replace(code, imports=with_imports(code.imports, model_input.imports))
+            text = model_input.program(saved, out.name, code)
+            model_input.write_companions(saved, draft)
             on_step("running it in a fresh process")
-            logits = run_example(text, draft, images)
+            check = model_input.check(saved, check_folder(draft))
+            expected = check.features @ last.weight.T + last.bias
+            logits = run_example(text, draft, check.arguments)
         except OSError as error:
             raise OutputError.from_os_error(error, out) from error
         difference = _difference(logits, expected, last)
@@ -167,9 +181,11 @@ def export(
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
+            for companion, target in zip(model_input.companions(draft), model_input.companions(out), strict=True):
+                move(companion, target)
             move(draft, out)
-    notes = (*_notes(saved.card, last), *export_format.notes())
-    return Exported(out, program, format, size, difference, text, notes)
+    notes = (*_notes(saved.card, last), *model_input.notes(saved.card), *export_format.notes())
+    return Exported(out, program, format, size, difference, text, notes, model_input.sample)
 
 
 def _check_packages(name: str, export_format: ExportFormat) -> None:
@@ -225,13 +241,6 @@ def _notes(card: ModelCard, last: LinearWeights) -> list[str]:
         )
     if card.kind == "head" and card.spec.precision != "fp32":
         notes.append(f"the head was fitted on features in {card.spec.precision}; the file computes in fp32")
-    if value_range := card.spec.image_view.value_range:
-        notes.append(
-            "the program scales grey images of more than 8 bits by the range "
-            f"{format_range(value_range)}, as featcache does; of 16-bit colours it takes the upper byte"
-        )
-    if side := card.spec.image_view.decode_side:
-        notes.append(f"the program decodes photos in full, featcache at a part of their size (decode_side {side})")
     for name in np.array(card.classes)[~last.depends_on_input]:
         notes.append(f"{name} has the same logit for every image: the training data cannot tell it from the others")
     return notes

@@ -1,4 +1,4 @@
-"""A saved model as one module of PyTorch, from pixels to probabilities: what the formats of graphs export."""
+"""A saved model as one module of PyTorch, from inputs to probabilities: what the formats of graphs export."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from featcache.backbones.feature_extractor import FeatureExtractor
 from featcache.core.model_card import ModelCard
 from featcache.errors import ExportError, first_line
 from featcache.heads.linear_layer import LinearWeights
+from featcache.models.export.inputs.registry import input_of
 from featcache.models.export.program import label_thresholds
 
 if TYPE_CHECKING:
@@ -23,48 +23,39 @@ if TYPE_CHECKING:
 
 
 class _GraphModule(nn.Module):
-    """RGB images (b, s, s, 3), uint8, to logits and probabilities, each (b, c).
+    """From the inputs to logits and probabilities, each (b, c).
 
-    layers : of the extractor, those that the head uses.
+    features : from the inputs to features of each layer. numbers : of the layers that the head uses.
     """
 
-    def __init__(
-        self, extractor: FeatureExtractor, layers: Sequence[str], last: LinearWeights, multilabel: bool
-    ) -> None:
+    def __init__(self, features: nn.Module, numbers: Sequence[int], last: LinearWeights, multilabel: bool) -> None:
         super().__init__()
-        self.extractor, self.multilabel = extractor, multilabel
-        self.numbers = [extractor.layers.index(layer) for layer in layers]
+        self.features, self.numbers, self.multilabel = features, numbers, multilabel
         self.weight, self.bias = (nn.Parameter(torch.from_numpy(array).float(), requires_grad=False) for array in last)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.extractor(pixels)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(*inputs)
         x = torch.cat([features[number] for number in self.numbers], 1)
         logits = nn.functional.linear(x, self.weight, self.bias)
         return logits, logits.sigmoid() if self.multilabel else logits.softmax(1)
 
 
-def graph_module(saved: SavedModel, last: LinearWeights) -> tuple[nn.Module, Tensor]:
-    """The module to export, and an example input: two black images."""
-    size = saved.card.spec.image_view.image_size
-    backbone = saved.backbone
-    module = _GraphModule(backbone.feature_extractor, backbone.layers, last, saved.card.multilabel).eval()
-    return module, torch.zeros(2, size, size, 3, dtype=torch.uint8)
+def graph_module(saved: SavedModel, last: LinearWeights) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The module to export, and an example of its inputs."""
+    model_input = input_of(saved.card)
+    features, example = model_input.features(saved)
+    layers = model_input.layers(saved)
+    numbers = [layers.index(layer) for layer in saved.backbone.layers]
+    return _GraphModule(features, numbers, last, saved.card.multilabel).eval(), example
 
 
 def graph_metadata(card: ModelCard) -> dict[str, str]:
     """The metadata of the exported file. ONNX requires strings."""
-    view = card.spec.image_view
     return {
         "classes": json.dumps(card.classes),
         "several_labels": json.dumps(card.multilabel),
         **({"thresholds": json.dumps(label_thresholds(card))} if card.multilabel else {}),
-        "pixels": (
-            f"RGB, uint8, (b, {view.image_size}, {view.image_size}, 3); mean and deviation are part of the graph, the "
-            f"middle of each picture, its short side resized to {view.resize_size} ({view.interpolation}, antialiased)"
-        ),
-        "resize_size": str(view.resize_size),
-        "image_size": str(view.image_size),
-        "interpolation": view.interpolation,
+        **input_of(card).metadata(card),
     }
 
 

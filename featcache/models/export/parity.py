@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import ExportError
-from featcache.vision.image_files import write_png
 
 _FOLDER = "featcache-check"  # beside the exported file
 _RUN = f"""
@@ -19,8 +19,8 @@ import sys
 
 import numpy as np
 
-program, *images = sys.argv[1:]
-for name, arguments in (("first", images[:1]), ("all", images)):
+program, *samples = sys.argv[1:]
+for name, arguments in (("first", samples[:1]), ("all", samples)):
     sys.argv = [program, *arguments]
     np.save(f"{_FOLDER}/{{name}}-logits.npy", runpy.run_path(program)["logits"])
 if "featcache" in sys.modules:
@@ -28,38 +28,33 @@ if "featcache" in sys.modules:
 """
 
 
-def noise_images(side: int) -> NDArray[np.uint8]:
-    """Four images of noise, shape (4, side, side, 3), as smooth as photos."""
-    cells = 14
-    grid = np.random.default_rng(0).integers(0, 256, (4, cells, cells, 3), dtype=np.uint8)
-    cell_of_pixel = np.arange(side) * cells // side
-    return grid[:, cell_of_pixel[:, None], cell_of_pixel]
+def check_folder(exported: Path) -> Path:
+    """The folder for the samples and the logits of the check, beside the exported file; it is made."""
+    folder = exported.parent / _FOLDER
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
-def run_example(text: str, exported: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The logits of the first image, given alone, and then those of all, given together: shape (1 + b, c).
+def run_example(text: str, exported: Path, arguments: Sequence[str]) -> NDArray[np.float32]:
+    """The logits of the first sample, given alone, and then those of all, given together: shape (1 + b, c).
 
     Parameters
     ----------
     text : str
-        The whole program, so that exactly what a user gets is run. It takes paths of images as arguments, and its
-        global variable `logits` holds the result.
+        The whole program, so that exactly what a user gets is run. Its global variable `logits` holds the result.
     exported : Path
         The file that the program loads. The program is written beside it, with .py at the end of its name.
-    images : ndarray, shape (b, height, width, 3), uint8
+    arguments : sequence of str
+        Of the program: the b samples.
 
     Raises
     ------
     ExportError
         The program fails.
     """
-    folder, program = exported.parent / _FOLDER, Path(f"{exported}.py")
-    folder.mkdir()
-    names = [f"{_FOLDER}/{number}.png" for number in range(len(images))]
-    for name, image in zip(names, images, strict=True):
-        write_png(image, exported.parent / name)
+    folder, program = check_folder(exported), Path(f"{exported}.py")
     program.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-P", "-c", _RUN, program.name, *names]  # -P: import no module from this folder
+    command = [sys.executable, "-P", "-c", _RUN, program.name, *arguments]  # -P: import no module from this folder
     process = subprocess.run(
         command, cwd=exported.parent, capture_output=True, text=True, errors="replace", check=False
     )

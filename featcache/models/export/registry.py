@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExampleCode:
-    """Lines of Python that use an exported file without featcache. `format_program` makes a whole program of them.
+    """Lines of Python that use an exported file without featcache. `ExportInput.program` makes a whole program of them.
 
     Parameters
     ----------
     imports : str
-        Import statements, Pillow's `Image` and `ImageOps` among them. numpy, sys and Path are imported already.
+        Import statements. numpy, sys, Path, and what prepares the samples (see `ExportInput`) are imported already.
     predict : str
         Statements that load the file `MODEL` and compute `logits`, shape (b, c), from `pixels`, the prepared images:
-        RGB, uint8, shape (b, s, s, 3). They end in a newline.
+        RGB, uint8, shape (b, s, s, 3); for texts from `ids` and `lengths`, see `ExportInput`. They end in a newline.
     probabilities : str
         The expression for the probabilities, shape (b, c). Default: the name `probabilities`, which `predict` sets.
     """

@@ -26,16 +26,6 @@ CSS = """
 """
 """Class names may be long, and images small."""
 
-PASTE = """<script>
-document.addEventListener("paste", (event) => {
-  const input = document.querySelector("#image input[type=file]");
-  if (!input || !event.clipboardData.files.length) return;
-  input.files = event.clipboardData.files;
-  input.dispatchEvent(new Event("change", { bubbles: true }));
-});
-</script>"""
-"""Pastes images with the keyboard. gradio's button needs the clipboard, which browsers give only to loopback pages."""
-
 
 def format_title(card: ModelCard) -> str:
     """The title of the page."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import ExportError
-from featcache.models.export.program import IMPORT_PILLOW
 from featcache.models.export.registry import EXPORT_FORMATS, ExampleCode, ExportFormat
 
 if TYPE_CHECKING:
@@ -34,6 +33,11 @@ def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> Exam
     from featcache.models.export.graph import exporting
 
     card, name = saved.card, saved.card.spec.backbone
+    if card.spec.modality != "image":
+        raise ExportError(
+            f"a state dict is for networks of images, and the head is for {card.spec.modality}s. Use onnx or "
+            "torch-export."
+        )
     if card.layer != PENULTIMATE:
         raise ExportError(
             f"the head uses layer {card.layer} of {name}. A state dict holds the plain network, which continues after "
@@ -55,7 +59,7 @@ def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> Exam
     image_size = card.spec.image_view.image_size if differs_in_size(name, saved.backbone.module) else None
     classes, width = last.weight.shape
     line, build = get_source(name).build_code(name, classifiers[0], classes, width, image_size)
-    lines = ["import torch", IMPORT_PILLOW, line]
+    lines = ["import torch", line]
     return ExampleCode(
         "\n".join(sorted(lines, key=lambda line: (line.startswith("from"), line))),
         _PREDICT.format(build=build, mean=list(card.spec.image_view.mean), std=list(card.spec.image_view.std)),

@@ -7,7 +7,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.models.export.program import IMPORT_PILLOW
 from featcache.models.export.registry import EXPORT_FORMATS, ExampleCode, ExportFormat
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ NAME = "torch-export"
 
 _PREDICT = """model = torch.export.load(MODEL).module()
 with torch.inference_mode():
-    logits, probabilities = model(torch.from_numpy(pixels))
+    logits, probabilities = model({inputs})
 """
 
 
@@ -27,14 +26,18 @@ def write_torch_export(saved: SavedModel, last: LinearWeights, path: Path) -> Ex
     import torch
 
     from featcache.models.export.graph import exporting, graph_metadata, graph_module
+    from featcache.models.export.inputs.registry import input_of
 
+    model_input = input_of(saved.card)
     module, example = graph_module(saved, last)
+    axes = tuple(dict.fromkeys(each, torch.export.Dim.DYNAMIC) for each in model_input.dynamic_axes)
     with exporting(saved, NAME):
-        program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program = torch.export.export(module, example, dynamic_shapes=(axes,))
         buffer = BytesIO()  # to a file, PyTorch would abort the process where the disk is full
         torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(graph_metadata(saved.card))})
         path.write_bytes(buffer.getbuffer())
-    return ExampleCode(f"import torch\n{IMPORT_PILLOW}", _PREDICT)
+    inputs = ", ".join(f"torch.from_numpy({name})" for name in model_input.names)
+    return ExampleCode("import torch", _PREDICT.format(inputs=inputs))
 
 
 def _notes() -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""What an exported file takes, for each modality: a module each."""

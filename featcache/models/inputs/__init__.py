@@ -1,0 +1,1 @@
+"""What a saved model predicts: a module for each modality."""

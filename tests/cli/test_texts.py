@@ -1,0 +1,105 @@
+"""The commands on texts: predict and evaluate, with an encoder of random weights that is loaded by its name."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from commands import done, featcache_cli, refused
+from featcache_cli.main import main
+from toytexts import write_text_model
+
+pytestmark = pytest.mark.skipif(
+    not (importlib.util.find_spec("transformers") and importlib.util.find_spec("tokenizers")),
+    reason="the extra text is not installed",
+)
+GOOD = ["good film", "the very good film", "a good film", "good", "very very good", "very good film", "the good film"]
+BAD = ["not bad", "a dull film", "the bad film", "dull", "bad film", "the dull film", "a very dull film"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With reviews.csv, the cache c.h5 and head."""
+    folder = tmp_path_factory.mktemp("cli-texts")
+    with (folder / "reviews.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label", "split"])
+        for label, texts in (("good", GOOD), ("bad", BAD)):
+            rows.writerows([text, label, "val" if number in (1, 4) else "train"] for number, text in enumerate(texts))
+    encoder = write_text_model(folder / "bert")
+    network = ("--backbone", f"transformers/{encoder}", "--weights", "none")
+    done("extract", folder / "reviews.csv", "-o", folder / "c.h5", *network)
+    done("fit-head", folder / "c.h5", "-o", folder / "head")
+    return folder
+
+
+@pytest.fixture
+def head(folder: Path) -> Path:
+    return folder / "head"
+
+
+def test_every_format_has_the_place_and_the_beginning_of_a_text(folder: Path, head: Path) -> None:
+    table, n = folder / "reviews.csv", len(GOOD + BAD)
+    lines = done("predict", head, table).splitlines()
+    assert len(lines) == n
+    for number, (line, text) in enumerate(zip(lines, GOOD + BAD, strict=True), 2):
+        path, first, _, shown = line.split("\t")
+        assert (path, shown) == (f"{table}, line {number}", text)
+        assert first.split()[0] in ("good", "bad")
+    report = json.loads(done("predict", head, table, "--json"))
+    assert (report["texts"], report["unreadable"]) == (n, 0)
+    records = [json.loads(line) for line in done("predict", head, table, "--format", "jsonl").splitlines()]
+    assert records == report["predictions"]
+    assert [record["text"] for record in records] == GOOD + BAD
+    rows = list(csv.DictReader(done("predict", head, table, "--format", "csv").splitlines()))
+    assert [row["text"] for row in rows] == GOOD + BAD
+    assert [row["label"] for row in rows] == [record["label"] for record in records]
+
+
+def test_texts_of_the_command_line_and_of_stdin(folder: Path, head: Path) -> None:
+    first, second = done("predict", head, "--text", "a good film", "--text", "dull").splitlines()
+    assert (first.split("\t")[0], first.split("\t")[-1]) == ("text 1", "a good film")
+    assert second.startswith("text 2\t")
+    result = CliRunner().invoke(main, ["predict", str(head), "-"], input="a good film\n\ndull\n")
+    piped, empty, third = result.stdout.splitlines()
+    assert piped.split("\t")[1:] == first.split("\t")[1:]
+    assert empty == "stdin, line 2\tunreadable: an empty text"
+    assert third.split("\t")[1:] == second.split("\t")[1:]
+    assert "1 of 3 texts could not be read" in result.stderr
+    lines = '{"message": "a good film", "id": 3}\n'
+    result = CliRunner().invoke(main, ["predict", str(head), "-", "--text-column", "message"], input=lines)
+    assert result.stdout.splitlines() == [first.replace("text 1", "stdin, line 1", 1)]
+
+
+def test_an_argument_that_is_no_file_says_what_to_do(folder: Path, head: Path) -> None:
+    error = " ".join(refused("predict", head, "a good film").split())
+    assert "a good film names no text: no such file" in error
+    assert "to predict a text itself, give it with --text, or on stdin for the argument -" in error
+    assert "Missing argument 'SAMPLES...'" in refused("predict", head, status=2)
+
+
+def test_text_files_are_moved_into_the_folders_of_their_classes(folder: Path, head: Path, tmp_path: Path) -> None:
+    for number, text in enumerate(("a good film", "dull")):
+        (tmp_path / f"{number}.txt").write_text(text)
+    labels = [item["label"] for item in json.loads(done("predict", head, tmp_path, "--json"))["predictions"]]
+    done("predict", head, tmp_path / "0.txt", tmp_path / "1.txt", "--move-to", tmp_path / "sorted")
+    for number, label in enumerate(labels):
+        assert (tmp_path / f"sorted/{label}/{number}.txt").is_file()
+    for arguments in (["--text", "good"], [str(folder / "reviews.csv")], ["-"]):
+        result = featcache_cli("predict", head, *arguments, "--link-to", tmp_path / "linked")
+        assert result.exit_code == 2
+        assert "--move-to and --link-to need local files" in result.stderr
+
+
+def test_evaluate_names_texts(folder: Path, head: Path, tmp_path: Path) -> None:
+    text = done("evaluate", head, folder / "reviews.csv", "-o", tmp_path / "out")
+    assert "4 val texts" in text
+    assert "image" not in text
+    files = [(path / "val.csv").read_text().splitlines() for path in (head, tmp_path / "out")]
+    fitted, evaluated = (list(csv.DictReader(lines)) for lines in files)
+    assert [row["predicted"] for row in evaluated] == [row["predicted"] for row in fitted]
