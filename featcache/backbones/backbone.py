@@ -207,6 +207,10 @@ class Backbone(FrozenNetwork):
         """A copy of the network with gradients, for fine-tuning."""
         return copy.deepcopy(self.module).requires_grad_(True)
 
+    def frozen_module(self) -> nn.Module:
+        """`module`; see `TrainableNetwork`."""
+        return self.module
+
     def random_module(self, spec: ExtractSpec) -> nn.Module:
         """The network with random weights; see `TrainableNetwork`. Raises BackboneError if it is not built by name."""
         view = spec.image_view

@@ -180,6 +180,10 @@ class TextEncoder(FrozenNetwork):
         """A copy of the encoder with gradients, with its pooling; see `TrainableNetwork`."""
         return self._trainable(copy.deepcopy(self.module).requires_grad_(True))
 
+    def frozen_module(self) -> nn.Module:
+        """The encoder with its pooling; see `TrainableNetwork`."""
+        return self._trainable(self.module)
+
     def random_module(self, spec: ExtractSpec) -> nn.Module:
         """See `TrainableNetwork`. Raises BackboneError if it cannot be built by its name."""
         view = spec.text_view
@@ -189,7 +193,7 @@ class TextEncoder(FrozenNetwork):
         """The layers of the transformer; see `TrainableNetwork`."""
         from featcache.backbones.text_training import find_layers
 
-        return find_layers(self._trainable(self.module))
+        return find_layers(self.frozen_module())
 
     def autocast(self) -> AbstractContextManager[None]:
         """See `TrainableNetwork`."""

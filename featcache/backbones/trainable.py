@@ -45,6 +45,9 @@ class TrainableNetwork(Protocol):
     def trainable_module(self) -> nn.Module:
         """A copy of the network with gradients, from `network_input` to the penultimate features (b, d)."""
 
+    def frozen_module(self) -> nn.Module:
+        """The same module with the weights that features are computed with, without a copy and without gradients."""
+
     def random_module(self, spec: ExtractSpec, /) -> nn.Module:
         """The same module with the random weights of the spec's seed."""
 

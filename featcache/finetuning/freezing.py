@@ -41,7 +41,7 @@ def freeze_batchnorm_statistics(network: BackboneWithHead, stages: list[str], pr
 def parameter_groups(
     network: BackboneWithHead, stages: list[str], lr: float, decay: float, head_lr: float | None = None
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: the head at `head_lr`, by default `lr`; each stage at `decay` times that of the next one.
+    """Groups for an optimizer: the head at `head_lr`, by default `lr`; each stage at `decay` times that of the next.
 
     Layer-wise learning rate decay: Clark et al. 2020 (ELECTRA, arXiv 2003.10555) and Bao et al. 2021 (BEiT, arXiv
     2106.08254). As in BEiT, the rate of the last stage is `lr` times `decay`. Without stages, the whole network has the

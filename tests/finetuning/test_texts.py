@@ -22,6 +22,8 @@ from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.metrics.predictions import LAST, read_predictions
+from featcache.models.classifier import Classifier
+from featcache.models.evaluate import evaluate
 from featcache.training.checkpoint import load_checkpoint
 from featcache.training.config import TrainConfig
 from toys import toy_backbone
@@ -200,3 +202,17 @@ def test_what_is_for_images_says_so(table: Path, split_folder: Path, tmp_path: P
         finetune(split_folder, tmp_path / "run", backbone=toy_backbone(), max_length=8)
     with pytest.raises(DataLayoutError, match="holds texts, and toy is a network for images"):
         finetune(table, tmp_path / "run", backbone=toy_backbone())
+
+
+def test_a_saved_run_predicts_as_it_was_evaluated(table: Path, tmp_path: Path) -> None:
+    """Its weights are not those of the given encoder, and batches of other lengths change nothing."""
+    finetune(table, tmp_path / "run", backbone=layered_encoder(), config=CONFIG)
+    rows, texts = read_predictions(tmp_path / "run"), _texts(table, "val")
+    classifier = Classifier.load(tmp_path / "run", backbone=layered_encoder(), device="cpu")
+    for size in (1, 8):
+        predictions = classifier.predict(texts, batch_size=size)
+        assert [prediction.label for prediction in predictions] == [row.predicted for row in rows]
+        found = [prediction.probability for prediction in predictions]
+        assert found == pytest.approx([row.probabilities[0] for row in rows], abs=2e-6)
+    accuracy = np.mean([row.right for row in rows])
+    assert evaluate(tmp_path / "run", table, backbone=layered_encoder(), device="cpu").accuracy.accuracy == accuracy
