@@ -51,9 +51,9 @@ def grid_side(pool: str) -> int:
 def choose_layers(requested: str, existing: Sequence[str]) -> tuple[str, ...]:
     """The existing layers that a text selects.
 
-    A text names layers, or "last", "stages" (layers without a pool, or with the mean or the class token; of an encoder of
-    texts the means of the upper half of the layers) or "all" (all layers without finer grids), joined by commas. Raises
-    SpecError for others.
+    A text names layers, or "last", "stages" (layers without a pool, or with the mean or the class token; of an encoder
+    of texts the means of the upper half of the layers) or "all" (all layers without finer grids), joined by commas.
+    Raises SpecError for others.
     """
     chosen: list[str] = []
     for name in split_names(requested):
