@@ -58,7 +58,7 @@ def test_the_api_answers_what_the_classifier_says(served: Served, head: Path) ->
 
 def test_a_text_that_is_too_long_is_refused_with_its_reason(served: Served) -> None:
     with pytest.raises(urllib.error.HTTPError) as error:
-        served.call("x" * (1 << 20))
+        served.call("x" * (2 << 20))
     assert error.value.code == 413
     assert error.value.read().decode() == "more than the 1,048,576 bytes of --max-upload"
 

@@ -79,6 +79,7 @@ def build_module(folder: Path, name: str, state: Mapping[str, Tensor] | None) ->
             raise BackboneError(f"the weights of {name} do not fit its network: {first_line(error)}") from error
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # which features do not use: files without it give the same hash
+    model.loss_function = None  # for training; transformers warns where a conversion reads the attribute
     return _hidden_states(model), config
 
 
