@@ -6,6 +6,7 @@ over its places. Several layers are written as one text, joined by commas; heads
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from featcache._utils.formatting import split_names
@@ -22,6 +23,7 @@ the class token. Prefix tokens are not places. Without a pool, the mean is over 
 STAGE_POOLS = ("", "mean", "cls")
 """Of the layers that "stages" selects: one vector of each channel."""
 
+_TEXT_LAYER = re.compile(r"layer\.(\d+)(?::|$)")  # of an encoder of texts, see `expand_text_layers`
 _MAX_GRID = 64  # places along a side; larger values are rejected as invalid
 _SIDES = {"grid": 2, **{f"grid{side}": side for side in range(1, _MAX_GRID + 1)}}
 
@@ -49,8 +51,9 @@ def grid_side(pool: str) -> int:
 def choose_layers(requested: str, existing: Sequence[str]) -> tuple[str, ...]:
     """The existing layers that a text selects.
 
-    A text names layers, or "last", "stages" (layers without a pool, or with the mean or the class token) or "all" (all
-    layers without finer grids), joined by commas. Raises SpecError for others.
+    A text names layers, or "last", "stages" (layers without a pool, or with the mean or the class token; of an encoder
+    of texts the means of the upper half of the layers) or "all" (all layers without finer grids), joined by commas.
+    Raises SpecError for others.
     """
     chosen: list[str] = []
     for name in split_names(requested):
@@ -59,8 +62,8 @@ def choose_layers(requested: str, existing: Sequence[str]) -> tuple[str, ...]:
         elif name == LAST and PENULTIMATE in existing:
             chosen.append(PENULTIMATE)
         elif name in (STAGES, ALL):
-            pools = STAGE_POOLS if name == STAGES else ("", *POOLS)
-            layers = [layer for layer in existing if parse_layer(layer)[1] in pools]
+            whole = [layer for layer in existing if parse_layer(layer)[1] in ("", *POOLS)]
+            layers = _stages(existing) if name == STAGES else whole
             if name == STAGES and set(layers) <= {PENULTIMATE}:
                 raise SpecError(f"there are no stages; the layers are {', '.join(existing)}")
             chosen += layers
@@ -69,3 +72,13 @@ def choose_layers(requested: str, existing: Sequence[str]) -> tuple[str, ...]:
     if not chosen:
         raise SpecError(f"{requested!r} names no layer; there are {', '.join(existing)}")
     return tuple(dict.fromkeys(chosen))
+
+
+def _stages(existing: Sequence[str]) -> list[str]:
+    """The layers of the set "stages" among the existing ones."""
+    layers = [layer for layer in existing if parse_layer(layer)[1] in STAGE_POOLS]
+    numbers = {layer: int(number[1]) for layer in existing if (number := _TEXT_LAYER.match(layer))}
+    if not numbers:
+        return layers
+    half = max(numbers.values()) // 2
+    return [name for name in layers if name not in numbers or (numbers[name] > half and parse_layer(name)[1] != "cls")]

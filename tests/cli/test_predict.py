@@ -194,7 +194,7 @@ def test_files_and_stdin_together(head: Path, data: Path) -> None:
 
 def test_nothing_on_stdin_is_refused(head: Path) -> None:
     result = _from_stdin(head, b"\n")
-    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "Error: stdin is empty: it names no image.")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "Error: stdin is empty: it has no image.")
     result = _from_stdin(head, b"a.png\0b.png\0")
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())

@@ -68,3 +68,13 @@ def test_a_layer_that_is_not_there_is_refused() -> None:
         choose_layers("stages", ("penultimate", "layer1:max"))
     with pytest.raises(SpecError, match=r"^',' names no layer; there are penultimate$"):
         choose_layers(",", ("penultimate",))
+
+
+def test_stages_of_an_encoder_of_texts_are_the_means_of_the_upper_half() -> None:
+    pools = ("cls", "mean", "max")
+    every = ("penultimate", *(f"layer.{number}:{pool}" for number in range(1, 7) for pool in pools))
+    stages = ("penultimate", "layer.4:mean", "layer.5:mean", "layer.6:mean")
+    assert choose_layers("stages", every) == choose_layers("stages", stages) == stages
+    without_last = tuple(layer for layer in every if layer != "layer.6:mean")  # it equals the penultimate features
+    assert choose_layers("stages", without_last) == stages[:3]
+    assert choose_layers("stages", ("penultimate", "layer1", "layer2:mean")) == ("penultimate", "layer1", "layer2:mean")
