@@ -48,7 +48,7 @@ def choose_head(
 def _note(spec: HeadSpec, keeps_layers: bool, fitted: Fitted, images: int) -> str:
     what = " and the ".join(["head"] * spec.tries_heads + ["layers"] * (not keeps_layers))
     verb = "was" if what == "head" else "were"
-    sentences = [f"The {what} {verb} chosen once, by cross-validation on all {images} training images."]
+    sentences = [f"The {what} {verb} chosen once, by cross-validation on all {images} training samples."]
     if fitted.selection:
         sentences += [f"{name} was left out: {reason}." for name, reason in fitted.selection.skipped]
     if fitted.layer_selection and fitted.layer_selection.skipped:

@@ -129,7 +129,7 @@ class Curve(Result, NotebookResult):
             return ()
         remarks, gain, last = [], self.gain_from_doubling, max(self.points, key=lambda point: point.images)
         if gain is not None:
-            assumed = "if errors continue to fall as a power of the number of images"
+            assumed = "if errors continue to fall as a power of the number of samples"
             remarks.append(f"Twice the labels would add about {100 * gain:.1f} points, {assumed}; {_TYPICAL_ERROR}.")
         error, train_error = 1 - last.accuracy, 1 - (last.train_accuracy or 0.0)
         excess = train_error - _UNDERFIT * error
@@ -141,11 +141,11 @@ class Curve(Result, NotebookResult):
                 if excess > 0
                 else "it fits train much better than val, as with too few labels"
             )
-            remarks.append(f"With {plural(last.images, 'image')}, {wrong}: {reading}.")
+            remarks.append(f"With {plural(last.images, 'sample')}, {wrong}: {reading}.")
         return tuple(remarks)
 
     def __str__(self) -> str:
-        lines = [["labels", "images", "views", "accuracy", "lowest", "highest", "95 % interval", "train", "seconds"]]
+        lines = [["labels", "samples", "views", "accuracy", "lowest", "highest", "95 % interval", "train", "seconds"]]
         for point in self.points:
             low, high = point.interval
             accuracies = (point.accuracy, min(point.accuracies), max(point.accuracies))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache._utils.formatting import human_bytes, printable
+from featcache._utils.formatting import human_bytes, indefinite, printable
 from featcache.cache.format.layout import CACHE
 from featcache.cache.mismatch import short_value
 from featcache.core.samples import SPLITS, UNLABELLED, count_images
@@ -67,7 +67,7 @@ def views_made_on(cache: FeatureCache) -> dict[str, int] | None:
 
 def describe_cache(cache: FeatureCache) -> str:
     """What the cache holds, for people."""
-    samples, spec = cache.samples, cache.spec.flat()
+    samples, spec, noun = cache.samples, cache.spec.flat(), cache.spec.modality
     state = "complete" if cache.complete else f"NOT FINISHED, {np.count_nonzero(cache.done)} rows are there"
     state = f"DAMAGED: {cache.problem}" if cache.problem else state
     splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
@@ -75,9 +75,9 @@ def describe_cache(cache: FeatureCache) -> str:
     layers = ", ".join(f"{layer} (width {dim})" for layer, dim in cache.dims.items())
     lines = [
         f"{cache.path}: feature cache, format {CACHE.version}, {human_bytes(cache.size_bytes)}, {state}",
-        f"images      {len(samples)} ({splits}), {len(cache.skipped)} skipped",
-        f"classes     {len(samples.classes)} ({names}){', several an image' if samples.multilabel else ''}",
-        f"views       1 clean + {cache.spec.views} augmented of each training image",
+        f"{f'{noun}s':11} {len(samples)} ({splits}), {len(cache.skipped)} skipped",
+        f"classes     {len(samples.classes)} ({names}){f', several {indefinite(noun)}' if samples.multilabel else ''}",
+        f"views       1 clean + {cache.spec.views} augmented of each training {noun}",
         f"layers      {layers}",
         f"digest      {cache.spec.digest()}",
     ]

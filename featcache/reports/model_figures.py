@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from featcache._utils.formatting import plural
 from featcache._utils.regular_files import read_json
 from featcache.analysis.curves import Curve
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard
 from featcache.data.sources.registry import open_source
 from featcache.errors import HeadError, PictureError
-from featcache.metrics.predictions import ValPrediction, read_predictions
+from featcache.metrics.predictions import read_predictions
+from featcache.reports.chosen_predictions import choose_predictions, confidence
 from featcache.reports.image_grids import PredictionImage, plot_predictions
 from featcache.reports.plots import plot_confusion, plot_curve, plot_history, plot_reliability
 from featcache.reports.sample_images import load_views
@@ -26,29 +26,22 @@ from featcache.reports.style import DrawFigure
 
 _Path = str | os.PathLike[str]
 
-_MAX_MISTAKES = 0.75  # fraction of the images, so that right predictions are shown as well
-
 
 def predictions_figure(model: _Path, data: _Path, images: int = 24) -> DrawFigure:
     """Val images with their predictions, mistakes first; see `featcache.plot_predictions`."""
     card, rows = ModelCard.read(Path(model)), read_predictions(Path(model))
-    wrong = sorted((row for row in rows if not row.right), key=_confidence, reverse=True)
-    right = sorted((row for row in rows if row.right), key=_confidence)
-    chosen = wrong[: max(images - len(right), round(images * _MAX_MISTAKES))]
-    chosen += right[: images - len(chosen)]
+    chosen, text = choose_predictions(rows, images, "image")
     source = open_source(_data_folder(data, rows[0].image))
     shown = [
         PredictionImage(
             load_views(source, row.image, card.spec.image_view, range(1))[0],
             row.label,
             row.predicted,
-            _confidence(row) if row.probabilities else None,
+            confidence(row) if row.probabilities else None,
         )
         for row in chosen
     ]
-    mistakes = sum(not row.right for row in chosen)
-    text = f"{mistakes} of {plural(len(wrong), 'mistake')}, the most confident first" if wrong else "no mistakes"
-    return partial(plot_predictions, shown, f"{text}; {plural(len(rows), 'val image')}")
+    return partial(plot_predictions, shown, text)
 
 
 def _data_folder(data: _Path, image: str) -> _Path:
@@ -114,15 +107,10 @@ def curve_figure(report: _Path, over: str | None = None) -> DrawFigure:
     return partial(plot_curve, curves[0])
 
 
-def _confidence(row: ValPrediction) -> float:
-    """The probability of the prediction; with several labels that of the least certain one."""
-    return min(row.probabilities, default=0.0)
-
-
 def _single_label(model: _Path, what: str) -> ModelCard:
     card = ModelCard.read(Path(model))
     if card.multilabel:
-        raise PictureError(f"{what} needs one label per image; the images of {model} have several.")
+        raise PictureError(f"{what} needs one label per sample; those of {model} have several.")
     return card
 
 

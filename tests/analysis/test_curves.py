@@ -103,7 +103,7 @@ def test_the_head_and_the_layers_are_those_of_fit_head_on_all_of_train(
     options: dict[str, Any] = {"fractions": (0.1, 1.0), "repeats": 2} if over == "labels" else {}
     result = curve(layered, over=over, **options)
     assert (result.head, result.layers) == (chosen.name, chosen.layers)
-    said = "The head and the layers were chosen once, by cross-validation on all 150 training images."
+    said = "The head and the layers were chosen once, by cross-validation on all 150 training samples."
     assert result.note == str(result).splitlines()[1] == said
     named = curve(layered, over=over, head=chosen.name, layer=",".join(chosen.layers), **options)
     assert named.note == ""
@@ -118,10 +118,10 @@ def test_the_head_and_the_layers_are_those_of_fit_head_on_all_of_train(
 def test_what_is_named_is_not_chosen(layered: FeatureCache) -> None:
     by_head = curve(layered, head="ridge", fractions=(1.0,))
     assert (by_head.head, by_head.layers) == ("ridge", fit_head(layered, head="ridge").layers)
-    assert by_head.note == "The layers were chosen once, by cross-validation on all 150 training images."
+    assert by_head.note == "The layers were chosen once, by cross-validation on all 150 training samples."
     by_layer = curve(layered, layer="penultimate", fractions=(1.0,))
     assert (by_layer.head, by_layer.layers) == (fit_head(layered, layer="penultimate").name, ("penultimate",))
-    assert by_layer.note == "The head was chosen once, by cross-validation on all 150 training images."
+    assert by_layer.note == "The head was chosen once, by cross-validation on all 150 training samples."
     neighbors = curve(layered, head="knn", fractions=(1.0,))
     assert (neighbors.layers, neighbors.note) == (("penultimate",), "")
 

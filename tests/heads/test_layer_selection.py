@@ -81,7 +81,7 @@ def test_a_stage_that_alone_knows_the_class_is_used_and_right_on_val(tmp_path: P
     assert best.weights[1] >= 3.0
     assert "\n".join(str(fit).splitlines()[:2]) == (
         f"layers and their weights: penultimate x 1, layer1 x {best.weights[1]:g}\n"
-        f"  log-loss {best.log_loss:.4f} of ridge or LDA on 120 held-out training images; penultimate alone has "
+        f"  log-loss {best.log_loss:.4f} of ridge or LDA on 120 held-out training samples; penultimate alone has "
         f"{alone.log_loss:.4f}."
     )
 

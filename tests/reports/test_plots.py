@@ -126,7 +126,7 @@ def test_a_curve_over_labels_shows_each_draw_the_median_and_the_interval() -> No
     assert {(24, 0.77), (24, 0.91), (244, 0.89), (244, 0.98)} <= set(map(tuple, band.get_paths()[0].vertices))
     assert (list(right.lines[0].get_xdata()), list(right.lines[0].get_ydata())) == ([24, 244], [0.5, 1.5])
     assert right.get_ylim()[0] == 0
-    assert [axes.get_xlabel() for axes in figure.axes] == ["training images (log scale)"] * 2
+    assert [axes.get_xlabel() for axes in figure.axes] == ["training samples (log scale)"] * 2
     assert [axes.get_xscale() for axes in figure.axes] == ["log"] * 2
     assert [label.get_text() for label in left.get_xticklabels()] == ["24", "244"]
     assert (left.get_ylabel(), right.get_ylabel()) == ("val accuracy", "seconds to tune and fit")
