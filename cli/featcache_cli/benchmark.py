@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from featcache.finetuning.defaults import TEXT_DEFAULTS
 from featcache.training.config import TrainOptions
 from featcache_cli import options, outputs
 from featcache_cli.wrapping import wrap
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _training(name: str, help: str, **attributes: Any) -> Callable[[_F], _F]:
+    """The option of a field of `TrainOptions`, whose default depends on the samples."""
+    note = f"; for texts {TEXT_DEFAULTS[name]}"
+    return options.shared(name, TrainOptions, default=None, note=note, help=help, **attributes)
 
 
 @options.command()
@@ -24,22 +34,22 @@ from featcache_cli.wrapping import wrap
 @outputs.overwrite_option
 @click.option(
     "--routes",
-    help="Which routes to run, separated by commas: cached, frozen (run live every epoch), lpft (fine-tuning from a "
-    "fitted head), finetune, scratch. [default: all]",
+    help="Which routes to run, separated by commas: cached, tfidf (for texts, without an encoder), frozen "
+    "(run live every epoch), lpft (fine-tuning from a fitted head), finetune, scratch. [default: all]",
 )
 @options.backbone_option
 @options.weights_option
 @options.views_option
 @click.option("--head", default="auto", show_default=True, help="The head of the cached route; see `fit-head`.")
 @options.view_options
-@options.shared("epochs", TrainOptions, type=click.IntRange(1), help="How many epochs live routes train.")
-@options.shared(
+@options.text_options
+@_training("epochs", "How many epochs live routes train.", type=click.IntRange(1))
+@_training(
     "lr",
-    TrainOptions,
+    "The learning rate of live routes; LP-FT, and a head on a frozen encoder of texts, have their own.",
     type=click.FloatRange(0, min_open=True),
-    help="The learning rate of live routes; LP-FT has its own.",
 )
-@options.shared("batch_size", TrainOptions, type=click.IntRange(1), help="The batch size of live routes.")
+@_training("batch_size", "The batch size of live routes.", type=click.IntRange(1))
 @click.option("--repeats", type=click.IntRange(1), help="How many seeds to run. [default: 1; with --budget 3, as far "
               "as they fit]")  # fmt: skip
 @click.option(
@@ -58,17 +68,22 @@ from featcache_cli.wrapping import wrap
 @options.val_fraction_option
 @options.allow_leak_option
 @options.label_column_option
+@options.text_column_option
 @options.skip_missing_option
 @options.value_range_option
 @options.as_json
-def command(epochs: int, lr: float, batch_size: int, as_json: bool, **settings: Any) -> None:
-    """Compare a cached head, the frozen network run live, LP-FT, fine-tuning and training from scratch on DATA."""
+def command(epochs: int | None, lr: float | None, batch_size: int | None, as_json: bool, **settings: Any) -> None:
+    """Compare a cached head, the frozen network run live, LP-FT, fine-tuning and training from scratch on DATA.
+
+    For texts, TF-IDF with logistic regression is compared, too, and the verdict says whether it is enough.
+    """
     import featcache
     from featcache.reports.benchmark_report import comparison_values, write_report
     from featcache.reports.pages.benchmark import write_benchmark_page
 
     options.import_from_here()  # --backbone may name a factory of the working folder
-    config = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    given = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    config = {name: value for name, value in given.items() if value is not None}
     with options.progress_bar(grace_s=options.TRAINING_GRACE_S) as progress:
         settings["overwrite"] = outputs.overwrites(click.get_current_context())
         settings["on_note"] = None if as_json else options.note

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from featcache.backbones.text_sources.registry import EMBEDDED_TEXT
 from featcache.core.specs import EMBEDDED
+from featcache.finetuning.defaults import TEXT_DEFAULTS
 from featcache.finetuning.strategy import LP_FT_DEFAULTS, StrategyOptions
 from featcache.training.config import TrainConfig, TrainOptions
 from featcache_cli import options, outputs
@@ -19,10 +21,11 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 GROUPS = {
     "Initial weights": ("backbone", "init", "weights", "weights_key", "init_head", "reuse_until"),
     "Trained layers": ("mode", "unfreeze", "layer_decay", "batchnorm", "wise_ft"),
-    "Training": ("preset", "augment", "epochs", "patience", "lr", "momentum", "weight_decay", "optimizer", "schedule",
-                 "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "seed"),
-    "Data": ("val_fraction", "split_seed", "allow_leak", "label_column", "skip_missing", "max_pixels", "value_range",
-               "image_cache", "listed"),
+    "Training": ("preset", "augment", "epochs", "patience", "lr", "head_lr", "momentum", "weight_decay", "optimizer",
+                 "schedule", "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "max_length",
+                 "prefix", "seed"),
+    "Data": ("val_fraction", "split_seed", "allow_leak", "label_column", "text_column", "skip_missing", "max_pixels",
+             "value_range", "image_cache", "listed"),
     "Machine": ("workers", "device", "deterministic", "precision", "compile"),
 }  # fmt: skip
 
@@ -50,8 +53,9 @@ def _class_weight(_ctx: click.Context, _option: click.Parameter, text: str | Non
 
 
 def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
-    """The option of a field of `TrainOptions`; a preset or --init-head may set another default."""
+    """The option of a field of `TrainOptions`; a preset, --init-head or texts may set another default."""
     note = f"; with --init-head {LP_FT_DEFAULTS[name]}" if name in LP_FT_DEFAULTS else ""
+    note += f"; for texts {TEXT_DEFAULTS[name]}" if name in TEXT_DEFAULTS else ""
     return options.shared(name, TrainOptions, default=None, note=note, **attributes)
 
 
@@ -60,7 +64,7 @@ def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
 @click.option("-o", "--out", type=options.PATH, required=True, help="The folder of the run.")
 @outputs.overwrite_option
 @click.option("--preset", type=LazyChoice(_presets), help="Use a tutorial's settings; other options override them.")
-@click.option("--backbone", help=f"The network, as in extract. [default: {EMBEDDED}]")
+@click.option("--backbone", help=f"The network, as in extract. [default: {EMBEDDED}, for texts {EMBEDDED_TEXT}]")
 @click.option(
     "--init",
     type=click.Choice(["pretrained", "scratch"]),
@@ -80,8 +84,10 @@ def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
 @options.shared("batchnorm", StrategyOptions)
 @options.shared("wise_ft", StrategyOptions, type=click.FloatRange(0, 1), metavar="SHARE")
 @options.view_options
+@options.text_options
 @_training("epochs", type=click.IntRange(1))
 @_training("lr", type=click.FloatRange(0, min_open=True))
+@_training("head_lr", type=click.FloatRange(0, min_open=True))
 @_training("momentum", type=click.FloatRange(0, 1))
 @_training("weight_decay", type=click.FloatRange(0))
 @_training("optimizer")
@@ -103,6 +109,7 @@ def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
 @click.option("--compile", is_flag=True, help="Train through torch.compile: it starts later, and then runs faster.")
 @options.seed_option
 @options.data_options
+@options.text_column_option
 @click.option(
     "--image-cache",
     type=options.PATH,

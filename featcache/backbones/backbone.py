@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -24,7 +25,7 @@ from featcache.backbones.engines.select import CONVERSION_PAYS, EngineStarters
 from featcache.backbones.frozen_network import FrozenNetwork
 from featcache.backbones.metadata_cache import BackboneMetadata, cache_path
 from featcache.backbones.probe import check_image_size, measure_dims
-from featcache.backbones.sources.registry import find_source
+from featcache.backbones.sources.registry import build, find_source
 from featcache.core.layer_names import ALL, LAST, STAGES
 from featcache.core.options import ViewOptions
 from featcache.core.specs import (
@@ -205,6 +206,33 @@ class Backbone(FrozenNetwork):
     def trainable_module(self) -> nn.Module:
         """A copy of the network with gradients, for fine-tuning."""
         return copy.deepcopy(self.module).requires_grad_(True)
+
+    def frozen_module(self) -> nn.Module:
+        """`module`; see `TrainableNetwork`."""
+        return self.module
+
+    def random_module(self, spec: ExtractSpec) -> nn.Module:
+        """The network with random weights; see `TrainableNetwork`. Raises BackboneError if it is not built by name."""
+        view = spec.image_view
+        return build(self.name, "none", view.seed, view.image_size).module
+
+    def stages(self, spec: ExtractSpec) -> list[str]:
+        """Names of the modules that end the stages; see `TrainableNetwork`."""
+        from featcache.backbones.stages import find_stages
+
+        return find_stages(self.module, spec.image_view.image_size)
+
+    def network_input(self, pixels: Inputs) -> Tensor:
+        """Normalized pixels; see `TrainableNetwork`."""
+        return self.normalise(pixels)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """A context for forward passes in the precision of the network."""
+        return self.feature_extractor.autocast()
+
+    def exact(self) -> AbstractContextManager[None]:
+        """A context in which fp32 is IEEE float32, not TF32, forward and backward; without effect otherwise."""
+        return self.feature_extractor.exact()
 
     def view_spec(self, **options: Unpack[ViewOptions]) -> ViewSpec:
         """A ViewSpec with this network's preprocessing. For another image size the resize ratio stays the same.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +17,10 @@ from featcache._utils.formatting import split_names
 from featcache.backbones.engines.base import Engine
 from featcache.backbones.engines.data_parallel import join_engines
 from featcache.backbones.engines.select import TEXT_CONVERSION_PAYS, EngineStarters
+from featcache.backbones.engines.text_batches import as_tokens
 from featcache.backbones.frozen_network import FrozenNetwork
 from featcache.backbones.metadata_cache import cache_path
-from featcache.backbones.text_sources.registry import find_text_source
+from featcache.backbones.text_sources.registry import build, find_text_source
 from featcache.core.specs import (
     PENULTIMATE,
     Augment,
@@ -30,11 +33,12 @@ from featcache.core.specs import (
 from featcache.errors import BackboneError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from featcache.backbones.text_features import TextFeatures
     from featcache.backbones.text_metadata import TextMetadata
     from featcache.backbones.text_tokenizer import Tokenizer
+    from featcache.data.sample_loader import Inputs
     from featcache.data.tokens import Tokens
 
 _PROBES = ("a", "The film is good.", "It is not bad, but it is long: two hours, and then one more. " * 8)
@@ -160,6 +164,45 @@ class TextEncoder(FrozenNetwork):
         """Features of every layer by its name, each (b, d), float32; see `embed`."""
         return dict(zip(self.layers, self.submit(self.tokenizer(texts).tokens)(), strict=True))
 
+    def network_input(self, inputs: Inputs) -> Tensor:
+        """Ids (b, t) with -1 at padding, on the device; see `TrainableNetwork`."""
+        from featcache.backbones.text_training import padded_ids
+
+        return padded_ids(as_tokens(inputs), self.text_features.device)
+
+    def embed_on_device(self, inputs: Inputs) -> Tensor:
+        """Features (b, d) of the main layer, on the device; see `TrainableNetwork`."""
+        import torch
+
+        return torch.from_numpy(self.submit(inputs)()[self.layers.index(self.main_layer)]).to(self.device)
+
+    def trainable_module(self) -> nn.Module:
+        """A copy of the encoder with gradients, with its pooling; see `TrainableNetwork`."""
+        return self._trainable(copy.deepcopy(self.module).requires_grad_(True))
+
+    def frozen_module(self) -> nn.Module:
+        """The encoder with its pooling; see `TrainableNetwork`."""
+        return self._trainable(self.module)
+
+    def random_module(self, spec: ExtractSpec) -> nn.Module:
+        """See `TrainableNetwork`. Raises BackboneError if it cannot be built by its name."""
+        view = spec.text_view
+        return self._trainable(build(self.name, "none", view.seed, view.max_length, view.prefix).module)
+
+    def stages(self, spec: ExtractSpec) -> list[str]:
+        """The layers of the transformer; see `TrainableNetwork`."""
+        from featcache.backbones.text_training import find_layers
+
+        return find_layers(self.frozen_module())
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """See `TrainableNetwork`."""
+        return self.text_features.autocast()
+
+    def exact(self) -> AbstractContextManager[None]:
+        """See `TrainableNetwork`."""
+        return self.text_features.exact()
+
     def text_spec(self, *, augment: Augment = "none", seed: int = 0) -> TextSpec:
         """A TextSpec with this encoder's tokenizer and pooling; for the parameters see `TextSpec`."""
         return TextSpec(
@@ -178,6 +221,11 @@ class TextEncoder(FrozenNetwork):
         """The spec of features of this encoder; for the parameters see `ExtractSpec` and `TextSpec`."""
         view = self.text_spec(augment=augment, seed=seed)
         return self._spec(view, views=views, dtype=dtype, val_views=val_views)
+
+    def _trainable(self, network: nn.Module) -> nn.Module:
+        from featcache.backbones.text_training import TrainableText
+
+        return TrainableText(network, self.pooling, self.normalize, self.tokenizer(["a"]).tokens.pad_id)
 
     def _expand_layers(self, layers: tuple[str, ...]) -> tuple[str, ...]:
         from featcache.backbones.text_features import expand_text_layers

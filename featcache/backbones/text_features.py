@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -87,6 +87,10 @@ class TextFeatures(nn.Module):
         else:
             with torch.autocast(self.device.type, _DTYPES[precision]):
                 yield
+
+    def exact(self) -> AbstractContextManager[None]:
+        """A context in which fp32 is IEEE float32, not TF32, forward and backward; without effect otherwise."""
+        return ieee_float32() if self.precision == "fp32" else nullcontext()
 
     def _features(self, layer: str, hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
         if layer == PENULTIMATE:

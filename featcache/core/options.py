@@ -231,8 +231,10 @@ class AutoExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=F
     ]
 
 
-class LiveOptions(ViewOptions, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False):
-    """Options of a training that runs the network on images, which an extraction has as well."""
+class LiveOptions(
+    ViewOptions, TextOptions, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False
+):
+    """Options of a training that runs the network on samples, which an extraction has as well."""
 
 
 class Field(NamedTuple):

@@ -87,6 +87,11 @@ def cached_augment(augment: Augment | None, views: int, modality: str = "image")
     return augment or (with_views if views else without)
 
 
+def live_augment(augment: Augment | None, modality: str = "image") -> Augment:
+    """The recipe of the views of live training: what the user names, else `LIVE_AUGMENT`, for texts none."""
+    return augment or ("none" if modality == "text" else LIVE_AUGMENT)
+
+
 def is_arrays(backbone: str) -> bool:
     """Whether the features of this backbone were given as arrays, see `FeatureCache.from_arrays`."""
     return backbone.partition(":")[0] == ARRAYS

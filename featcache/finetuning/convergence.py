@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.finetuning.defaults import TEXT_DEFAULTS, TEXT_LP_FT_DEFAULTS
 from featcache.finetuning.presets import PRESETS
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.training.config import TrainConfig
@@ -126,6 +127,7 @@ def published_epochs(config: Mapping[str, Any], mode: str = "all") -> int | None
     """The epochs of the defaults or the preset that equals `config` in all but the epochs. None if there is none."""
     requested = TrainConfig(**config)
     published = [TrainConfig(), TrainConfig(**LP_FT_DEFAULTS)]
+    published += [TrainConfig(**fields) for fields in (TEXT_DEFAULTS, TEXT_LP_FT_DEFAULTS)]
     for preset in PRESETS.values():
         lr = preset.head_lr if mode == "head" else preset.config.lr
         published.append(dataclasses.replace(preset.config, lr=lr))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
-from dataclasses import asdict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,33 +17,27 @@ from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import check_training_device
 from featcache.backbones.engines.base import has_compiler
-from featcache.backbones.load import load_backbone
-from featcache.backbones.sources.registry import check_name
-from featcache.core.bit_depth import ValueRange
-from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, prepare_folder, write_json
-from featcache.core.options import LiveOptions, ViewOptions, manifest_keywords, select, takes_options
-from featcache.core.specs import EMBEDDED, LIVE_AUGMENT
+from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.trainable import TrainableNetwork
+from featcache.core.model_card import CHECKPOINT, REPORT, prepare_folder, write_json
+from featcache.core.options import LiveOptions, manifest_keywords, takes_options
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
+from featcache.extraction.pipelines.registry import check_backbone
 from featcache.finetuning.checks import check_distributed, explain_torch_errors, process_device
+from featcache.finetuning.defaults import default_config
 from featcache.finetuning.initial_weights import build_initial_model
 from featcache.finetuning.notes import run_notes
+from featcache.finetuning.pipelines.registry import select_live_pipeline
 from featcache.finetuning.precision import no_bf16_note, training_precision
 from featcache.finetuning.result import FineTune
 from featcache.finetuning.resume import check_before_loading
 from featcache.finetuning.run import FineTuneRun
-from featcache.finetuning.strategy import LP_FT_DEFAULTS, StrategyOptions, make_strategy
-from featcache.heads.imagenet import is_imagenet
+from featcache.finetuning.strategy import StrategyOptions, make_strategy
 from featcache.metrics.run_report import Report
 from featcache.training.config import TrainConfig, make_train_config
 from featcache.training.distributed import SINGLE_PROCESS, ProcessGroup
 from featcache.training.loop import EpochMetrics
-from featcache.vision.device_views import support
-from featcache.vision.image_cache import ImageCache
-from featcache.vision.loader import ViewLoader
-from featcache.vision.value_range import find_value_range
-
-_CACHED_SIDE_FACTOR = 2  # short side of images in an ImageCache, as a multiple of the clean view's resize
 
 
 class FineTuneOptions(StrategyOptions, LiveOptions, total=False):
@@ -57,7 +50,7 @@ def finetune(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone = EMBEDDED,
+    backbone: str | Backbone | TextEncoder | None = None,
     weights: str = "pretrained",
     config: TrainConfig | Mapping[str, Any] | None = None,
     precision: str | None = None,
@@ -83,16 +76,18 @@ def finetune(
     Parameters
     ----------
     data : path, URL or Manifest
-        Labelled images, see `read_manifest`.
+        Labelled images or texts, see `read_manifest`.
     out : path
         The folder of the run.
-    backbone : str or Backbone
-        The name of a network, see `load_backbone`, or a network. Default: the embedded EfficientNet-Lite0.
+    backbone : str, Backbone or TextEncoder, optional
+        The name of a network, see `load_backbone`, or for texts of an encoder, see `load_text_encoder`; or a network.
+        Default: the embedded EfficientNet-Lite0, for texts the embedded all-minilm-l6-v2.
     weights : str
         "pretrained", "none" (train from scratch) or the path of a state dict. Default: "pretrained".
     config : TrainConfig or dict, optional
         Epochs, batch size, optimizer, schedule and so on. A dict gives some fields of `TrainConfig`; the others have
-        their defaults, or with `init_head` those of `LP_FT_DEFAULTS`. If images have several labels, each label has its
+        their defaults, or with `init_head` those of `LP_FT_DEFAULTS`; for texts those of
+        `featcache.finetuning.defaults`. If images have several labels, each label has its
         own sigmoid, and the best epoch is that with the highest mean average precision.
     precision : {"fp32", "bf16", "auto"}, optional
         Of the forward pass. "auto" takes bf16 if the device multiplies matrices in bf16, else fp32, as gradients in
@@ -159,20 +154,20 @@ def finetune(
     if world is not None:
         warnings.warn("finetune(world=...) is now finetune(process_group=...).", DeprecationWarning, stacklevel=4)
         process_group = world
-    progress, device, max_pixels = as_callback(progress), options["device"], options["max_pixels"]
-    mode, init_head = options["mode"], options["init_head"]
-    options["augment"] = options["augment"] or LIVE_AUGMENT
+    progress, device = as_callback(progress), options["device"]
+    mode, init_head = options["mode"], None if options["init_head"] is None else os.fspath(options["init_head"])
     timer, no_bf16 = PhaseTimer(), ""
     check_training_device(device)
+    checked = make_train_config(config)  # an invalid field is refused before samples are read
     if process_group.size > 1:
-        check_distributed(process_group, make_train_config(config), image_cache, compile)
+        check_distributed(process_group, checked, image_cache, compile)
         device = process_device(process_group, backbone, device)
         process_group.init(device)
-    out, config = Path(out), make_train_config(config, {} if init_head is None else LP_FT_DEFAULTS)
+    out = Path(out)
     strategy = make_strategy(
         mode,
         weights,
-        init_head=None if init_head is None else os.fspath(init_head),
+        init_head=init_head,
         reuse_until=options["reuse_until"],
         unfreeze=options["unfreeze"],
         layer_decay=options["layer_decay"],
@@ -180,75 +175,61 @@ def finetune(
         wise_ft=options["wise_ft"],
     )
     check_writable(out)
-    check_name(backbone)
+    check_backbone(backbone)
     if process_group.is_main_process:
         prepare_folder(out, "run")
     process_group.barrier()
     if not overwrite:
-        requested: dict[str, Any] = {"backbone": backbone if isinstance(backbone, str) else None}
-        requested |= {**select(ViewOptions, options), "value_range": None}  # the range is not known yet
-        requested = {name: value for name, value in requested.items() if value is not None}
-        requested |= {"train": mode, "max_pixels": max_pixels, **asdict(config)}
-        check_before_loading(out, requested, resume)
+        check_before_loading(out, backbone, mode, config, options, resume)
     with timer.phase("hash"):
-        manifest = read_manifest(data, **manifest_keywords(options), progress=progress).of_images("finetune")
+        manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
+    pipeline, default = select_live_pipeline(manifest, backbone, {**options, "image_cache": image_cache})
+    config = make_train_config(config, default_config(manifest.modality.name, mode, init_head is not None))
+    if process_group.size > 1:
+        check_distributed(process_group, config, image_cache, compile)
     if on_note and process_group.is_main_process:
         on_note(str(manifest.summary()))
+    network: TrainableNetwork
     with timer.phase("start"):
-        if isinstance(backbone, str):
+        if backbone is None or isinstance(backbone, str):
             no_bf16 = no_bf16_note(precision, device, mode)
-            backbone = load_backbone(
-                backbone,
+            network = pipeline.load(
+                backbone or default,
+                {**options},
                 weights=weights,
                 device=device,
                 precision=training_precision(precision, device, mode),
-                seed=options["seed"],
-                image_size=options["image_size"],
             )
-        _check_trainable(backbone, mode, compile)
-        value_range = options["value_range"] or _value_range(init_head, manifest, max_pixels)
-        options["value_range"] = value_range
-        spec = backbone.extract_spec(views=0, dtype="float32", **select(ViewOptions, options))
+        else:
+            network = backbone
+        _check_trainable(network, mode, compile)
+        spec = pipeline.spec(network, {**options}, manifest, init_head)
     with ExitStack() as stack:
         if process_group.is_main_process:
             stack.enter_context(exclusive_folder(out, "trained"))
-        images = None
-        if image_cache is not None:
-            with timer.phase("image cache"):
-                view = spec.image_view
-                side = _CACHED_SIDE_FACTOR * view.resize_size
-                images = stack.enter_context(
-                    closing(
-                        ImageCache(image_cache, manifest, side, max_pixels, progress, value_range, view.decode_side)
-                    )
-                )
-        device_views = support.open_device_views(backbone.device, spec.image_view)
-        loader = stack.enter_context(
-            closing(
-                ViewLoader(
-                    manifest,
-                    spec.image_view,
-                    workers=options["workers"],
-                    max_pixels=max_pixels,
-                    timer=timer,
-                    images=images,
-                    device_views=device_views,
-                    exact_batches=True,
-                )
-            )
+        live = pipeline.open_data(
+            stack,
+            network,
+            spec,
+            manifest,
+            {**options},
+            image_cache=None if image_cache is None else Path(image_cache),
+            timer=timer,
+            progress=progress,
         )
+        loader = live.loader
         with timer.phase("start"):
-            initial = build_initial_model(backbone, spec, loader, mode, strategy, config)
+            initial = build_initial_model(network, spec, loader, mode, strategy, config)
         run = FineTuneRun(
             out,
-            backbone,
+            network,
             spec,
             loader,
             mode,
             initial,
             config,
             timer=timer,
-            image_side=images.side if images else None,
+            view_config=live.config,
             progress=progress,
             on_epoch=on_epoch,
             process_group=process_group,
@@ -259,7 +240,7 @@ def finetune(
         if (out / CHECKPOINT).exists():
             run.load_checkpoint(allow_longer=resume)
         run.sync_unreadable()
-        with explain_torch_errors(spec, config, compile):
+        with explain_torch_errors(pipeline.describe(spec), pipeline.size_option, config, compile):
             if compile:
                 run.state.module.compile()
             with timer.phase("evaluate"):
@@ -270,7 +251,6 @@ def finetune(
                 run.apply_wise_ft()
                 test = run.test()
     history, samples = run.state.history, manifest.samples
-    notes = [no_bf16, *(device_views.notes if device_views else [])]
     result = FineTune(
         path=out,
         history=history,
@@ -283,16 +263,16 @@ def finetune(
             test=test,
             spec_digest=spec.digest(),
             seed=options["seed"],
-            device=backbone.device_name,
-            precision=backbone.precision,
-            tf32=backbone.allows_tf32,
+            device=network.device_name,
+            precision=network.precision,
+            tf32=network.allows_tf32,
             compiled=compile,
         ),
         init_head=strategy.init_head,
         start=run.accuracy("initial"),
         wise_ft=strategy.wise_ft,
         tuned=run.accuracy("best") if strategy.wise_ft is not None else None,
-        notes=(*filter(None, notes), *run_notes(run, backbone.weights_note, value_range)),
+        notes=(*filter(None, [no_bf16]), *live.notes(), *run_notes(run, network.weights_note)),
         data=manifest.summary(loader.skipped),
     )
     if process_group.is_main_process:
@@ -301,17 +281,10 @@ def finetune(
     return result
 
 
-def _check_trainable(backbone: Backbone, mode: str, compile: bool) -> None:
+def _check_trainable(backbone: TrainableNetwork, mode: str, compile: bool) -> None:
     if compile and mode == "head":
         raise RunError("a head alone cannot be compiled: drop --compile, or train all layers")
     if compile and not has_compiler(backbone.device):
         raise RunError("torch.compile needs a C++ compiler (Triton on a GPU). Install g++, or drop --compile.")
     if mode == "all" and backbone.precision == "fp16":
         raise RunError("fp16 gradients underflow without loss scaling: train with --precision bf16 or fp32")
-
-
-def _value_range(init_head: str | os.PathLike[str] | None, manifest: Manifest, max_pixels: int) -> ValueRange | None:
-    """The value range that the head was fitted with, else that of the images."""
-    if init_head is None or is_imagenet(os.fspath(init_head)):
-        return find_value_range(manifest, max_pixels)
-    return ModelCard.read(Path(init_head)).spec.image_view.value_range

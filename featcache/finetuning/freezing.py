@@ -38,21 +38,25 @@ def freeze_batchnorm_statistics(network: BackboneWithHead, stages: list[str], pr
     network.eval_only += [module for module in modules if isinstance(module, _BatchNorm)]
 
 
-def parameter_groups(network: BackboneWithHead, stages: list[str], lr: float, decay: float) -> list[dict[str, Any]]:
-    """Groups for an optimizer: the head at `lr`, and each stage at `decay` times the rate of the next one.
+def parameter_groups(
+    network: BackboneWithHead, stages: list[str], lr: float, decay: float, head_lr: float | None = None
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer: the head at `head_lr`, by default `lr`; each stage at `decay` times that of the next.
 
     Layer-wise learning rate decay: Clark et al. 2020 (ELECTRA, arXiv 2003.10555) and Bao et al. 2021 (BEiT, arXiv
-    2106.08254). As in BEiT, the rate of the last stage is that of the head times `decay`.
+    2106.08254). As in BEiT, the rate of the last stage is `lr` times `decay`. Without stages, the whole network has the
+    rate `lr`. The first group, whose rate is reported, is the head if its rate is `lr`.
     """
-    stage = stage_of(network.body, stages)
-    groups = [{"params": list(network.head.parameters()), "lr": lr}]
-    for number in reversed(range(len(stages))):
+    stage, last = stage_of(network.body, stages), max(0, len(stages) - 1)
+    head = [{"params": list(network.head.parameters()), "lr": lr if head_lr is None else head_lr}]
+    groups = []
+    for number in reversed(range(last + 1)):
         parameters = [
             value for name, value in network.body.named_parameters() if stage[name] == number and value.requires_grad
         ]
         if parameters:
-            groups.append({"params": parameters, "lr": lr * decay ** (len(stages) - number)})
-    return groups
+            groups.append({"params": parameters, "lr": lr * decay ** (last + 1 - number)})
+    return [*head, *groups] if head_lr in (None, lr) else [*groups, *head]
 
 
 def _modules_below(body: nn.Module, stages: list[str], first: int) -> list[nn.Module]:

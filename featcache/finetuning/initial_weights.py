@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from featcache._utils.formatting import brief, split_names
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.stages import find_stages, stage_of
+from featcache.backbones.stages import stage_of
+from featcache.backbones.trainable import TrainableNetwork
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate
 from featcache.core.specs import PENULTIMATE, ExtractSpec
+from featcache.data.modality import IMAGES
+from featcache.data.sample_loader import SampleLoader
 from featcache.errors import BackboneError, RunError
 from featcache.finetuning.freezing import freeze, freeze_batchnorm_statistics, parameter_groups
 from featcache.finetuning.strategy import FineTuneStrategy
@@ -29,9 +32,9 @@ from featcache.heads.registry import fit_a_linear_head
 from featcache.metrics.predictions import read_predictions
 from featcache.training.loop import TrainConfig, linear_layer
 from featcache.training.network import BackboneWithHead
-from featcache.vision.loader import ViewLoader
 
-_PREPROCESSING = ("image_size", "resize_size", "interpolation", "mean", "std", "value_range", "decode_side")
+_NO_PREPROCESSING = ("augment", "seed")
+"""Fields of a spec of views that decide no clean view."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ class InitialModel:
 
 
 def build_initial_model(
-    backbone: Backbone,
+    backbone: TrainableNetwork,
     spec: ExtractSpec,
-    loader: ViewLoader,
+    loader: SampleLoader,
     mode: Literal["all", "head"],
     strategy: FineTuneStrategy,
     train_config: TrainConfig,
@@ -83,12 +86,13 @@ def build_initial_model(
     network, param_groups = BackboneWithHead(backbone.trainable_module(), head), None
     stages: list[str] = []
     if strategy.needs_stages:
-        stages = find_stages(backbone.module, spec.image_view.image_size)
+        stages = backbone.stages(spec)
         if not stages:
             raise RunError(f"{backbone.name} has no stages, which {strategy.needs_stages} needs: drop it")
     if strategy.reuse_until is not None:
-        seed, image_size = spec.image_view.seed, spec.image_view.image_size
-        reinitialize_after(network.body, strategy.reuse_until, stages, backbone.name, seed, image_size)
+        reinitialize_after(
+            network.body, strategy.reuse_until, stages, backbone.name, lambda: backbone.random_module(spec)
+        )
         _check_random_stages_train(strategy, stages)
     network.to(backbone.device)
     if strategy.unfreeze:
@@ -96,13 +100,14 @@ def build_initial_model(
     if strategy.batchnorm == "eval":
         pretrained = len(stages) if strategy.reuse_until is None else 1 + stages.index(strategy.reuse_until)
         freeze_batchnorm_statistics(network, stages, pretrained)
-    if strategy.layer_decay != 1:
-        param_groups = parameter_groups(network, stages, train_config.lr, strategy.layer_decay)
+    if strategy.layer_decay != 1 or train_config.head_lr is not None:
+        rates = train_config.lr, strategy.layer_decay, train_config.head_lr
+        param_groups = parameter_groups(network, stages, *rates)
     return InitialModel(network, param_groups, strategy, config)
 
 
 def read_layer(
-    head: str, backbone: Backbone, spec: ExtractSpec, classes: tuple[str, ...], multilabel: bool = False
+    head: str, backbone: TrainableNetwork, spec: ExtractSpec, classes: tuple[str, ...], multilabel: bool = False
 ) -> LinearWeights:
     """A folder of `fit_head`, or ImageNet's rows, as the last layer of this network. It includes scaling before it.
 
@@ -110,7 +115,7 @@ def read_layer(
     ----------
     head : str
         A folder of `fit_head`, or "imagenet:...".
-    backbone : Backbone
+    backbone : TrainableNetwork
     spec : ExtractSpec
     classes : tuple of str
     multilabel : bool
@@ -124,6 +129,8 @@ def read_layer(
         The head or the pretrained classifier cannot be loaded.
     """
     if is_imagenet(head):
+        if spec.modality != IMAGES.name:
+            raise RunError(f"{head} is a classifier of images, and these are {spec.modality}s: drop --init-head")
         if multilabel:
             raise RunError(f"{head} gives one label an image, and the images here have several: drop --init-head")
         weights: dict[str, Any] = {"weights": backbone.weights, "weights_sha256": backbone.weights_sha256}
@@ -172,10 +179,11 @@ def _label_count(multilabel: bool) -> str:
 def _check_same_features(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tuple[str, ...]) -> None:
     """Raise RunError for a head that was fitted on other features, or for other classes."""
     fitted, current = ({"value_range": None, "decode_side": None, **fields.flat()} for fields in (card.spec, spec))
+    preprocessing = [field.name for field in fields(spec.view) if field.name not in _NO_PREPROCESSING]
     pairs = {
         "backbone": (fitted["backbone"], current["backbone"]),
         "weights": (fitted["weights_sha256"][:12], current["weights_sha256"][:12]),
-        **{name: (fitted[name], current[name]) for name in _PREPROCESSING},
+        **{name: (fitted.get(name), current.get(name)) for name in preprocessing},
         "classes": (", ".join(card.classes), ", ".join(classes)),
     }
     differing = [f"{name}={old}, here {new}" for name, (old, new) in pairs.items() if old != new]
@@ -186,7 +194,7 @@ def _check_same_features(folder: Path, card: ModelCard, spec: ExtractSpec, class
         )
 
 
-def check_same_split(folder: Path, loader: ViewLoader) -> None:
+def check_same_split(folder: Path, loader: SampleLoader) -> None:
     """Raise RunError unless the readable val images are those that the head was evaluated on.
 
     The head may have been fitted on the others. Val images that it was not evaluated on are read: unreadable ones are
@@ -212,20 +220,19 @@ def check_same_split(folder: Path, loader: ViewLoader) -> None:
 
 
 def reinitialize_after(
-    body: nn.Module, stage: str, stages: list[str], name: str, seed: int, image_size: int | None = None
+    body: nn.Module, stage: str, stages: list[str], name: str, draw: Callable[[], nn.Module]
 ) -> None:
     """Give all stages after this one the random weights that `--init scratch` draws with this seed, in place.
 
-    name : of the network. Raises RunError if there is no such stage, BackboneError if the network cannot be built.
+    name : of the network. draw : gives the network with random weights. Raises RunError if there is no such stage,
+    BackboneError if the network cannot be built.
     """
-    from featcache.backbones.sources.registry import build
-
     if stage not in stages:
         raise RunError(
             f"--reuse-until {stage}: {name} has the stages {', '.join(stages)}. Give the last one to keep, or "
             "--init scratch to keep none."
         )
-    last_kept, random = stages.index(stage), build(name, "none", seed, image_size).module.state_dict()
+    last_kept, random = stages.index(stage), draw().state_dict()
     stage_number, state = stage_of(body, stages), body.state_dict()
     if {key: value.shape for key, value in random.items()} != {key: value.shape for key, value in state.items()}:
         raise BackboneError(f"this network is not the {name} that featcache builds: drop --reuse-until")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featcache.core.bit_depth import ValueRange
 from featcache.core.model_card import ModelCard
 from featcache.data.input_notes import remark_notes
 from featcache.finetuning.run import FineTuneRun
 from featcache.heads.imagenet import describe_choice, is_imagenet
 from featcache.training.config import TrainConfig
 from featcache.training.loop import EpochMetrics
-from featcache.vision.value_range import describe_value_range
 
 
-def run_notes(run: FineTuneRun, weights_note: str | None, value_range: ValueRange | None) -> tuple[str, ...]:
+def run_notes(run: FineTuneRun, weights_note: str | None) -> tuple[str, ...]:
     """Notes for the user, a line each."""
     init_head, ids = run.strategy.init_head, run.samples.ids
     notes = [weights_note] if weights_note else []
@@ -24,8 +22,6 @@ def run_notes(run: FineTuneRun, weights_note: str | None, value_range: ValueRang
         notes.append(f"the thresholds of {init_head} are not used: this run decides every label at 0.5")
     notes += run.notes
     notes += _stop_notes(run.state.history, run.state.config)
-    if value_range:
-        notes.append(describe_value_range(value_range))
     remarks = {
         row: remark for shard in run.process_group.all_gather(run.loader.remarks) for row, remark in shard.items()
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.core.specs import EMBEDDED, Augment
+from featcache.core.specs import Augment
 from featcache.errors import RunError
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.training.config import TrainConfig
@@ -49,7 +49,7 @@ PRESETS = {
 
 
 def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `finetune`. A setting that is None comes from the preset, or else from the defaults.
+    """The arguments of `finetune`. A setting that is None comes from the preset; without one it has its default.
 
     Parameters
     ----------
@@ -60,17 +60,19 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = arguments.pop("preset", None)
     if name is not None and name not in PRESETS:
         raise RunError(f"there is no preset {name!r}; use {', '.join(PRESETS)}")
-    preset = PRESETS.get(name or "")
-    config = preset.config if preset else TrainConfig()
-    if preset and arguments.get("mode") == "head":
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    config_fields = {name: arguments.pop(name) for name in fields & arguments.keys()}
+    if name is None:
+        return {**arguments, "config": config_fields}
+    preset = PRESETS[name]
+    config = preset.config
+    if arguments.get("mode") == "head":
         config = dataclasses.replace(config, lr=preset.head_lr)
     if "init_head" in arguments:  # the tutorials begin with a random head
         config = dataclasses.replace(config, **LP_FT_DEFAULTS)
-    fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    config_fields = {name: arguments.pop(name) for name in fields & arguments.keys()}
     return {
-        "backbone": preset.backbone if preset else EMBEDDED,
-        **({"augment": preset.augment} if preset else {}),
+        "backbone": preset.backbone,
+        "augment": preset.augment,
         **arguments,
         "config": dataclasses.replace(config, **config_fields),
     }

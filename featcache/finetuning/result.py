@@ -91,7 +91,9 @@ class FineTune(Result, NotebookResult):
                 f"val {_format_accuracy(self.report.accuracy)}"
             )
         lines += [self._computed] if self.report.precision else []
-        lines.append(f"waiting for images took {self.data_share:.0%} of the time")
+        lines.append(
+            f"waiting for {self.data.modality if self.data else 'image'}s took {self.data_share:.0%} of the time"
+        )
         if self.report.test:
             lines.append(f"test {_format_accuracy(self.report.test)}")
         return "\n".join([*lines, *self.notes, f"saved in {self.path}"])

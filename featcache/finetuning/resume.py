@@ -9,22 +9,41 @@ from typing import Any
 
 from featcache._utils.formatting import format_differences
 from featcache.core.model_card import CHECKPOINT
-from featcache.core.specs import MAX_PIXELS
+from featcache.core.options import TextOptions, ViewOptions, select
+from featcache.core.specs import MAX_PIXELS, live_augment
 from featcache.errors import RunError
-from featcache.finetuning.strategy import FineTuneStrategy
+from featcache.finetuning.defaults import default_config
+from featcache.finetuning.strategy import FineTuneStrategy, Mode
 from featcache.training.checkpoint import load_config
-from featcache.training.config import TrainConfig
+from featcache.training.config import TrainConfig, make_train_config
 
 _STOPPING_FIELDS = ("epochs", "patience")  # they only decide when training ends
 
 
-def check_before_loading(out: Path, requested: Mapping[str, Any], allow_longer: bool) -> None:
-    """Raise RunError if the folder holds a run with other settings, before images are read and a network is loaded.
+def check_before_loading(
+    out: Path,
+    backbone: Any,
+    mode: Mode,
+    config: TrainConfig | Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    allow_longer: bool,
+) -> None:
+    """Raise RunError if the folder holds a run with other settings, before samples are read and a network is loaded.
 
-    requested : the part of `FineTuneRun.config` that is known by then. allow_longer : see `check_same_settings`.
+    The modality is taken to be that of the run; data of another one is refused later. allow_longer : see
+    `check_same_settings`. The other parameters are those of `finetune`.
     """
-    if (out / CHECKPOINT).exists():
-        check_same_settings(out, complete_config(load_config(out / CHECKPOINT)), requested, allow_longer)
+    if not (out / CHECKPOINT).exists():
+        return
+    existing = complete_config(load_config(out / CHECKPOINT))
+    modality = existing.get("modality", "image")
+    defaults = default_config(modality, mode, options["init_head"] is not None)
+    requested: dict[str, Any] = {"backbone": backbone if isinstance(backbone, str) else None}
+    requested |= {**select(ViewOptions, options), **select(TextOptions, options), "value_range": None}  # known later
+    requested = {name: value for name, value in requested.items() if value is not None}
+    requested |= {"augment": live_augment(options["augment"], modality), "train": mode}
+    requested |= {"max_pixels": options["max_pixels"], **asdict(make_train_config(config, defaults))}
+    check_same_settings(out, existing, requested, allow_longer)
 
 
 def check_same_settings(

@@ -13,9 +13,10 @@ import numpy as np
 
 from featcache._utils.progress_bar import Progress
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.backbone import Backbone
+from featcache.backbones.trainable import TrainableNetwork
 from featcache.core.model_card import CHECKPOINT
 from featcache.core.specs import ExtractSpec
+from featcache.data.sample_loader import SampleLoader
 from featcache.errors import FeatcacheError, RunError
 from featcache.finetuning.initial_weights import InitialModel
 from featcache.finetuning.resume import check_same_settings, complete_config
@@ -31,7 +32,6 @@ from featcache.training.live_batches import LiveBatches, uses_batch_statistics
 from featcache.training.loop import Batches, EpochMetrics, TrainConfig, TrainState, evaluate_module, train
 from featcache.training.loss import ClassificationLoss, class_weights
 from featcache.training.network import BackboneWithHead
-from featcache.vision.loader import ViewLoader
 
 _MAX_SAVING_FRACTION = 0.05  # of the time
 
@@ -43,19 +43,19 @@ class FineTuneRun:
     ----------
     out : Path
         Its folder.
-    backbone : Backbone
+    backbone : TrainableNetwork
     spec : ExtractSpec
         Of the views.
-    loader : ViewLoader
-        Reads the images of its manifest.
+    loader : SampleLoader
+        Reads the samples of its manifest.
     mode : {"all", "head"}
         See `finetune`.
     initial : InitialModel
         The model at the start.
     config : TrainConfig
     timer : PhaseTimer
-    image_side : int, optional
-        The size that images are reduced to, see `ImageCache`; None if they are not.
+    view_config : dict
+        What else decides the views, see `LiveData`.
     progress : Progress, optional
     on_epoch : Callable[[EpochMetrics], None], optional
         Called after each epoch, and when a run resumes, for each epoch before.
@@ -74,15 +74,15 @@ class FineTuneRun:
     def __init__(
         self,
         out: Path,
-        backbone: Backbone,
+        backbone: TrainableNetwork,
         spec: ExtractSpec,
-        loader: ViewLoader,
+        loader: SampleLoader,
         mode: Literal["all", "head"],
         initial: InitialModel,
         config: TrainConfig,
         *,
         timer: PhaseTimer,
-        image_side: int | None = None,
+        view_config: Mapping[str, Any],
         progress: Progress | None = None,
         on_epoch: Callable[[EpochMetrics], None] | None = None,
         process_group: ProcessGroup = SINGLE_PROCESS,
@@ -111,9 +111,8 @@ class FineTuneRun:
             "train": mode,
             **asdict(config),
             **initial.config,
-            "max_pixels": loader.max_pixels,
+            **view_config,
             "images": samples.digest(),
-            "image_side": image_side,
         }
 
     def sync_unreadable(self) -> None:
@@ -127,7 +126,7 @@ class FineTuneRun:
 
     def train(self) -> None:
         """Train from the checkpoint, or the start, to the end."""
-        with self.backbone.feature_extractor.exact():
+        with self.backbone.exact():
             train(
                 self.state,
                 lambda epoch: self._save_between(self._batches.train(epoch)),
@@ -240,8 +239,7 @@ class FineTuneRun:
 
     def _context(self) -> AbstractContextManager[None]:
         """The precision of the forward pass. A head on features computes in fp32."""
-        extractor = self.backbone.feature_extractor
-        return extractor.autocast() if self.mode == "all" else extractor.exact()
+        return self.backbone.autocast() if self.mode == "all" else self.backbone.exact()
 
     def _evaluate(self, split: str) -> EvalResult:
         return evaluate_module(self.state.module, self._batches.evaluation(split), self._context, self.process_group)
@@ -268,7 +266,9 @@ class FineTuneRun:
         """Save the best weights, then the checkpoint. A kill in between only repeats the epoch."""
         last_val = state.last_val
         if state.best_val is None or last_val is None or not len(last_val.labels):
-            raise RunError(f"{self.loader.manifest.source.name} has no readable val images")
+            raise RunError(
+                f"{self.loader.manifest.source.name} has no readable val {self.loader.manifest.modality.plural}"
+            )
         if state.best is None or state.best.diverged:
             raise RunError(
                 f"training diverged in epoch {len(state.history)}: the loss on val is not finite. Nothing was saved. "

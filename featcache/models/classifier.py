@@ -24,8 +24,7 @@ from featcache._utils.results import NotebookResult
 from featcache.backbones.frozen_network import FrozenNetwork
 from featcache.core.model_card import ModelCard
 from featcache.core.samples import format_labels
-from featcache.core.specs import PENULTIMATE
-from featcache.core.thresholds import decide, format_thresholds
+from featcache.core.thresholds import format_thresholds
 from featcache.data.sample_loader import Inputs, join_inputs
 from featcache.errors import UnreadableImageError
 from featcache.heads import predict
@@ -33,14 +32,13 @@ from featcache.models.defaults import TOP_CLASSES
 from featcache.models.inputs.base import Prepared, SampleFile, SampleInputs
 from featcache.models.inputs.registry import INPUTS
 from featcache.models.load import open_model
+from featcache.models.network_classifier import network_classifier
 from featcache.models.prediction import Prediction
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from featcache.backbones.backbone import Backbone
     from featcache.backbones.encoder import Encoder
-    from featcache.training.network import BackboneWithHead
 
 _Answer = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
 """Waits for class indices, shape (b,), and probabilities, shape (b, c); None for heads without probabilities."""
@@ -144,7 +142,7 @@ class Classifier(NotebookResult):
         saved = open_model(path, weights=weights, device=device, backbone=backbone)
         card, network = saved.card, saved.backbone
         if card.kind == "network":
-            return cls(card, network, _network_classifier(network, saved.model, card))
+            return cls(card, network, network_classifier(network, saved.model, card))
         if backbone is None:
             network.select_engine(card.spec.view.input_size, views=views, like=card.engine)
         return cls(card, network, _head_classifier(network, saved.model, len(card.classes), card.multilabel))
@@ -350,37 +348,5 @@ def _head_classifier(backbone: FrozenNetwork, estimator: Any, n_classes: int, mu
     def classify(views: Inputs) -> _Answer:
         features = backbone.submit(views)
         return lambda: predict.classify(estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel)
-
-    return classify
-
-
-def _network_classifier(backbone: Backbone, network: BackboneWithHead, card: ModelCard) -> _Classify:
-    import torch
-
-    from featcache.backbones.engines.data_parallel import join_engines
-    from featcache.backbones.engines.pytorch import PyTorchEngine
-    from featcache.backbones.feature_extractor import FeatureExtractor
-
-    extractor = FeatureExtractor(
-        network,
-        name=backbone.name,
-        mean=backbone.mean,
-        std=backbone.std,
-        layers=(PENULTIMATE,),  # what the network returns: logits
-        device=backbone.device,
-        precision=backbone.precision,
-    )
-    engine = join_engines([PyTorchEngine(each) for each in extractor.on_devices(backbone.devices)])
-
-    def classify(views: Inputs) -> _Answer:
-        logits = engine.submit(views)
-
-        def answer() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-            values = torch.from_numpy(logits()[0]).double()
-            probabilities = (values.sigmoid() if card.multilabel else values.softmax(1)).numpy()
-            labels = decide(probabilities, card.thresholds) if card.multilabel else probabilities.argmax(1)
-            return labels, probabilities
-
-        return answer
 
     return classify

@@ -22,8 +22,8 @@ from featcache.heads.io import load_head
 if TYPE_CHECKING:
     from torch import nn
 
-    from featcache.backbones.backbone import Backbone
     from featcache.backbones.encoder import Encoder
+    from featcache.backbones.trainable import TrainableNetwork
     from featcache.training.network import BackboneWithHead
 
 
@@ -128,11 +128,11 @@ def layers_of(spec: ExtractSpec, layer: str) -> tuple[str, ...]:
     return spec.layers if set(names) <= set(spec.layers) else names
 
 
-def _load_network(folder: Path, card: ModelCard, backbone: Backbone) -> BackboneWithHead:
+def _load_network(folder: Path, card: ModelCard, backbone: TrainableNetwork) -> BackboneWithHead:
     from featcache.training.loop import linear_layer
     from featcache.training.network import BackboneWithHead
 
-    network = BackboneWithHead(backbone.module, linear_layer(backbone.dim, len(card.classes), 0))
+    network = BackboneWithHead(backbone.frozen_module(), linear_layer(backbone.dim, len(card.classes), 0))
     network.load(locate(folder, card.file))
     network.to(backbone.device).eval()
     return network

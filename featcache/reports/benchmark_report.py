@@ -72,7 +72,8 @@ def comparison_markdown(comparison: Comparison, name: str) -> str:
         verdict.text,
         *(["\n".join(f"- {note}" for note in verdict.notes)] if verdict.notes else []),
         "## What was run",
-        f"{settings['data']}: {images} images; {settings['backbone']} (weights: {settings['weights']}); "
+        f"{settings['data']}: {images} {comparison.modality}s; {settings['backbone']} (weights: "
+        f"{settings['weights']}); "
         f"cached: {cached_views(settings)}, head {settings['head']}; live routes: a new view by "
         f"{settings['view_recipes']['live']} in each epoch, {recipe}. "
         f"{plural(comparison.repeats, 'repeat')} from seed {settings['seed']}: medians (lowest to highest).",
@@ -146,7 +147,9 @@ def remarks(comparison: Comparison) -> list[str]:
     unreadable = sorted({name for outcome in comparison.outcomes for name in outcome.skipped})
     if unreadable:
         are = "is" if len(unreadable) == 1 else "are"
-        lines.append(f"{plural(len(unreadable), 'image')} cannot be read and {are} excluded: {brief(unreadable)}.")
+        lines.append(
+            f"{plural(len(unreadable), comparison.modality)} cannot be read and {are} excluded: {brief(unreadable)}."
+        )
     if comparison.no_curves:
         missing = "are no curves over views and labels" if comparison.settings["views"] else "is no curve over labels"
         lines.append(f"There {missing}: {comparison.no_curves}")

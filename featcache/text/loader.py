@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from featcache.core.specs import TextSpec
 from featcache.data.manifest import Manifest
 from featcache.data.sample_loader import Batch
 from featcache.data.tokens import Tokens
-from featcache.errors import RemoteIOError
+from featcache.text.read import read_text
 from featcache.text.views import make_text_views
 
 _AHEAD = 2
@@ -119,7 +118,7 @@ class TextLoader:
         for row in rows:
             sha256 = self.manifest.samples.sha256[row].tobytes()
             with self._timer.phase("read"):
-                text = self._read(row, sha256, skipped)
+                text = read_text(self.manifest, row, skipped)
             if text is not None:
                 readable.append(row)
                 with self._timer.phase("view"):
@@ -132,17 +131,3 @@ class TextLoader:
         return _Chunk(
             readable, tokenized.tokens, [row for row, cut in zip(readable, is_cut, strict=True) if cut], skipped
         )
-
-    def _read(self, row: int, sha256: bytes, skipped: dict[int, str]) -> str | None:
-        """A text; None if it cannot be read, with the reason in `skipped`."""
-        try:
-            content = self.manifest.read(row)
-        except RemoteIOError:  # the text may be readable: the command stops, and resumes when it is repeated
-            raise
-        except OSError as error:
-            skipped[row] = error.strerror or str(error)
-            return None
-        if hashlib.sha256(content).digest() != sha256:
-            skipped[row] = "its bytes are not those that were hashed: it has changed"
-            return None
-        return content.decode()  # `Manifest.read` refuses what is not UTF-8

@@ -22,6 +22,10 @@ class TrainOptions(TypedDict, total=False):
     epochs: Annotated[int, Option(10, "Number of epochs to train.")]
     batch_size: Annotated[int, Option(32, "Images in a batch.")]
     lr: Annotated[float, Option(0.01, "Learning rate at the start.")]
+    head_lr: Annotated[
+        float | None,
+        Option(None, "Learning rate of the head at the start, where a whole network is trained.", none="as lr"),
+    ]
     momentum: Annotated[float, Option(0.9, "Momentum of sgd.")]
     weight_decay: Annotated[float, Option(0.0, "Weight decay of the optimizer.")]
     optimizer: Annotated[Optimizer, Option("sgd", "Optimizer of the weights.")]
@@ -94,6 +98,7 @@ class TrainConfig:
     label_smoothing: float = _DEFAULTS["label_smoothing"]
     class_weight: ClassWeight | None = _DEFAULTS["class_weight"]
     patience: int | None = _DEFAULTS["patience"]
+    head_lr: float | None = _DEFAULTS["head_lr"]
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "step_size", "patience"):
@@ -107,12 +112,13 @@ class TrainConfig:
         for name, choices in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
-        for name in ("lr", "momentum", "weight_decay", "gamma", "label_smoothing"):
+        for name in ("lr", "head_lr", "momentum", "weight_decay", "gamma", "label_smoothing"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)):
+            if not isinstance(value, (int, float)) and (name, value) != ("head_lr", None):
                 raise ValueError(f"{name} is {value!r}; it must be a number")
-        if not self.lr > 0:
-            raise ValueError(f"lr is {self.lr}; it must be greater than 0")
+        for name in ("lr", "head_lr"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
         for name in ("momentum", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or greater")

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from featcache._utils.idle_time import IdleTimer
 from featcache._utils.progress_bar import Progress
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.backbone import Backbone
+from featcache.backbones.trainable import TrainableNetwork
 from featcache.backbones.transfer import to_device
 from featcache.core.rng import epoch_order
 from featcache.core.specs import ExtractSpec
@@ -21,7 +21,7 @@ from featcache.data.sample_loader import Batch, Inputs, SampleLoader, join_input
 from featcache.training.distributed import ProcessGroup
 from featcache.training.loop import Batches
 
-_EVAL_BATCH = 32
+_EVAL_BATCH, _MAX_EVAL_BATCH = 32, 256
 
 
 class LiveBatches:
@@ -29,14 +29,14 @@ class LiveBatches:
 
     Parameters
     ----------
-    backbone : Backbone
-        Normalises pixels or computes features.
+    backbone : TrainableNetwork
+        Makes the input of its module, or computes features.
     spec : ExtractSpec
         Of the views.
     loader : SampleLoader
         Reads and decodes the images.
     mode : {"all", "head"}
-        Inputs are normalised pixels ("all") or features of the frozen network ("head").
+        Inputs are normalised pixels or ids of tokens ("all"), or features of the frozen network ("head").
     timer : PhaseTimer
         Takes the time spent waiting for images, as the phase "data"; on a GPU only the time in which the GPU has
         nothing to do, see `IdleTimer`.
@@ -56,7 +56,7 @@ class LiveBatches:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: TrainableNetwork,
         spec: ExtractSpec,
         loader: SampleLoader,
         mode: Literal["all", "head"],
@@ -108,8 +108,10 @@ class LiveBatches:
 
     @property
     def _eval_batch_size(self) -> int:
-        """On a GPU that of extraction, which has no gradients to keep either."""
-        return self._backbone.batch_size if self._backbone.device.startswith("cuda") else _EVAL_BATCH
+        """On a GPU that of extraction, which has no gradients to keep either; long texts are padded to the longest."""
+        return (
+            min(self._backbone.batch_size, _MAX_EVAL_BATCH) if self._backbone.device.startswith("cuda") else _EVAL_BATCH
+        )
 
     def _sharded(self, phase: str, order: NDArray[Any], epoch: int) -> Batches:
         """This process's shard of every batch. If the last batch has too few images for all, a shard may be empty."""
@@ -147,11 +149,11 @@ class LiveBatches:
             yield rows, (inputs, labels)
             del inputs
 
-    def _inputs(self, pixels: Inputs) -> Tensor:
-        """The input of the trained module: pixels for a network, features for a head."""
+    def _inputs(self, inputs: Inputs) -> Tensor:
+        """The input of the trained module: that of a network, or features for a head."""
         if self._mode == "all":
-            return self._backbone.normalise(pixels)
-        return self._backbone.embed_on_device(pixels)
+            return self._backbone.network_input(inputs)
+        return self._backbone.embed_on_device(inputs)
 
     def _readable(self, rows: NDArray[Any]) -> NDArray[Any]:
         return rows[~np.isin(rows, list(self._loader.skipped))]

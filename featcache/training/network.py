@@ -13,7 +13,7 @@ from featcache.errors import HeadError
 
 
 class BackboneWithHead(nn.Module):
-    """Normalised pixels, shape (b, 3, s, s), to logits, shape (b, c).
+    """From normalised pixels (b, 3, s, s), or ids of tokens (b, t), to logits (b, c).
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class BackboneWithHead(nn.Module):
         self.head = head
         self.eval_only: list[nn.Module] = []
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Features, then logits."""
-        return self.head(self.body(pixels))
+        return self.head(self.body(inputs))
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode of all modules except those in `eval_only`."""

@@ -14,7 +14,7 @@ from featcache.analysis.benchmark import runner
 from featcache.analysis.benchmark.budget import Budget
 from featcache.analysis.benchmark.compare import benchmark
 from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison, FittedHead
-from featcache.analysis.benchmark.routes import ROUTES
+from featcache.analysis.benchmark.routes import ROUTES, routes_for
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.errors import RunError
 from outcomes import fake_processes
@@ -248,7 +248,7 @@ def test_lpft_with_other_company_is_run_anew_rather_than_counted_wrong(
 def test_random_weights_leave_lpft_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = fake_processes(monkeypatch)
     routes = _compare(data, tmp_path / "out", weights="none").settings["routes"]
-    assert routes == [route for route in ROUTES if route != "lpft"]
+    assert routes == [route for route in routes_for("image") if route != "lpft"]
     assert not any("init_head" in task for task in tasks)
     with pytest.raises(
         RunError, match=r"^LP-FT needs a pretrained network, and weights are none: drop the route lpft.$"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from featcache.cache.feature_cache import FeatureCache
+from featcache.core.model_card import ModelCard
 from featcache.data.manifest import read_manifest
 from featcache.errors import (
     BackboneError,
@@ -22,7 +23,6 @@ from featcache.errors import (
 from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
-from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
 from featcache.text.views import make_text_views
 from toys import toy_backbone
@@ -96,11 +96,10 @@ def test_another_tokenizer_is_another_cache(table: Path, tmp_path: Path) -> None
         extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(tokenizer=ToyTokenizer(max_length=9)))
 
 
-def test_a_head_is_fitted_and_what_is_for_images_says_so(table: Path, tmp_path: Path) -> None:
+def test_the_card_of_a_head_says_that_it_is_for_texts(table: Path, tmp_path: Path) -> None:
     extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(layers="all"))
     fit_head(tmp_path / "c.h5", tmp_path / "head")
-    with pytest.raises(DataLayoutError, match=r"finetune works on images only so far, and .* holds texts"):
-        finetune(table, tmp_path / "run")
+    assert ModelCard.read(tmp_path / "head").spec.modality == "text"
 
 
 def test_an_update_extracts_the_new_texts_and_keeps_the_others(table: Path, split_folder: Path, tmp_path: Path) -> None:

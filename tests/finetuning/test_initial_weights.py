@@ -270,12 +270,16 @@ def test_what_is_kept_is_what_test_is_evaluated_on(make_folder: MakeFolder, tmp_
     assert run.report.test.to_dict()["confusion"] == fit.report.test.to_dict()["confusion"]
 
 
+def _resnet18() -> torch.nn.Module:
+    return build("resnet18", "none", 5).module
+
+
 @pytest.mark.parametrize("stage", ["layer1", "layer3", "layer4"])
 def test_what_lies_behind_a_stage_is_drawn_as_from_scratch(stage: str) -> None:
     network_after, drawn = (models.resnet18(), build("resnet18", "none", 5)[0])
     network_after.fc = torch.nn.Identity()
     before = {name: value.clone() for name, value in network_after.state_dict().items()}
-    reinitialize_after(network_after, stage, ["layer1", "layer2", "layer3", "layer4"], "resnet18", 5)
+    reinitialize_after(network_after, stage, ["layer1", "layer2", "layer3", "layer4"], "resnet18", _resnet18)
     behind = ("layer2", "layer3", "layer4")[("layer1", "layer2", "layer3", "layer4").index(stage) :]
     new = drawn.state_dict()
     for name, value in network_after.state_dict().items():
@@ -320,7 +324,7 @@ def test_a_network_of_one_s_own_cannot_be_drawn_anew(site: Path, tmp_path: Path)
     with pytest.raises(
         BackboneError, match="this network is not the resnet18 that featcache builds: drop --reuse-until"
     ):
-        reinitialize_after(models.resnet34(), "layer1", ["layer1", "layer2"], "resnet18", 0)
+        reinitialize_after(models.resnet34(), "layer1", ["layer1", "layer2"], "resnet18", _resnet18)
 
 
 @pytest.mark.parametrize("options", [{"unfreeze": 1}, {"layer_decay": 0.5}, {"reuse_until": "conv"}])

@@ -14,8 +14,8 @@ from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_precision
 from featcache.backbones.float32 import ieee_float32, tf32_is_allowed
 from featcache.extraction.extract import extract
-from featcache.finetuning import finetune as finetuning
 from featcache.finetuning.finetune import finetune
+from featcache.finetuning.pipelines import image as image_pipeline
 from featcache.finetuning.precision import no_bf16_note, requested_precision, training_precision
 from toys import toy_backbone
 from trainable import trainable_backbone
@@ -114,7 +114,7 @@ def test_a_run_names_a_gpu_without_bf16(split_folder: Path, tmp_path: Path, monk
         loaded.append(settings["precision"])
         return trainable_backbone()
 
-    monkeypatch.setattr(finetuning, "load_backbone", load)
+    monkeypatch.setattr(image_pipeline, "load_backbone", load)
     set_gpu(monkeypatch, TURING)
     run = finetune(split_folder, tmp_path / "run", config={"epochs": 1})
     assert loaded == ["fp32"]

@@ -8,17 +8,17 @@ from typing import Any
 import click
 import pytest
 
+from featcache.finetuning.defaults import default_config
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.presets import PRESETS, resolve
-from featcache.training.loop import TrainConfig
+from featcache.training.config import TrainConfig, make_train_config
 from featcache_cli.finetune import command
 
 
 def test_without_a_preset_the_defaults_stand() -> None:
     assert resolve({"preset": None, "mode": "all"}) == {
-        "backbone": "efficientnet_lite0",
         "mode": "all",
-        "config": TrainConfig(),
+        "config": {},
     }
 
 
@@ -75,7 +75,9 @@ def test_a_preset_needs_no_mode() -> None:
     ],
 )
 def test_a_fitted_head_is_trained_on_at_a_low_rate(settings: dict[str, Any], lr: float) -> None:
-    config = resolve({"mode": "all", **settings})["config"]
+    config = make_train_config(
+        resolve({"mode": "all", **settings})["config"], default_config("image", "all", "init_head" in settings)
+    )
     assert config.lr == lr
     assert (config.optimizer == "adamw") == ("init_head" in settings)
 

@@ -14,7 +14,7 @@ import pytest
 
 from commands import ROOT, SMALL, done, featcache_cli
 from featcache.analysis.benchmark.compare import benchmark
-from featcache.analysis.benchmark.routes import ROUTES, BenchmarkOptions, tasks_for_route
+from featcache.analysis.benchmark.routes import BenchmarkOptions, routes_for, tasks_for_route
 from featcache.analysis.planning.rates import measure_rates
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.head_options import HeadFitOptions, HeadOptions
@@ -67,7 +67,7 @@ def test_the_command_line_extracts_with_it(split_folder: Path, tmp_path: Path) -
     assert FeatureCache.open(tmp_path / "c.h5").spec.view.interpolation == "bicubic"
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", routes_for("image"))
 def test_every_task_of_a_benchmark_has_it_where_it_is_set(route: str, tmp_path: Path) -> None:
     settings = {**with_defaults(BenchmarkOptions, {}), "data": "d", "backbone": "b", "head": "linear", "recipe": {}}
     settings["train_precision"] = "fp32"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from commands import SMALL, as_json
 from featcache._utils.determinism import deterministic_algorithms
-from featcache.analysis.benchmark.routes import ROUTES, BenchmarkOptions, tasks_for_route
+from featcache.analysis.benchmark.routes import BenchmarkOptions, routes_for, tasks_for_route
 from featcache.backbones.backbone import Backbone
 from featcache.core.options import with_defaults
 from featcache.errors import BackboneError, RunError
@@ -136,7 +136,7 @@ def test_the_command_line_takes_it(split_folder: Path, tmp_path: Path) -> None:
     assert found["spec_digest"] == usual["spec_digest"]
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", routes_for("image"))
 def test_every_route_of_a_benchmark_that_runs_the_network_gets_it(route: str, tmp_path: Path) -> None:
     settings = {**with_defaults(BenchmarkOptions, {"deterministic": True}), "data": "d", "backbone": "b"}
     settings |= {"head": "linear", "recipe": {}, "train_precision": "fp32"}

@@ -17,16 +17,25 @@ from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.regular_files import read_json
 from featcache._utils.remote import display_name
 from featcache.analysis.benchmark.outcomes import Comparison, gather_outcomes
-from featcache.analysis.benchmark.routes import LAYERS, ROUTES, BenchmarkOptions, changing_weights
+from featcache.analysis.benchmark.routes import (
+    LAYERS,
+    ROUTES,
+    BenchmarkOptions,
+    changing_weights,
+    config_of_route,
+    routes_for,
+)
 from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones.devices import check_training_device
 from featcache.backbones.factory import from_factory, is_factory
-from featcache.backbones.sources.registry import check_name
 from featcache.core.model_card import write_json
 from featcache.core.options import fields_of, manifest_keywords, takes_options
-from featcache.core.specs import EMBEDDED, LIVE_AUGMENT, cached_augment
+from featcache.core.specs import cached_augment, live_augment
 from featcache.data.manifest import read_manifest
+from featcache.data.modality import IMAGES, TEXTS, Modality
 from featcache.errors import RunError
+from featcache.extraction.pipelines.registry import check_backbone, select_pipeline
+from featcache.finetuning.defaults import default_config
 from featcache.heads.estimators import check_head
 from featcache.training.config import TrainOptions, make_train_config
 
@@ -59,13 +68,13 @@ def benchmark(
     Parameters
     ----------
     data : path
-        Labelled images; see `read_manifest`.
+        Labelled images or texts; see `read_manifest`.
     out : path
         The folder for all runs: a new one, or that of the same benchmark.
     routes : str or sequence of str, optional
-        Any of "cached" (extract once, fit a head), "frozen" (the frozen network run live in every epoch), "lpft"
-        (fine-tuning that starts from a fitted head, Kumar et al. 2022), "finetune" and "scratch". None: all that are
-        possible.
+        Any of "cached" (extract once, fit a head), "tfidf" (for texts: TF-IDF with logistic regression), "frozen" (the
+        frozen network run live in every epoch), "lpft" (fine-tuning that starts from a fitted head,
+        Kumar et al. 2022), "finetune" and "scratch". None: all that are possible; for texts without "scratch".
     backbone : str or None, default None
         A name, see `load_backbone`, or "package.module:function", a function that returns the network with the same
         weights in each call; each process calls it. Such a network has no route "scratch".
@@ -74,8 +83,8 @@ def benchmark(
         it is a linear layer on the penultimate features. Otherwise LP-FT fits one: of this kind if that is linear, else
         "linear".
     config : mapping, optional
-        Fields of `TrainConfig` for the live routes, such as {"epochs": 10}. LP-FT has its own optimizer, learning rate
-        and schedule (`featcache.finetuning.strategy.LP_FT_DEFAULTS`).
+        Fields of `TrainConfig` for the live routes, such as {"epochs": 10}. LP-FT, and for texts also a head on the
+        frozen encoder, have their own optimizer, learning rate and schedule (`config_of_route`).
     repeats : int, optional
         Number of seeds: seed, seed + 1, ...; the split stays the same. None: 1, or 3 with a budget, as far as they fit.
     train_precision : {"fp32", "bf16", "auto"}, optional
@@ -118,32 +127,31 @@ def benchmark(
     progress, weights, seed = as_callback(progress), options["weights"], options["seed"]
     check_training_device(options["device"])
     repeats = repeats or (1 if budget_s is None else _REPEATS)
-    backbone = backbone or EMBEDDED
-    is_own = is_factory(backbone)
+    is_own = backbone is not None and is_factory(backbone)
     if is_own and weights != "pretrained":
         raise RunError(f"{backbone} returns a network with its own weights: drop --weights")
     routes = None if routes is None else split_names(routes)
     if is_own and "scratch" in (routes or ()):
         raise RunError(f"{backbone} returns a network with its own weights: drop the route scratch")
-    if routes is None:
-        impossible = "scratch" if is_own else "lpft" if weights == "none" else ""
-        routes = tuple(route for route in ROUTES if route != impossible)
-    elif weights == "none" and "lpft" in routes:
+    if routes is not None and weights == "none" and "lpft" in routes:
         raise RunError("LP-FT needs a pretrained network, and weights are none: drop the route lpft.")
-    unknown = [route for route in routes if route not in ROUTES]
-    if unknown or not routes:
+    unknown = [route for route in routes or () if route not in ROUTES]
+    if unknown or routes == ():
         text = f"there is no route {', '.join(unknown) or '(none given)'}; use {', '.join(ROUTES)}"
         former = ". The head of the route cached chooses among the penultimate layer and the stages."
         raise RunError(f"{text}{former if 'stages' in unknown else ''}")
-    config = {**_CONFIG, **(config or {})}
     make_train_config(config)  # an invalid field is refused before hours of extraction
-    chosen = [route for route in ROUTES if route in routes]
     out = Path(out)
     check_writable(out / "settings.json")
     check_head(head)  # an invalid name is refused before hours of extraction
-    check_name(backbone)
-    network = {"network_sha256": _weights_of(backbone)} if is_own else {}
-    manifest = read_manifest(data, **manifest_keywords(options), progress=progress).of_images("benchmark")
+    check_backbone(backbone)
+    network = {"network_sha256": _weights_of(str(backbone))} if is_own else {}
+    manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
+    pipeline, modality = select_pipeline(manifest, backbone, {**options}), manifest.modality
+    backbone = backbone or pipeline.default_backbone
+    defaults = default_config(modality.name)
+    config = {**_CONFIG, **defaults, **(config or {})}
+    chosen = _choose_routes(routes, modality, is_own, weights)
     samples = manifest.single_label("benchmark").samples
     understood = replace(manifest.summary(), name=display_name(data))
     if on_note:
@@ -165,6 +173,8 @@ def benchmark(
         "images_sha256": samples.digest(),
         "seed": seed,
     }
+    if modality is not IMAGES:  # folders of earlier versions lack it
+        settings["modality"] = modality.name
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file. Give an empty or a new folder.")
     out.mkdir(parents=True, exist_ok=True)
@@ -177,18 +187,18 @@ def benchmark(
         if not runs:
             raise RunError(
                 f"no route fits into {human_duration(budget_s or 0)}: {'; '.join(map(str, runner.skipped))}. Give a "
-                "larger budget, or fewer views, epochs or images."
+                f"larger budget, or fewer views, epochs or {modality.plural}."
             )
         outcomes = [
             outcome
             for route, by_seed in runs.items()
-            for outcome in gather_outcomes(route, by_seed, runner.folder, config)
+            for outcome in gather_outcomes(route, by_seed, runner.folder, config_of_route(route, settings))
         ]
         curves, no_curves = runner.curves() if "cached" in runs else ([], "")
     # Reports may be sent to others: they contain the names of the data and the weights, not their paths.
     names = {"data": display_name(data), "weights": Path(weights).name}
     requested: dict[str, Any] = {"routes": chosen, "repeats": repeats, "understood": understood.to_dict()}
-    requested |= {"view_recipes": _view_recipes(options)}
+    requested |= {"view_recipes": _view_recipes(options, modality)}
     requested |= {"budget_s": budget_s} if budget_s else {}
     return Comparison(
         outcomes,
@@ -213,10 +223,25 @@ def _recorded(options: BenchmarkOptions) -> dict[str, Any]:
     return recorded
 
 
-def _view_recipes(options: BenchmarkOptions) -> dict[str, str | None]:
+def _choose_routes(requested: Sequence[str] | None, modality: Modality, is_own: bool, weights: str) -> list[str]:
+    """The routes to run, in order. Raises RunError for one that these samples do not have."""
+    possible = routes_for(modality.name)
+    if requested is None:
+        left_out = {"scratch" if is_own else "lpft" if weights == "none" else ""}
+        left_out |= {"scratch"} if modality is TEXTS else set()  # a few thousand texts teach no encoder a language
+        return [route for route in possible if route not in left_out]
+    if other := [route for route in requested if route not in possible]:
+        raise RunError(f"the route {', '.join(other)} is not for {modality.plural}: use {', '.join(possible)}")
+    return [route for route in possible if route in requested]
+
+
+def _view_recipes(options: BenchmarkOptions, modality: Modality) -> dict[str, str | None]:
     """The recipes of the augmented views of the cached routes, None without views, and of the live ones."""
     augment, views = options["augment"], options["views"]
-    return {"cached": cached_augment(augment, views) if views else None, "live": augment or LIVE_AUGMENT}
+    return {
+        "cached": cached_augment(augment, views, modality.name) if views else None,
+        "live": live_augment(augment, modality.name),
+    }
 
 
 def _weights_of(factory: str) -> str:

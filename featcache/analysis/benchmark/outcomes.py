@@ -15,9 +15,9 @@ from featcache._utils.results import NotebookResult, Result
 from featcache.analysis.benchmark.budget import BudgetUsage
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.curves import Curve
+from featcache.data.modality import IMAGES
 from featcache.errors import HeadError
 from featcache.finetuning.convergence import TrainingRun
-from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.metrics.predictions import FILE, LAST, TEST, read_predictions
 from featcache.metrics.significance import wilson_interval
 
@@ -183,6 +183,11 @@ class Comparison(Result, NotebookResult):
         return "\n".join([*text_table(lines, "<>"), *repeats])
 
     @property
+    def modality(self) -> str:
+        """What the samples are: "image" or "text"."""
+        return str(self.settings.get("modality", IMAGES.name))
+
+    @property
     def repeats(self) -> int:
         """The most repeats that a route has had; a budget can end before all that were asked for."""
         return max((len(outcome.accuracy) for outcome in self.outcomes), default=0)
@@ -227,12 +232,12 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, config: Mapp
     """The outcome of a route over its repeats; two outcomes, cold and warm, for the route "cached".
 
     runs : seed -> results of all processes that the run needed; those of LP-FT start with its cache and head.
-    out : holds the folders ROUTE-SEED. config : fields of `TrainConfig` for all live routes but LP-FT, which has its
-    own.
+    out : holds the folders ROUTE-SEED. config : fields of `TrainConfig` of a live route.
     """
     is_cached = route == "cached"
     folders = [out / f"{route}-{seed}" / ("head" if is_cached else "run") for seed in runs]
-    file = FILE if is_cached else LAST
+    is_trained = "best_epoch" in runs[min(runs)][-1]
+    file = LAST if is_trained else FILE
     right: dict[str, Any] = {
         "right": [answers for folder in folders if (answers := _right_images(folder, file))],
         "test_right": [answers for folder in folders if (answers := _right_images(folder, TEST))],
@@ -244,10 +249,12 @@ def gather_outcomes(route: str, runs: Mapping[int, Run], out: Path, config: Mapp
     if is_cached:
         fits = [run[1:] for run in repeats]
         return [_outcome(COLD, repeats, shown, size, right), _outcome(WARM, fits, 0, size, right)]
+    if not is_trained:
+        return [_outcome(ROUTES[route], repeats, 0, last["size_bytes"], right)]
     evaluations = len(last["history"]) + bool(last.get("start"))  # a fitted head is evaluated before the first epoch
     shown += last["images"] + last["n"] * evaluations + (last["test"]["n"] if last["test"] else 0)
     size += max(_folder_bytes(folder) for folder in folders)
-    config, mode = {**config, **(LP_FT_DEFAULTS if route == "lpft" else {})}, "head" if route == "frozen" else "all"
+    mode = "head" if route == "frozen" else "all"
     trainings = [_training(run[-1], config, mode) for run in repeats]
     return [replace(_outcome(ROUTES[route], repeats, shown, size, right), trainings=trainings)]
 

@@ -74,7 +74,7 @@ class RouteTests:
     def _test_rivals(self, others: Sequence[Outcome]) -> None:
         """Test each other route against the cached head, and set aside those that were not trained long enough."""
         warm = self.comparison.outcome(WARM)
-        pairs = [self._pair(self.cached.route, other.route) for other in others]
+        pairs = [self.compare(self.cached.route, other.route) for other in others]
         for other, pair, p in zip(others, pairs, holm([pair.p for pair in pairs]), strict=True):
             cold_ratio = other.median_s / self.cached.median_s
             warm_ratio = other.median_s / warm.median_s if warm else None
@@ -86,7 +86,8 @@ class RouteTests:
         unfinished = {other.route for other in self.unfinished}
         self.judged = [challenger for challenger in self.challengers if challenger.route not in unfinished]
 
-    def _pair(self, first: str, second: str) -> PairedDifference:
+    def compare(self, first: str, second: str) -> PairedDifference:
+        """The accuracy of the second route minus that of the first one."""
         return paired_difference(self.right[first], self.right[second])
 
     def accuracy(self, route: str) -> float:

@@ -29,10 +29,13 @@ from featcache.core.options import (
     LiveOptions,
     LoaderOptions,
     SplitOptions,
+    TextOptions,
     ViewCount,
     fields_of,
 )
 from featcache.core.specs import PENULTIMATE
+from featcache.data.modality import TEXTS
+from featcache.finetuning.defaults import TEXT_HEAD_DEFAULTS, TEXT_LP_FT_DEFAULTS
 from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.heads.registry import find_head
 
@@ -41,6 +44,7 @@ RouteTask = dict[str, Any]
 # Ordered by expected cost.
 ROUTES = {
     "cached": "cached head",
+    "tfidf": "TF-IDF",
     "frozen": "frozen, live every epoch",
     "lpft": "LP-FT",
     "finetune": "fine-tune",
@@ -48,8 +52,19 @@ ROUTES = {
 }
 
 
+TRAINED = ("frozen", "lpft", "finetune", "scratch")
+"""The routes that train in epochs."""
+
+_ONLY_TEXTS = ("tfidf",)
+
+
+def routes_for(modality: str) -> tuple[str, ...]:
+    """The routes for samples of this modality, "image" or "text"."""
+    return tuple(route for route in ROUTES if modality == TEXTS.name or route not in _ONLY_TEXTS)
+
+
 class BenchmarkOptions(
-    FeatureOptions, ViewCount, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False
+    FeatureOptions, TextOptions, ViewCount, SplitOptions, DeviceOptions, DeterminismOptions, LoaderOptions, total=False
 ):
     """`LiveOptions`, which all routes get, and those of the routes that extract."""
 
@@ -74,21 +89,36 @@ def tasks_for_route(
     """
     folder, head = root / f"{route}-{seed}", settings["head"]
     shared = {name: settings[name] for name in SHARED if name in settings} | {"seed": seed}
+    if route == "tfidf":
+        texts = {name: shared[name] for name in ("data", *fields_of(SplitOptions)) if name in shared}
+        return [{"task": "tfidf", "out": str(folder / "run"), "seed": seed, **texts}]
     if route == "cached":
         return [_extraction(folder, shared, settings), _fitting(folder, folder, head, seed)]
     live = {"task": "finetune", "out": str(folder / "run"), **shared, "mode": "head" if route == "frozen" else "all"}
-    live |= {"precision": settings["train_precision"], "recipe": settings["recipe"]}
+    live |= {"precision": settings["train_precision"], "recipe": config_of_route(route, settings)}
     if route == "scratch":
         live["weights"] = "none"
     if route != "lpft":
         return [live]
-    live |= {"recipe": {**settings["recipe"], **LP_FT_DEFAULTS}}
     cached = folder if cached_fit is None else root / f"cached-{seed}"
     if cached_fit is not None and _starts_network(cached_fit):
         return [live | {"init_head": str(cached / "head")}]
     extraction = [_extraction(folder, shared, settings)] if cached_fit is None else []
     fitting = _fitting(folder, cached, head if find_head(head).linear else "linear", seed) | {"layer": PENULTIMATE}
     return [*extraction, fitting, live | {"init_head": fitting["out"]}]
+
+
+def config_of_route(route: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `TrainConfig` of a live route.
+
+    All have the epochs and the batch size of the settings. LP-FT, and a head on a frozen encoder of texts, have an
+    optimizer, learning rate and schedule of their own.
+    """
+    is_text = settings.get("modality") == TEXTS.name
+    own = TEXT_HEAD_DEFAULTS if is_text and route == "frozen" else LP_FT_DEFAULTS if route == "lpft" else {}
+    if is_text and route == "lpft":
+        own = TEXT_LP_FT_DEFAULTS
+    return {**settings["recipe"], **{name: value for name, value in own.items() if name != "epochs"}}
 
 
 def _starts_network(fit: Mapping[str, Any]) -> bool:
@@ -207,6 +237,12 @@ def _finetune(task: RouteTask, progress: Progress) -> dict[str, Any]:
     return finetune(progress=progress, config=config, **task).to_dict()
 
 
+def _tfidf(task: RouteTask, progress: Progress) -> dict[str, Any]:
+    from featcache.analysis.benchmark.tfidf import fit_tfidf
+
+    return fit_tfidf(progress=progress, **task).to_dict()
+
+
 def _curve(task: RouteTask, progress: Progress) -> dict[str, Any]:
     from featcache.analysis.curves import curve
 
@@ -217,6 +253,7 @@ _TASKS: dict[str, Callable[[RouteTask, Progress], dict[str, Any]]] = {
     "extract": _extract,
     "fit-head": _fit_head,
     "finetune": _finetune,
+    "tfidf": _tfidf,
     "curve": _curve,
 }
 

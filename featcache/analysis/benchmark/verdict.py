@@ -23,6 +23,7 @@ from featcache._utils.formatting import (
     round_up,
 )
 from featcache._utils.results import NotebookResult, Result
+from featcache.analysis.benchmark.baseline import BASELINE, BaselineTest, compare_with_baseline
 from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison, Outcome
 from featcache.analysis.benchmark.route_tests import ALPHA, Challenger, RouteTests, is_better
 from featcache.analysis.benchmark.routes import ROUTES
@@ -34,6 +35,7 @@ RELEVANT_GAIN = 0.02  # two points: a smaller gain may not be worth its time, a 
 
 _NAMES = {
     COLD: "the cached head",
+    BASELINE: "TF-IDF with logistic regression",
     ROUTES["frozen"]: "the frozen network run live",
     ROUTES["lpft"]: "LP-FT",
     ROUTES["finetune"]: "fine-tuning",
@@ -127,6 +129,10 @@ def _no_verdict(reason: str, comparison: Comparison) -> Verdict:
 class _VerdictBuilder(RouteTests):
     """The text of the tests."""
 
+    def __init__(self, comparison: Comparison, cached: Outcome, routes: Sequence[Outcome]) -> None:
+        super().__init__(comparison, cached, routes)
+        self.baseline = compare_with_baseline(self) if self.judged else None
+
     def build(self) -> Verdict:
         """The verdict of the tests."""
         better = [challenger for challenger in self.challengers if is_better(challenger)]
@@ -135,7 +141,7 @@ class _VerdictBuilder(RouteTests):
         if better:
             decision, route, text = self._switch_text(better)
         elif self.judged:
-            decision, route, text = "stay", self.cached.route, self._keep_cached_text()
+            decision, route, text = self._no_better_text()
         else:
             accuracies = self._accuracies([self.cached, *self.unfinished])
             text = f"Accuracy so far: {accuracies}. Train with more --epochs for a verdict."
@@ -158,8 +164,8 @@ class _VerdictBuilder(RouteTests):
     def _accuracies(self, outcomes: Sequence[Outcome]) -> str:
         return join_words([f"{_NAMES[outcome.route]} {self._figure(outcome.route)}" for outcome in outcomes])
 
-    def _keep_cached_text(self) -> str:
-        """No route is significantly better: name those that tie, those that are worse, and how the times compare."""
+    def _differences_text(self) -> str:
+        """No route is significantly better: name those that tie, and those that are worse."""
         by_accuracy = sorted(self.judged, key=lambda challenger: -challenger.accuracy)
         ties = [challenger for challenger in by_accuracy if challenger.p >= ALPHA]
         worse = [challenger for challenger in by_accuracy if challenger.p < ALPHA]
@@ -171,7 +177,31 @@ class _VerdictBuilder(RouteTests):
         if worse:
             subject = "It" if ties else self._opening(cached)
             sentences.append(f"{subject} is more accurate than {join_words([self._beaten(other) for other in worse])}.")
-        return " ".join([*sentences, self._speed((ties or worse)[0])])
+        return " ".join(sentences)
+
+    def _no_better_text(self) -> tuple[Decision, str, str]:
+        """No route is significantly better than the cached head: keep it, or TF-IDF is enough."""
+        text, trained = self._differences_text(), [other for other in self.judged if other.route != BASELINE]
+        if self.baseline and self.baseline.is_enough:
+            enough = self._enough_text(self.baseline)
+            if self.baseline.gain.high <= RELEVANT_GAIN:
+                return "switch", BASELINE, f"{text} TF-IDF is enough: {enough}: use TF-IDF."
+            return "stay", self.cached.route, f"{text} TF-IDF may be enough: {enough}."
+        if not trained:
+            seconds = self.comparison.outcome(BASELINE)
+            times = (
+                f"{human_duration(self.cached.median_s)}, and TF-IDF {human_duration(seconds.median_s)}"
+                if seconds
+                else ""
+            )
+            return "stay", self.cached.route, f"{text} It took {times}: keep the cached head."
+        by_accuracy = sorted(trained, key=lambda other: (other.p < ALPHA, -other.accuracy))
+        return "stay", self.cached.route, f"{text} {self._speed(by_accuracy[0])}"
+
+    def _enough_text(self, test: BaselineTest) -> str:
+        """No route is significantly better than TF-IDF: what remains possible, and the times."""
+        may = f"{_NAMES[test.best]} is at most {format_points(max(0.0, test.gain.high))} more accurate (95 % interval)"
+        return f"no route is significantly more accurate on these {self._samples(self.n)}; {may}"
 
     def _speed(self, other: Challenger) -> str:
         """How the time of the cached head compares with another route, and what to do."""
@@ -210,7 +240,7 @@ class _VerdictBuilder(RouteTests):
             (other.seconds, other, pair)
             for other in better
             if other.seconds < best.seconds
-            and (pair := self._pair(other.route, best.route)).p >= ALPHA
+            and (pair := self.compare(other.route, best.route)).p >= ALPHA
             and pair.difference <= RELEVANT_GAIN
         ]
         if not cheaper:
@@ -230,7 +260,7 @@ class _VerdictBuilder(RouteTests):
     def _caveats(self, has_gain: bool) -> list[str]:
         """What the verdict is based on, and what it leaves open."""
         seeds = f" and the mean of up to {self.repeats} seeds per route" if self.repeats > 1 else ""
-        notes = [f"Based on {plural(self.n, f'{self.split} image')}{seeds}."]
+        notes = [f"Based on {self._samples(self.n)}{seeds}."]
         if len(self.challengers) > 1:
             notes[0] += f" The p values are corrected for {len(self.challengers)} comparisons (Holm)."
         ties = [challenger for challenger in self.judged if challenger.p >= ALPHA]
@@ -242,7 +272,7 @@ class _VerdictBuilder(RouteTests):
             notes.append(f"{capitalize(names)} may improve with more epochs: the training had not converged.")
         if ties and not has_gain:
             notes.append(self._power_note(max(ties, key=lambda challenger: challenger.high)))
-        notes += [*self._break_even_notes(), *self._selection_bias_notes()]
+        notes += [*self._baseline_notes(), *self._break_even_notes(), *self._selection_bias_notes()]
         if self.repeats == 1:
             notes.append(
                 "One run per route: p values and intervals compare these models, and another seed gives other models. "
@@ -250,7 +280,7 @@ class _VerdictBuilder(RouteTests):
             )
         if self.unread:
             are = "is" if self.unread == 1 else "are"
-            notes.append(f"{plural(self.unread, f'{self.split} image')} that a route could not read {are} excluded.")
+            notes.append(f"{self._samples(self.unread)} that a route could not read {are} excluded.")
         if self.without_predictions:
             names = join_words([_NAMES[outcome.route] for outcome in self.without_predictions])
             notes.append(f"Not judged, because the predictions are missing from the model folder: {names}.")
@@ -259,7 +289,7 @@ class _VerdictBuilder(RouteTests):
     def _power_note(self, other: Challenger) -> str:
         """Which differences this number of images cannot show."""
         half = (other.high - other.low) / 2
-        name, images = _NAMES[other.route], plural(self.n, f"{self.split} image")
+        name, images = _NAMES[other.route], self._samples(self.n)
         note = f"{images} show differences of about {format_points(half)} or more"
         if other.high <= RELEVANT_GAIN:
             return f"{note}: {name} is at most {format_points(max(0.0, other.high))} more accurate (95 % interval)."
@@ -267,9 +297,20 @@ class _VerdictBuilder(RouteTests):
         if other.p_alone < ALPHA:
             note += f" As a single comparison the gain is significant; among {len(self.challengers)} it is not."
         if half <= RELEVANT_GAIN:
-            return f"{note} More {self.split} images are needed to decide."
-        needed = plural(round_up(self.n * (half / RELEVANT_GAIN) ** 2), f"{self.split} image")
+            return f"{note} More {self.split} {self.comparison.modality}s are needed to decide."
+        needed = self._samples(round_up(self.n * (half / RELEVANT_GAIN) ** 2))
         return f"{note} An interval of ± {format_points(RELEVANT_GAIN)} needs about {needed}."
+
+    def _baseline_notes(self) -> list[str]:
+        """Which route is more accurate than TF-IDF, and by how much."""
+        test = self.baseline
+        if test is None or test.is_enough:
+            return []
+        low, high = (f"{100 * value:+.1f}" for value in (test.gain.low, test.gain.high))
+        return [
+            f"TF-IDF is not enough: {_NAMES[test.best]} is more accurate by {format_points(test.gain.difference)} (95 "
+            f"% interval {low} to {high} points, {self._p(test.p)})."
+        ]
 
     def _break_even_notes(self) -> list[str]:
         """From how many epochs, or heads, on the cache is faster than each live route."""
@@ -286,16 +327,21 @@ class _VerdictBuilder(RouteTests):
         notes = []
         if any(outcome.epoch_s and outcome.route in self.right for outcome in self.comparison.outcomes):
             notes.append(
-                "Trained networks are scored at their last epoch: picking the best epoch on the same val images would "
-                "bias the score upward."
+                "Trained networks are scored at their last epoch: picking the best epoch on the same val "
+                f"{self.comparison.modality}s would bias the score upward."
             )
         if find_head(head := self.comparison.settings["head"]).selects_on_val:
             notes.append(
-                f"The cached head ({head}) kept its best epoch on these val images: its accuracy is optimistic."
+                f"The cached head ({head}) kept its best epoch on these val {self.comparison.modality}s: its accuracy "
+                "is optimistic."
             )
         if any(outcome.test_n for outcome in self.comparison.outcomes):
             notes.append("There is a test split, but the test predictions of some routes are missing.")
         return notes
+
+    def _samples(self, count: int) -> str:
+        """Such as "153 val images"."""
+        return plural(count, f"{self.split} {self.comparison.modality}")
 
     def _figure(self, route: str) -> str:
         """0.954 ± 0.033: half the width of the 95 % interval."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featcache._utils.formatting import plural
 from featcache.analysis.benchmark.outcomes import Comparison
-from featcache.analysis.benchmark.routes import ROUTES, BenchmarkOptions
+from featcache.analysis.benchmark.routes import ROUTES, TRAINED, BenchmarkOptions
 from featcache.analysis.benchmark.verdict import reach_verdict
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.options import fields_of
@@ -81,8 +81,8 @@ def _overview(comparison: Comparison) -> Section:
     return Section(
         "Result",
         [
-            f"{settings['data']}: {images} images; {repeats}",
-            f"Views of a training image: cached: {cached_views(settings)}; live routes: a new one by "
+            f"{settings['data']}: {images} {comparison.modality}s; {repeats}",
+            f"Views of a training {comparison.modality}: cached: {cached_views(settings)}; live routes: a new one by "
             f"{settings['view_recipes']['live']} in each epoch",
         ],
         tables=[comparison_table(comparison), computation_table(comparison)],
@@ -99,7 +99,7 @@ def _phases(comparison: Comparison) -> Section:
 def _histories(work: Path, seed: int) -> Section:
     """The learning curves of the live routes that still exist."""
     section = Section("Learning curves")
-    for route in (name for name in ROUTES if name != "cached"):
+    for route in TRAINED:
         run = work / f"{route}-{seed}" / "run"
         if run.is_dir():
             add_figure(section, partial(model_figures.history_figure, run), ROUTES[route], [run])

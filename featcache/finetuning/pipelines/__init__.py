@@ -1,0 +1,1 @@
+"""What training does for one modality: a module each."""
