@@ -77,7 +77,7 @@ def test_all_labels_are_what_fit_head_gives_and_more_labels_are_better(cache: Fe
     fields = result.to_dict()
     assert (fields["over"], fields["head"], fields["n"]) == ("labels", "linear", 90)
     assert fields["points"][2]["accuracy"] == last.accuracy
-    assert "  100%     120      4" in str(result)
+    assert "  100%      120      4" in str(result)
     assert (result.layers, result.note) == (("penultimate",), "")
     assert str(result).startswith("linear on penultimate: val accuracy (n = 90) against labels\n")
 
@@ -220,7 +220,7 @@ def test_only_the_last_two_doublings_are_extrapolated() -> None:
 def test_the_gap_between_train_and_val_tells_whether_labels_lack(train: float, reading: str) -> None:
     gain, gap = made((200, 0.6), (400, 0.8), train=train, n=1000).remarks
     assert gain.startswith("Twice the labels would add about 10.0 points, if errors continue to fall")
-    assert gap.startswith(f"With 400 images, the head predicts {reading}")
+    assert gap.startswith(f"With 400 samples, the head predicts {reading}")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_the_remarks_are_of_the_most_images_in_any_order() -> None:
     curves = [made(*order, train=1.0) for order in (points, sorted(points))]
     assert curves[0].gain_from_doubling == curves[1].gain_from_doubling == pytest.approx(0.1)
     assert curves[0].remarks == curves[1].remarks
-    assert "With 40 images" in curves[0].remarks[1]
+    assert "With 40 samples" in curves[0].remarks[1]
 
 
 def test_fractions_are_sorted_and_drawn_once(cache: FeatureCache) -> None:
