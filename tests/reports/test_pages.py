@@ -254,7 +254,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
                           routes=["cached", "lpft"])  # fmt: skip
     featcache_cli(*shlex.split(benchmark_page(tmp_path, other).sections["Commands"].code)[1:])
     expected = {**other.settings, "out": "report", "routes": "cached,lpft"}
-    expected["config"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
+    expected["config"] = {"epochs": 3, "lr": 0.5}
     del expected["images"], expected["recipe"], expected["view_recipes"]
     assert {name: got[name] for name in expected} == expected
 
