@@ -26,7 +26,11 @@ from featcache_cli.wrapping import safe
 )
 @click.option("--dark", is_flag=True, help="Draw light lines on a dark background.")
 @click.option(
-    "--list", "listed", type=options.PATH, callback=outputs.new_file, help="Write all affected images to this CSV file."
+    "--list",
+    "listed",
+    type=options.PATH,
+    callback=outputs.new_file,
+    help="Write all affected images or texts to this CSV file.",
 )
 @click.option("--weights", type=options.PATH, help="The file of the network's weights, if it was moved.")
 @options.factory_option
@@ -42,7 +46,8 @@ def command(
     """Check CACHE for problems: uninformative features, unsuitable views, duplicates across splits, label errors.
 
     With DATA, the images that CACHE was made from, some images run through the network again, and -o draws the
-    affected images. With --verbose or --json, the figures of all checks are printed. Exit status: 0 = no warnings
+    affected images. With the texts that CACHE was made from, the report shows how the affected texts begin.
+    With --verbose or --json, the figures of all checks are printed. Exit status: 0 = no warnings
     (there may be notes), 3 = warnings, 4 = errors; 1 and 2 = the check could not run, because of the cache or of an
     option.
     """

@@ -1,4 +1,4 @@
-"""`doctor`: check a cache and its images for problems, with a remedy for each."""
+"""`doctor`: check a cache and its images or texts for problems, with a remedy for each."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from featcache.analysis.doctor.feature_checks import (
 from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, Severity, name_row
 from featcache.analysis.doctor.label_errors import check_labels
 from featcache.analysis.doctor.neighbors import K
+from featcache.analysis.doctor.text_checks import show_texts
+from featcache.analysis.doctor.words import Words, words_for
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import preprocessing_of
 from featcache.cache.feature_cache import FeatureCache
@@ -78,7 +80,8 @@ def doctor(
     cache : path or FeatureCache
         A cache with train images.
     data : path, optional
-        The folder or CSV that the cache was made from. Some of its images run through the network again.
+        What the cache was made from. Some of its images run through the network again; of texts the issues get the
+        beginnings.
     layer : str, default "penultimate"
         One layer, several joined by commas, or a set; see `featcache.core.layer_names`. Several layers are scaled to
         equal influence; the network is compared on the penultimate layer, or else the first one.
@@ -119,16 +122,17 @@ def doctor(
     timer = PhaseTimer()
     cache = FeatureCache.open(cache)
     if data is not None:
-        cache.require_images("a check of the images")
+        cache.require_images(f"a check of the {cache.spec.modality}s")
     parts = {split: cache.features(split, layer) for split in LABELLED_SPLITS}
     parts = {split: features for split, features in parts.items() if len(features.samples)}
     if "train" not in parts:
-        raise CacheIncompleteError(f"{cache.path} has no readable train images")
+        raise CacheIncompleteError(f"{cache.path} has no readable train {cache.spec.modality}s")
     imports = not is_arrays(cache.spec.backbone) and backbone is None and "timm" not in sys.modules
-    steps = _expect(parts, imports, data is not None, as_callback(progress))
+    has_pixels = data is not None and cache.spec.modality == "image"
+    steps = _expect(parts, imports, has_pixels, as_callback(progress))
     images, checks = _check_all(cache, parts, data, layer, backbone, weights, device, seed, steps)
     steps.end()
-    return DoctorReport(cache.path, layer, images, tuple(checks), timer.seconds()["wall"])
+    return DoctorReport(cache.path, layer, images, tuple(checks), timer.seconds()["wall"], cache.spec.modality)
 
 
 def _expect(
@@ -149,9 +153,9 @@ def _check_all(
     device: str, seed: int, steps: WeightedProgress,
 ) -> tuple[int, list[Check]]:  # fmt: skip
     """The number of images with features, and all checks."""
-    train, checks = parts["train"], list[Check]()
+    train, checks, words = parts["train"], list[Check](), words_for(cache.spec.modality)
     with steps.step("images"):
-        checks.append(_check_images(cache))
+        checks.append(_check_images(cache, words))
     with steps.step("input"):
         checks.append(_check_preprocessing(cache, backbone if isinstance(backbone, Backbone) else None, weights))
     rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
@@ -159,7 +163,7 @@ def _check_all(
         non_finite = find_non_finite(features.x for features in parts.values())
         if len(non_finite):
             images = tuple(name_row(cache.samples, int(rows[index])) for index in non_finite)
-            return len(rows), [*checks, non_finite_check(images)]
+            return len(rows), [*checks, non_finite_check(images, words)]
         widths = train.concatenated.widths if train.concatenated else ()
         spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
         if widths:
@@ -169,17 +173,19 @@ def _check_all(
         sample = _draw_sample(cache, parts, rows, seed)
         ranked = sample.samples.rows("train")[:: max(1, len(sample.rows) // _RANK_IMAGES)]
         rank = effective_rank(sample.x[ranked], strata(sample.samples.labels[ranked]))
-        values = check_values(spread, rank)
+        values = check_values(spread, rank, words)
     checks.append(values)
     collapsed = any(issue.kind == "collapse" for issue in values.findings)
     with steps.step("views"):
-        checks.append(_check_views(cache, train, collapsed, seed))
+        checks.append(_check_views(cache, train, collapsed, seed, words))
     with steps.step("duplicates") as progress:
-        checks += check_alike(sample.x, sample.samples, len(rows), collapsed, progress)
+        checks += check_alike(sample.x, sample.samples, len(rows), collapsed, progress, words)
     with steps.step("labels") as progress:
         held_out = [parts[split] for split in parts if split != "train"]
-        checks += check_labels(train, held_out, MAX_IMAGES, seed, progress)
-    if data is not None:
+        checks += check_labels(train, held_out, MAX_IMAGES, seed, progress, words)
+    if data is not None and cache.spec.modality == "text":
+        checks = show_texts(cache, data, checks)
+    elif data is not None:
         checks += _check_with_images(cache, data, layer, train, backbone, weights, device, seed, steps)
     return len(rows), checks
 
@@ -202,49 +208,49 @@ def _draw_sample(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[
     return _Sample(rows[drawn], np.concatenate(blocks), cache.samples.take(rows[drawn]))
 
 
-def _check_images(cache: FeatureCache) -> Check:
-    """Exact duplicates, skipped images and class counts: what needs no features."""
+def _check_images(cache: FeatureCache, words: Words) -> Check:
+    """Exact duplicates, skipped samples and class counts: what needs no features."""
     samples = cache.samples
     readable = {split: cache.readable_rows(split) for split in LABELLED_SPLITS}
     counts = {split: count_images(samples.labels[rows], len(samples.classes)) for split, rows in readable.items()}
     is_readable = (cache.done > 0) & (samples.split != SPLITS.index(UNLABELLED))
     copies = [(a, b) for a, b in samples.copies() if is_readable[a] and is_readable[b]]
-    issues = find_copies(samples, copies) + find_shared_groups(samples)
+    issues = find_copies(samples, copies, words) + find_shared_groups(samples, words)
     if cache.skipped:
         reasons = sorted({reason for _, reason in cache.skipped})
         were = "was" if len(cache.skipped) == 1 else "were"
-        what = f"{plural(len(cache.skipped), 'image')} {were} skipped: {'; '.join(reasons[:3])}"
+        what = f"{plural(len(cache.skipped), words.sample)} {were} skipped: {'; '.join(reasons[:3])}"
         examples = tuple(name_row(samples, samples.ids.index(name)) for name, _ in cache.skipped)
         issues.append(Issue("skipped", "note", what, "Fix or delete them, then run `featcache update`.", examples))
-    issues += _class_count_issues(samples, counts)
+    issues += _class_count_issues(samples, counts, words)
     train = counts["train"]
     images = ", ".join(f"{len(rows)} {split}" for split, rows in readable.items() if len(rows))
     summary = (
         f"{images}, {plural(len(samples.classes), 'class', 'classes')} with {train.min()} to {train.max()} train "
-        f"images, {plural(len(copies), 'exact duplicate')}"
+        f"{words.samples}, {plural(len(copies), 'exact duplicate')}"
     )
-    return Check("images", summary, tuple(issues))
+    return Check(words.samples, summary, tuple(issues))
 
 
-def _class_count_issues(samples: Samples, counts: dict[str, NDArray[np.int64]]) -> list[Issue]:
+def _class_count_issues(samples: Samples, counts: dict[str, NDArray[np.int64]], words: Words) -> list[Issue]:
     """Imbalanced classes, and classes without images in a split."""
     issues = []
     train = counts["train"]
     fewest = int(train[train > 0].min(initial=train.max()))
     if fewest * 20 < train.max():
         rare, common = samples.classes[train.tolist().index(fewest)], samples.classes[int(train.argmax())]
-        what = f"{common} has {plural(int(train.max()), 'train image')}, {rare} has {fewest}"
+        what = f"{common} has {plural(int(train.max()), f'train {words.sample}')}, {rare} has {fewest}"
         remedy = "Fit with -p class_weight=balanced, and compare the recall of each class instead of the accuracy."
         issues.append(Issue("imbalance", "note", what, remedy))
     remedies: tuple[tuple[str, Severity, str], ...] = (
-        ("train", "warning", "No head can predict these classes: add train images, or remove the class."),
-        ("val", "note", "Their recall cannot be measured: add val images."),
+        ("train", "warning", f"No head can predict these classes: add train {words.samples}, or remove the class."),
+        ("val", "note", f"Their recall cannot be measured: add val {words.samples}."),
     )
     for split, severity, remedy in remedies:
         empty = [name for name, count in zip(samples.classes, counts[split], strict=True) if not count]
         if empty and len(samples.rows(split)):
-            issues.append(Issue(f"missing in {split}", severity, f"{split} has no readable images of {brief(empty)}",
-                                remedy))  # fmt: skip
+            what = f"{split} has no readable {words.samples} of {brief(empty)}"
+            issues.append(Issue(f"missing in {split}", severity, what, remedy))
     return issues
 
 
@@ -278,16 +284,16 @@ def _check_preprocessing(cache: FeatureCache, backbone: Any, weights: str | None
     return Check("input", what, (Issue("input scale", severity, what, remedy),))
 
 
-def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: int) -> Check:
+def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: int, words: Words) -> Check:
     if collapsed:
         return Check("views", "not checked: the features are nearly equal", ran=False)
     if not train.views:
         return Check("views", "not checked: train has no augmented views", ran=False)
     if len(train.samples) < 2:
-        return Check("views", "not checked: a single train image cannot be compared", ran=False)
+        return Check("views", f"not checked: a single train {words.sample} cannot be compared", ran=False)
     rows = np.sort(content_order(train.samples.sha256, seed, "examine")[:_VIEW_IMAGES])
     statistics = compare_views(np.asarray(train.take(rows).x[:, :9]), cache.spec.precision)
-    return check_views(statistics, len(rows), min(train.views, 8), cache.spec.view.augment)
+    return check_views(statistics, len(rows), min(train.views, 8), cache.spec.view.augment, words)
 
 
 def _check_with_images(

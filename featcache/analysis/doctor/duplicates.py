@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.formatting import plural, printable
+from featcache._utils.formatting import capitalize, plural, printable
 from featcache._utils.progress_bar import Progress
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
 from featcache.analysis.doctor.neighbors import K, Neighbors, find_near
+from featcache.analysis.doctor.words import IMAGE_WORDS, Words
 from featcache.core.samples import Samples
 
 _FALSE_ALARMS = 0.02  # expected per data set without duplicates; the most similar photos of ants and bees have 0.1
@@ -19,7 +20,12 @@ _FAR_Z, _LOW_NORM_Z = 5.0, -4.0  # robust z; good photos and digits stay below 3
 
 
 def check_alike(
-    x: NDArray[np.float32], samples: Samples, images: int, collapsed: bool, progress: Progress | None = None
+    x: NDArray[np.float32],
+    samples: Samples,
+    images: int,
+    collapsed: bool,
+    progress: Progress | None = None,
+    words: Words = IMAGE_WORDS,
 ) -> list[Check]:
     """Near duplicates and outliers.
 
@@ -30,13 +36,14 @@ def check_alike(
     n = len(first)
     if collapsed or n <= 2 * K:
         are = "is" if n == 1 else "are"
-        reason = "the features are nearly equal" if collapsed else f"{plural(n, 'image')} {are} too few"
+        reason = "the features are nearly equal" if collapsed else f"{plural(n, words.sample)} {are} too few"
         return [Check(name, f"not checked: {reason}", ran=False) for name in ("duplicates", "outliers")]
     drawn = f", drawn from {images}" if len(samples) < images else ""
-    limits = [f"{n} of {images} images were compared"] if drawn else []
+    limits = [f"{n} of {images} {words.samples} were compared"] if drawn else []
     neighbors = find_near(x[first], progress=progress)  # in the order of the hashes
     if neighbors.compared < n - 1:
-        limits.append(f"each image was compared with {neighbors.compared} similar ones, so that a few may be missed")
+        compared = f"each {words.sample} was compared with {neighbors.compared} similar ones"
+        limits.append(f"{compared}, so that a few may be missed")
     pairs = near_duplicates(neighbors)
     issues = _pair_issues(
         samples,
@@ -44,62 +51,65 @@ def check_alike(
         ("near duplicates across splits", "warning", "near duplicates"),
         ("near duplicates with other labels", "warning", "near duplicates"),
         ("near duplicates", "note", "near duplicates"),
+        words,
     )
     z, far, low_norm = find_outliers(neighbors)
     return [
         Check(
             "duplicates",
-            f"{plural(len(pairs), 'pair')} of near duplicates among {n} images{drawn}",
+            f"{plural(len(pairs), 'pair')} of near duplicates among {n} {words.samples}{drawn}",
             tuple(issues),
             limits="; ".join(limits),
         ),
         Check(
             "outliers",
-            f"{plural(int((far | low_norm).sum()), 'outlier')} among {n} images{drawn}",
-            tuple(_outlier_issues(samples.take(first), z, far, low_norm)),
+            f"{plural(int((far | low_norm).sum()), 'outlier')} among {n} {words.samples}{drawn}",
+            tuple(_outlier_issues(samples.take(first), z, far, low_norm, words)),
             limits="; ".join(limits),
         ),
     ]
 
 
 def _outlier_issues(
-    samples: Samples, z: NDArray[np.float64], far: NDArray[np.bool_], low_norm: NDArray[np.bool_]
+    samples: Samples, z: NDArray[np.float64], far: NDArray[np.bool_], low_norm: NDArray[np.bool_], words: Words
 ) -> list[Issue]:
     """Images that are far from all others, and images with almost no features, as issues."""
-    remedy = "Check them (-o FILE.png with DATA): remove images that do not belong, add more of those that do."
+    remedy = f"Check them ({words.show}): remove {words.samples} that do not belong, add more of those that do."
     issues = []
     for mask, kind, singular, several in (
-        (far, "outliers", "is far from all other images", "are far from all other images"),
+        (far, "outliers", f"is far from all other {words.samples}", f"are far from all other {words.samples}"),
         (low_norm, "blank", "has almost no features", "have almost no features"),
     ):
         order = np.flatnonzero(mask)[np.argsort(-z[mask], kind="stable")]
         if len(order):
             examples = tuple(name_row(samples, row, score=z[row]) for row in order.tolist())
-            what = f"{plural(len(order), 'image')} {singular if len(order) == 1 else several}"
+            what = f"{plural(len(order), words.sample)} {singular if len(order) == 1 else several}"
             issues.append(Issue(kind, "note", what, remedy, examples))
     return issues
 
 
-def find_copies(samples: Samples, pairs: Iterable[tuple[int, int]]) -> list[Issue]:
-    """Pairs of rows with equal bytes as issues."""
+def find_copies(samples: Samples, pairs: Iterable[tuple[int, int]], words: Words = IMAGE_WORDS) -> list[Issue]:
+    """Pairs of rows with equal content as issues."""
     return _pair_issues(
         samples,
         [(a, b, 1.0) for a, b in pairs],
         ("copies across splits", "error", "exact duplicates"),
         ("copies with other labels", "warning", "exact duplicates"),
         ("copies", "note", "exact duplicates"),
+        words,
     )
 
 
-def find_shared_groups(samples: Samples) -> list[Issue]:
+def find_shared_groups(samples: Samples, words: Words = IMAGE_WORDS) -> list[Issue]:
     """Groups with images in train and in another split, as an issue with one image of each group."""
     shared = samples.shared_groups()
     if not shared:
         return []
     names = ", ".join(printable(name) for name, _, _ in shared[:5]) + (", ..." if len(shared) > 5 else "")
     have = "has" if len(shared) == 1 else "have"
-    what = f"{plural(len(shared), 'group')} {have} images in train and in val or test: {names}"
-    remedy = "Images of a group are similar, so their accuracy is too high: keep each group in one split."
+    what = f"{plural(len(shared), 'group')} {have} {words.samples} in train and in val or test: {names}"
+    similar = f"{capitalize(words.samples)} of a group are similar"
+    remedy = f"{similar}, so their accuracy is too high: keep each group in one split."
     images = tuple(name_row(samples, other, other=row) for _, row, other in shared)
     return [Issue("groups across splits", "error", what, remedy, images)]
 
@@ -108,7 +118,12 @@ _Kind = tuple[str, Severity, str]
 
 
 def _pair_issues(
-    samples: Samples, pairs: Iterable[tuple[int, int, float]], leak: _Kind, conflict: _Kind, harmless: _Kind
+    samples: Samples,
+    pairs: Iterable[tuple[int, int, float]],
+    leak: _Kind,
+    conflict: _Kind,
+    harmless: _Kind,
+    words: Words,
 ) -> list[Issue]:
     """Pairs (row, row, cosine) as issues: across splits, with different labels, and the others."""
     examples: dict[str, list[IssueExample]] = {leak[0]: [], conflict[0]: [], harmless[0]: []}
@@ -118,8 +133,8 @@ def _pair_issues(
             if applies:
                 examples[kind].append(name_row(samples, b, other=a, score=cosine))
     remedies = {
-        leak[0]: "Their accuracy is meaningless: keep both images of a pair in one split.",
-        conflict[0]: "One of the two labels is wrong: check both images, and keep one.",
+        leak[0]: f"Their accuracy is meaningless: keep both {words.samples} of a pair in one split.",
+        conflict[0]: f"One of the two labels is wrong: check both {words.samples}, and keep one.",
         harmless[0]: "Usually harmless. Of many duplicates keep one, otherwise they have too much weight.",
     }
     return [

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featcache._utils.blockwise import RunningMoments, iter_blocks
 from featcache._utils.formatting import plural
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample
+from featcache.analysis.doctor.words import IMAGE_WORDS, Words
 from featcache.cache.lazy_arrays import BLOCK_BYTES, LazyRows
 
 _MAX_CONSTANT = 0.5  # of the dimensions; good networks have 0 to 6 % that are never above zero
@@ -18,7 +19,6 @@ _MIN_SPREAD = 0.05  # of the features' length; good networks have 0.8 to 1.4, on
 _MIN_RANK, _MIN_RANK_DIMS, _MIN_RANK_IMAGES = 3.0, 16, 50  # good networks have 27 or more, random weights 11
 _SAME = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 2e-2}  # relative rounding of storing and computing a feature
 _MIN_VIEW_IMAGES = 20
-_PREPROCESSING = "the mean, std, interpolation and image_size of the cache (`featcache info`) and the weights"
 
 
 class Spread(NamedTuple):
@@ -89,32 +89,34 @@ def effective_rank(x: NDArray[np.floating[Any]], groups: NDArray[np.int64]) -> f
     return float(np.trace(gram)) ** 2 / total if total > 0 else 0.0
 
 
-def non_finite_check(images: tuple[IssueExample, ...]) -> Check:
+def non_finite_check(images: tuple[IssueExample, ...], words: Words = IMAGE_WORDS) -> Check:
     """The check of a cache with features that are NaN or infinite; no other check can run."""
     have = "has" if len(images) == 1 else "have"
-    what = f"{plural(len(images), 'image')} {have} NaN or infinite features in at least one view"
-    remedy = "Extract with --precision fp32 --dtype float32, and check these images."
+    what = f"{plural(len(images), words.sample)} {have} NaN or infinite features in at least one view"
+    remedy = f"Extract with --precision fp32 --dtype float32, and check these {words.samples}."
     return Check("values", what, (Issue("not finite", "error", what, remedy, images),))
 
 
-def check_values(spread: Spread, rank: float) -> Check:
+def check_values(spread: Spread, rank: float, words: Words = IMAGE_WORDS) -> Check:
     """Whether the features are informative: not constant, and not nearly equal."""
     issues = []
     constant, d = (spread.dead + spread.constant) / max(1, spread.d), spread.d
     counts = f"{spread.dead} of {d} dimensions are always 0, {spread.constant} have another constant value"
     if spread.n > 1 and constant > _MAX_CONSTANT:
-        remedy = f"The network hardly responds to the images: check {_PREPROCESSING}."
+        remedy = f"The network hardly responds to the {words.samples}: check {words.settings}."
         issues.append(Issue("dead dimensions", "error", counts, remedy))
     elif spread.n > 1 and constant:
-        remedy = "Harmless if there are few: images of another kind may use these dimensions."
+        remedy = f"Harmless if there are few: {words.samples} of another kind may use these dimensions."
         issues.append(Issue("dead dimensions", "note", counts, remedy))
     if spread.n > 1 and spread.spread < _MIN_SPREAD:
         what = f"all features are nearly equal: they differ by {spread.spread:.2%} of their length"
-        remedy = f"All images look the same to the network: check {_PREPROCESSING}."
+        remedy = f"All {words.samples} look the same to the network: check {words.settings}."
         issues.append(Issue("collapse", "error", what, remedy))
     elif d >= _MIN_RANK_DIMS and spread.n >= _MIN_RANK_IMAGES and rank < _MIN_RANK:
         what = f"the features of a class only vary along about {rank:.1f} of {d} directions"
-        remedy = f"The network distinguishes the images of a class by one property alone: check {_PREPROCESSING}."
+        remedy = (
+            f"The network distinguishes the {words.samples} of a class by one property alone: check {words.settings}."
+        )
         issues.append(Issue("collapse", "error", what, remedy))
     varies = f"features differ by {spread.spread:.0%} of their length, within a class along {rank:.0f} directions"
     return Check("values", f"{counts}; {varies}", tuple(issues))
@@ -147,23 +149,29 @@ def compare_views(x: NDArray[Any], precision: str = "fp32") -> ViewStatistics:
     return ViewStatistics(float(same.mean()), float(np.mean(fractions)))
 
 
-def check_views(statistics: ViewStatistics, images: int, views: int, augment: str) -> Check:
+def check_views(statistics: ViewStatistics, images: int, views: int, augment: str, words: Words = IMAGE_WORDS) -> Check:
     """Whether the augmentation changes the images, and still shows them."""
     issues = []
     equal = (
-        f"{statistics.same:.0%} of the augmented views ({views} of each of {plural(images, 'image')}) equal the clean "
-        "view"
+        f"{statistics.same:.0%} of the augmented views ({views} of each of {plural(images, words.sample)}) equal the "
+        "clean view"
     )
     if statistics.same > 0.25 and augment == "none":
-        remedy = "Extract with --views 0, which gives the same features, or with --augment gentle."
+        remedy = f"Extract with --views 0, which gives the same features, or with --augment {words.mild_recipe}."
         issues.append(Issue("identical views", "note", f"{equal}, because of --augment none", remedy))
     elif statistics.same > 0.25:
-        remedy = f"The augmentation ({augment}) does not change these images: use --augment tutorial, or --views 0."
+        remedy = (
+            f"The augmentation ({augment}) does not change these {words.samples}: use --augment {words.recipe}, or "
+            "--views 0."
+        )
         issues.append(Issue("identical views", "error" if statistics.same > 0.99 else "warning", equal, remedy))
-    nearer = f"a view is closer to its own image than to {statistics.nearer_to_own:.0%} of the others"
+    nearer = f"a view is closer to its own {words.sample} than to {statistics.nearer_to_own:.0%} of the others"
     if images >= _MIN_VIEW_IMAGES and statistics.nearer_to_own < 0.6:
-        remedy = "Train on the clean views (--use-views clean), and extract with a milder --augment, such as gentle."
-        what = f"{nearer} (50 % is chance): the views do not show their image"
+        remedy = (
+            "Train on the clean views (--use-views clean), and extract with a milder --augment, such as "
+            f"{words.mild_recipe}."
+        )
+        what = f"{nearer} (50 % is chance): the views do not show their {words.sample}"
         issues.append(Issue("unrelated views", "warning", what, remedy))
     return Check("views", f"{equal}; {nearer}", tuple(issues))
 

@@ -19,6 +19,7 @@ STATUS: dict[Severity, int] = {"note": 0, "warning": 3, "error": 4}
 
 _LISTED = 8  # images of an issue in text
 _COLUMNS = ("severity", "finding", "image", "split", "label", "suggested", "other", "score")
+_TEXT_COLUMNS = ("text", "other_text")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class IssueExample:
     score : float or None
         How suspicious the image is; its meaning depends on the kind of the issue: cosine of duplicates, probability
         margin of labels, robust z of outliers, relative difference of features.
+    text, other_text : str
+        The beginnings of the two texts, if the samples are texts and `doctor` got the data; "" otherwise.
     """
 
     image: str
@@ -43,12 +46,15 @@ class IssueExample:
     suggested: str = ""
     other: str = ""
     score: float | None = None
+    text: str = ""
+    other_text: str = ""
 
     def __str__(self) -> str:
         score = "" if self.score is None else f" ({self.score:.3g})"
         suggested = f", probably {self.suggested}" if self.suggested else ""
         other = f", like {printable(self.other)}" if self.other else ""
-        return f"{printable(self.image)}: {self.label or 'none'}{suggested}{other}{score}"
+        texts = "".join(f"\n       {printable(text)}" for text in (self.text, self.other_text) if text)
+        return f"{printable(self.image)}: {self.label or 'none'}{suggested}{other}{score}{texts}"
 
 
 @renamed_fields(todo="remedy")
@@ -126,6 +132,8 @@ class DoctorReport(Result, NotebookResult):
     checks : tuple of Check
     seconds : float
         Time of all checks.
+    modality : str
+        What the samples are, "image" or "text".
     """
 
     path: Path
@@ -133,6 +141,7 @@ class DoctorReport(Result, NotebookResult):
     images: int
     checks: tuple[Check, ...]
     seconds: float
+    modality: str = "image"
 
     @property
     def findings(self) -> list[Issue]:
@@ -169,7 +178,7 @@ class DoctorReport(Result, NotebookResult):
         counts = ", ".join(
             plural(severities.count(severity), severity) for severity in reversed(STATUS) if severity in severities
         )
-        images = plural(self.images, "image")
+        images = plural(self.images, self.modality)
         lines = [f"{self.path}, {self.layer}: {images}, {self.seconds:.1f} s: {counts or 'no issues'}"]
         lines += self._check_lines() if verbose else self._short_lines()
         for finding in [*self.findings, *self.rankings]:
@@ -177,7 +186,9 @@ class DoctorReport(Result, NotebookResult):
             lines += ["", f"{title} {finding.kind}: {finding.what}", f"  -> {finding.remedy}"]
             lines += [f"     {example}" for example in finding.images[:_LISTED]]
             if len(finding.images) > _LISTED:
-                lines.append(f"     and {len(finding.images) - _LISTED} more: --list FILE.csv lists all images")
+                lines.append(
+                    f"     and {len(finding.images) - _LISTED} more: --list FILE.csv lists all {self.modality}s"
+                )
         return "\n".join(lines)
 
     def _check_lines(self) -> list[str]:
@@ -223,12 +234,14 @@ class DoctorReport(Result, NotebookResult):
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """Write all images of the issues and rankings to a CSV file, one per line, atomically."""
         with text_output(Path(path)) as file:
-            file.write(csv_row(_COLUMNS))
+            texts = self.modality == "text"
+            file.write(csv_row(_COLUMNS + _TEXT_COLUMNS if texts else _COLUMNS))
             for finding in [*self.findings, *self.rankings]:
                 for example in finding.images:
                     score = "" if example.score is None else f"{example.score:.6g}"
                     cells = (example.image, example.split, example.label, example.suggested, example.other, score)
-                    file.write(csv_row((finding.severity, finding.kind, *cells)))
+                    further = (example.text, example.other_text) if texts else ()
+                    file.write(csv_row((finding.severity, finding.kind, *cells, *further)))
 
 
 def name_row(

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from featcache._utils.formatting import plural
 from featcache._utils.progress_bar import Progress
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
+from featcache.analysis.doctor.words import IMAGE_WORDS, Words
 from featcache.cache.features import Features
 from featcache.core.rng import content_order
 from featcache.core.samples import Samples
@@ -35,7 +36,12 @@ _CERTAIN_MARGIN, _MANY_CERTAIN = 0.8, 0.015  # fraction of images with such a ma
 
 
 def check_labels(
-    train: Features, held_out: Sequence[Features], most: int, seed: int = 0, progress: Progress | None = None
+    train: Features,
+    held_out: Sequence[Features],
+    most: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+    words: Words = IMAGE_WORDS,
 ) -> list[Check]:
     """Whether features separate the classes, which labels are probably wrong, and which classes overlap.
 
@@ -45,7 +51,7 @@ def check_labels(
     """
     names = ("classes", "labels", "overlap")
     if train.samples.multilabel:
-        return [Check(name, "not checked: images have several labels", ran=False) for name in names]
+        return [Check(name, f"not checked: {words.samples} have several labels", ran=False) for name in names]
     images = len(train.samples) + sum(len(others.samples) for others in held_out)
     train, classes = _draw(train, most, seed), train.samples.classes
     try:
@@ -53,7 +59,7 @@ def check_labels(
         rows, probabilities, y, estimator = leave_out(train, seed, folds, progress)
     except HeadError as error:
         return [Check(name, f"not checked: {error}", ran=False) for name in names]
-    separable = _check_classes(probabilities, y)
+    separable = _check_classes(probabilities, y, words)
     if separable.findings:
         reason = "not checked: the features do not separate the classes"
         return [separable, *(Check(name, reason, ran=False) for name in names[1:])]
@@ -75,8 +81,10 @@ def check_labels(
     pairs = overlaps(probabilities.argmax(axis=1), y, len(classes))
     return [
         separable,
-        replace(_doubted(doubted, checked, images), rankings=_least_likely(unlikely)),
-        Check("overlap", f"{plural(len(pairs), 'pair')} of classes overlap", tuple(_overlap_issues(pairs, classes))),
+        replace(_doubted(doubted, checked, images, words), rankings=_least_likely(unlikely, words)),
+        Check(
+            "overlap", f"{plural(len(pairs), 'pair')} of classes overlap", tuple(_overlap_issues(pairs, classes, words))
+        ),
     ]
 
 
@@ -86,12 +94,12 @@ def _draw(features: Features, most: int, seed: int) -> Features:
     return features if len(drawn) == len(features.samples) else features.take(np.sort(drawn))
 
 
-def _check_classes(probabilities: NDArray[np.float64], y: NDArray[np.int64]) -> Check:
+def _check_classes(probabilities: NDArray[np.float64], y: NDArray[np.int64], words: Words) -> Check:
     """Whether the head is better than the class frequencies."""
     explained, z = gain(probabilities, y)
     accuracy, most_frequent = float((probabilities.argmax(axis=1) == y).mean()), int(np.bincount(y).max())
     summary = (
-        f"a head is right on {accuracy:.1%} of {len(y)} images that it was not fitted to (the most frequent "
+        f"a head is right on {accuracy:.1%} of {len(y)} {words.samples} that it was not fitted to (the most frequent "
         f"class has {most_frequent / len(y):.0%}); its log-loss is {lower(explained)} than that of the class "
         "frequencies"
     )
@@ -99,10 +107,7 @@ def _check_classes(probabilities: NDArray[np.float64], y: NDArray[np.int64]) -> 
         return Check("classes", summary)
     others = len(y) - most_frequent
     severity: Severity = "error" if others >= ENOUGH else "warning" if others >= _FEW else "note"
-    remedy = (
-        "Check the mean, std and image_size of the cache and the weights (`featcache info`), and whether the labels "
-        "belong to the images. With DATA the doctor also compares with plain pixels and other input scales."
-    )
+    remedy = f"Check {words.settings}, and whether the labels belong to the {words.samples}.{words.compare}"
     return Check("classes", summary, (Issue("no better than guessing", severity, summary, remedy),))
 
 
@@ -126,39 +131,41 @@ def _label_examples(
     return examples(doubted), examples(unlikely.take(others))
 
 
-def _least_likely(examples: list[IssueExample]) -> tuple[Issue, ...]:
+def _least_likely(examples: list[IssueExample], words: Words) -> tuple[Issue, ...]:
     if not examples:
         return ()
     listed = tuple(examples[:_RANKED])
     first = f"; the {len(listed)} least likely ones are listed" if len(listed) < len(examples) else ""
     are = "is" if len(examples) == 1 else "are"
     what = f"{plural(len(examples), 'other label')} {are} not the most likely one{first}. They may well be right"
-    remedy = "Check these labels next (-o FILE.png with DATA)."
+    remedy = f"Check these labels next ({words.show})."
     return (Issue(LEAST_LIKELY, "note", what, remedy, listed),)
 
 
-def _doubted(examples: list[IssueExample], checked: int, images: int) -> Check:
+def _doubted(examples: list[IssueExample], checked: int, images: int, words: Words = IMAGE_WORDS) -> Check:
     are = "is" if len(examples) == 1 else "are"
     limits = f"{checked} of {images} labels were checked" if checked < images else ""
     summary = (
         f"{len(examples)} of {plural(checked, 'label')} {are} probably wrong, by heads that were not fitted to the "
-        "image"
+        f"{words.sample}"
     )
     if not examples:
         return Check("labels", summary, limits=limits)
     certain = sum((example.score or 0.0) >= _CERTAIN_MARGIN for example in examples)  # poor heads are rarely certain
     severity: Severity = "warning" if certain > max(2, _MANY_CERTAIN * checked) else "note"
-    remedy = "Check them in this order (-o FILE.png with DATA), correct the wrong ones, then run `featcache update`."
+    remedy = f"Check them in this order ({words.show}), correct the wrong ones, then run `featcache update`."
     return Check("labels", summary, (Issue("wrong labels", severity, summary, remedy, tuple(examples)),), limits=limits)
 
 
-def _overlap_issues(pairs: Sequence[Overlap], classes: tuple[str, ...]) -> list[Issue]:
+def _overlap_issues(pairs: Sequence[Overlap], classes: tuple[str, ...], words: Words) -> list[Issue]:
     if not pairs:
         return []
     worst = "; ".join(f"{classes[pair.first]} and {classes[pair.second]} {pair.fraction:.0%}" for pair in pairs[:5])
     are = "is" if len(pairs) == 1 else "are"
     what = f"{plural(len(pairs), 'pair')} of classes {are} often confused: {worst}"
-    remedy = "Merge the classes, define their labels more clearly, or add images. 50 % means no difference at all."
+    remedy = (
+        f"Merge the classes, define their labels more clearly, or add {words.samples}. 50 % means no difference at all."
+    )
     return [Issue("overlap", "note", what, remedy)]
 
 
