@@ -95,6 +95,8 @@ class Curve(Result, NotebookResult):
         The layers that it was fitted to. Empty in files of older versions.
     note : str
         How head and layers were chosen; "" if they were named.
+    modality : str
+        What the samples are, "image" or "text".
     """
 
     over: Literal["labels", "views"]
@@ -103,6 +105,7 @@ class Curve(Result, NotebookResult):
     n: int
     layers: tuple[str, ...] = ()
     note: str = ""
+    modality: str = "image"
 
     @property
     def gain_from_doubling(self) -> float | None:
@@ -129,7 +132,7 @@ class Curve(Result, NotebookResult):
             return ()
         remarks, gain, last = [], self.gain_from_doubling, max(self.points, key=lambda point: point.images)
         if gain is not None:
-            assumed = "if errors continue to fall as a power of the number of images"
+            assumed = f"if errors continue to fall as a power of the number of {self.modality}s"
             remarks.append(f"Twice the labels would add about {100 * gain:.1f} points, {assumed}; {_TYPICAL_ERROR}.")
         error, train_error = 1 - last.accuracy, 1 - (last.train_accuracy or 0.0)
         excess = train_error - _UNDERFIT * error
@@ -141,11 +144,12 @@ class Curve(Result, NotebookResult):
                 if excess > 0
                 else "it fits train much better than val, as with too few labels"
             )
-            remarks.append(f"With {plural(last.images, 'image')}, {wrong}: {reading}.")
+            remarks.append(f"With {plural(last.images, self.modality)}, {wrong}: {reading}.")
         return tuple(remarks)
 
     def __str__(self) -> str:
-        lines = [["labels", "images", "views", "accuracy", "lowest", "highest", "95 % interval", "train", "seconds"]]
+        figures = ["accuracy", "lowest", "highest", "95 % interval", "train", "seconds"]
+        lines = [["labels", f"{self.modality}s", "views", *figures]]
         for point in self.points:
             low, high = point.interval
             accuracies = (point.accuracy, min(point.accuracies), max(point.accuracies))
@@ -172,6 +176,7 @@ class Curve(Result, NotebookResult):
             "n": self.n,
             "points": points,
             "gain_from_doubling": self.gain_from_doubling,
+            "modality": self.modality,
         }
 
     @classmethod
@@ -183,11 +188,16 @@ class Curve(Result, NotebookResult):
             lists = {name: tuple(fields[name]) for name in ("accuracies", "interval", "train_accuracies")}
             points.append(Point(**{name: lists.get(name, fields[name]) for name in Point._fields}))
         layers, note = tuple(values.get("layers", ())), values.get("note", "")  # files of older versions have none
-        curve = cls(values["over"], values["head"], tuple(points), values["n"], layers, note)
+        modality = "text" if values.get("modality") == "text" else "image"
+        curve = cls(values["over"], values["head"], tuple(points), values["n"], layers, note, modality)
         texts = curve.over in ("labels", "views") and all(isinstance(text, str) for text in (curve.head, note, *layers))
         if not (texts and is_number(curve.n) and all(map(_is_valid, points))):
             raise TypeError("the values are not those of a curve")
         return curve
+
+
+def _modality(data: TrainingData) -> str:
+    return data.spec.modality if data.spec else "image"
 
 
 def _is_valid(point: Point) -> bool:
@@ -299,7 +309,7 @@ def label_curve(
         points.append(_point(head, (train.take(rows) for rows in draws), data, seed))
         if progress:
             progress("labels", done, len(shares))
-    return Curve("labels", head, tuple(points), len(data.val.samples), data.layers, note)
+    return Curve("labels", head, tuple(points), len(data.val.samples), data.layers, note, _modality(data))
 
 
 def view_curve(
@@ -325,7 +335,7 @@ def view_curve(
         points.append(_point(head, iter([train.with_views(views)]), data, seed))
         if progress:
             progress("views", done, len(counts))
-    return Curve("views", head, tuple(points), len(data.val.samples), data.layers, note)
+    return Curve("views", head, tuple(points), len(data.val.samples), data.layers, note, _modality(data))
 
 
 def draw(train: Features, fraction: float, seed: int) -> NDArray[np.int64]:

@@ -120,7 +120,9 @@ def plot_curve(curve: Curve) -> Figure:
     right.set_ylabel("seconds to tune and fit")
     right.set_ylim(bottom=0)
     for axes in (left, right):
-        axes.set_xlabel("training images (log scale)" if labels else "augmented views of each image")
+        axes.set_xlabel(
+            f"training {curve.modality}s (log scale)" if labels else f"augmented views of each {curve.modality}"
+        )
         if labels:
             axes.set_xscale("log")
             _plain_numbers(axes)
@@ -159,10 +161,11 @@ def plot_capacity(plan: CapacityPlan) -> Figure:
     return figure
 
 
-def plot_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
+def plot_confusion(confusion: NDArray[np.int64], classes: Sequence[str], modality: str = "image") -> Figure:
     """A confusion matrix: fractions of a row as shades, counts as numbers, and class names if there is room.
 
-    confusion : (c, c), number of images; row = true class, column = predicted class. classes : c names.
+    confusion : (c, c), number of samples; row = true class, column = predicted class. classes : c names. modality : of
+    the samples, for the title.
     """
     c = len(classes)
     side = min(9.0, max(3.2, 1.6 + 0.45 * c))
@@ -186,7 +189,7 @@ def plot_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figu
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     right, n = int(np.trace(confusion)), int(confusion.sum())
-    axes.set_title(f"{right} of {plural(n, 'val image')} right ({right / max(n, 1):.1%})", fontsize="medium")
+    axes.set_title(f"{right} of {plural(n, f'val {modality}')} right ({right / max(n, 1):.1%})", fontsize="medium")
     return figure
 
 
