@@ -442,7 +442,7 @@ def test_an_unknown_route_is_refused_before_anything(
 ) -> None:
     with pytest.raises(RunError) as caught:
         _compare(data, tmp_path / "out", routes=routes)
-    assert str(caught.value) == f"there is no route {named}; use cached, frozen, lpft, finetune, scratch"
+    assert str(caught.value) == f"there is no route {named}; use cached, tfidf, frozen, lpft, finetune, scratch"
     assert not (tmp_path / "out").exists()
 
 
@@ -450,8 +450,8 @@ def test_the_former_route_of_stages_is_refused_with_the_route_that_includes_it(d
     with pytest.raises(RunError) as caught:
         _compare(data, tmp_path / "out", routes=["cached", "stages"])
     assert str(caught.value) == (
-        "there is no route stages; use cached, frozen, lpft, finetune, scratch. The head of the route cached chooses "
-        "among the penultimate layer and the stages."
+        "there is no route stages; use cached, tfidf, frozen, lpft, finetune, scratch. The head of the route cached "
+        "chooses among the penultimate layer and the stages."
     )
 
 

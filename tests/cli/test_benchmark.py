@@ -90,7 +90,7 @@ def test_the_command_on_the_page_repeats_the_benchmark(
 
 def test_an_unknown_route_is_refused(data: Path, tmp_path: Path) -> None:
     assert refused("benchmark", data, "-o", tmp_path / "r", "--routes", "cached,warm") == (
-        "there is no route warm; use cached, frozen, lpft, finetune, scratch"
+        "there is no route warm; use cached, tfidf, frozen, lpft, finetune, scratch"
     )
 
 
@@ -140,7 +140,8 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "deterministic": True,
         "config": {"epochs": 3, "lr": 0.5, "batch_size": 8}, "precision": "bf16", "train_precision": "auto",
         "seed": 4, "val_fraction": 0.3, "allow_leak": True, "budget_s": 600.0,
-        "label_column": None, "skip_missing": False, "value_range": (0, 4095), "interpolation": None,
+        "label_column": None, "max_length": None, "prefix": None, "text_column": None,
+        "skip_missing": False, "value_range": (0, 4095), "interpolation": None,
         "decode_side": None,
         "overwrite": False}  # fmt: skip
 
