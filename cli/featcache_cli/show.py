@@ -70,13 +70,18 @@ def views(cache: str, data: str, images: int, seed: int, out: str, dark: bool, a
 @command.command(cls=Command)
 @click.argument("model", type=options.PATH)
 @click.argument("data", type=options.PATH)
-@click.option("--images", type=click.IntRange(1, 200), default=24, show_default=True, help="How many images to show.")
+@click.option(
+    "--images", type=click.IntRange(1, 200), default=24, show_default=True, help="How many images or texts to show."
+)
+@options.text_column_option
 @_figure_options
-def predictions(model: str, data: str, images: int, out: str, dark: bool, as_json: bool) -> None:
-    """Draw val images of DATA with the predictions of MODEL, the most confident mistakes first."""
+def predictions(
+    model: str, data: str, images: int, text_column: str | None, out: str, dark: bool, as_json: bool
+) -> None:
+    """Draw val images or texts of DATA with the predictions of MODEL, the most confident mistakes first."""
     from featcache.reports import model_figures
 
-    _save(model_figures.predictions_figure(model, data, images), out, dark, as_json)
+    _save(model_figures.predictions_figure(model, data, images, text_column), out, dark, as_json)
 
 
 @command.command(cls=Command)

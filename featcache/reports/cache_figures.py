@@ -34,6 +34,7 @@ _NOT_DRAWABLE = ("skipped", "other images")  # issues of images that cannot be r
 def views_figure(cache: _Path | FeatureCache, data: _Path, images: int = 4, seed: int = 0) -> DrawFigure:
     """The clean view and up to eight augmented views of some training images; see `featcache.plot_views`."""
     cache = FeatureCache.open(cache)
+    _refuse_texts(cache, "a figure of views")
     cache.require_images("a figure of views")
     numbers = range(1 + min(cache.spec.views, _MAX_VIEWS))
     rows = cache.samples.rows("train")
@@ -66,6 +67,7 @@ def map_figure(
     points = project(x, method, seed)
     small_images = []
     if data is not None:
+        _refuse_texts(cache, "a map with images: leave DATA out")
         cache.require_images("a map with images")
         source = open_source(data)
         _, classes = np.unique(labels, return_inverse=True)
@@ -105,6 +107,7 @@ def issues_figure(
         The cache cannot be read, or was not made from images.
     """
     cache = FeatureCache.open(cache)
+    _refuse_texts(cache, "a figure of the images of issues (with DATA, doctor prints the words of texts)")
     cache.require_images("a figure of images")
     with_images = [issue for issue in issues if issue.images and issue.kind not in _NOT_DRAWABLE]
     shown = [*with_images, *rankings]
@@ -133,6 +136,12 @@ def issues_figure(
         )
         title += f"; {plural(missing, 'image')} {reason}"
     return partial(plot_issues, sections, title)
+
+
+def _refuse_texts(cache: FeatureCache, what: str) -> None:
+    """Raise PictureError for a figure that texts have not."""
+    if cache.spec.modality == "text":
+        raise PictureError(f"{cache.path} holds features of texts, of which there is no {what.removeprefix('a ')}.")
 
 
 def _grid_images(cache: FeatureCache, source: Source, example: IssueExample, rows: dict[str, int]) -> list[GridImage]:

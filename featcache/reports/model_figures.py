@@ -21,17 +21,27 @@ from featcache.metrics.predictions import read_predictions
 from featcache.reports.chosen_predictions import choose_predictions, confidence
 from featcache.reports.image_grids import PredictionImage, plot_predictions
 from featcache.reports.plots import plot_confusion, plot_curve, plot_history, plot_reliability
-from featcache.reports.sample_images import load_views
+from featcache.reports.sample_images import load_text, load_views
 from featcache.reports.style import DrawFigure
+from featcache.reports.text_figures import PredictionText, plot_text_predictions
 
 _Path = str | os.PathLike[str]
 
 
-def predictions_figure(model: _Path, data: _Path, images: int = 24) -> DrawFigure:
-    """Val images with their predictions, mistakes first; see `featcache.plot_predictions`."""
+def predictions_figure(model: _Path, data: _Path, images: int = 24, text_column: str | None = None) -> DrawFigure:
+    """Val images or texts with their predictions, mistakes first; see `featcache.plot_predictions`."""
     card, rows = ModelCard.read(Path(model)), read_predictions(Path(model))
-    chosen, text = choose_predictions(rows, images, "image")
-    source = open_source(_data_folder(data, rows[0].image))
+    modality = card.spec.modality
+    chosen, title = choose_predictions(rows, images, modality)
+    source = open_source(_data_folder(data, rows[0].image), text_column=text_column)
+    if modality == "text":
+        texts = [
+            PredictionText(
+                load_text(source, row.image), row.label, row.predicted, confidence(row) if row.probabilities else None
+            )
+            for row in chosen
+        ]
+        return partial(plot_text_predictions, texts, title)
     shown = [
         PredictionImage(
             load_views(source, row.image, card.spec.image_view, range(1))[0],
@@ -41,7 +51,7 @@ def predictions_figure(model: _Path, data: _Path, images: int = 24) -> DrawFigur
         )
         for row in chosen
     ]
-    return partial(plot_predictions, shown, text)
+    return partial(plot_predictions, shown, title)
 
 
 def _data_folder(data: _Path, image: str) -> _Path:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from featcache._utils.formatting import excerpt
 from featcache.data.sources.registry import open_source
-from featcache.errors import PictureError
 from featcache.metrics.predictions import read_predictions
 from featcache.reports.chosen_predictions import choose_predictions
 from featcache.reports.html import Table
+from featcache.reports.sample_images import load_text
 
 _CHARACTERS = 240  # of a text in a table
 
@@ -40,10 +40,7 @@ def predictions_table(
     source = open_source(data, text_column=text_column)
     rows = []
     for row in chosen:
-        try:
-            text = source.read(row.image).decode()
-        except OSError as error:
-            raise PictureError(f"{source.place(row.image)} cannot be read: {error.strerror or error}") from error
+        text = load_text(source, row.image)
         probability = f"{min(row.probabilities):.4f}" if row.probabilities else ""
         rows.append([excerpt(text, _CHARACTERS), row.label, row.predicted, probability])
     return line, Table(["text", "label", "predicted", "probability"], rows)

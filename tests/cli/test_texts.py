@@ -103,3 +103,31 @@ def test_evaluate_names_texts(folder: Path, head: Path, tmp_path: Path) -> None:
     files = [(path / "val.csv").read_text().splitlines() for path in (head, tmp_path / "out")]
     fitted, evaluated = (list(csv.DictReader(lines)) for lines in files)
     assert [row["predicted"] for row in evaluated] == [row["predicted"] for row in fitted]
+
+
+def test_no_output_on_texts_calls_them_images(folder: Path, head: Path, tmp_path: Path) -> None:
+    cache, table = folder / "c.h5", folder / "reviews.csv"
+    for arguments in (
+        ("fit-head", cache, "-o", tmp_path / "again"),
+        ("curve", cache),
+        ("info", cache),
+        ("compare-heads", head, head),
+        ("diff", cache, table),
+        ("verify", cache),
+    ):
+        assert "image" not in done(*arguments), arguments
+
+
+def test_figures_show_texts_or_say_that_they_are_for_images(folder: Path, head: Path, tmp_path: Path) -> None:
+    cache, table = folder / "c.h5", folder / "reviews.csv"
+    done("show", "predictions", head, table, "-o", tmp_path / "p.svg")
+    drawn = (tmp_path / "p.svg").read_text()
+    assert all(f">{text}<" in drawn for text in (GOOD[1], BAD[1]))
+    assert "4 val texts" in drawn
+    done("show", "confusion", head, "-o", tmp_path / "c.svg")
+    assert "of 4 right on val" in (tmp_path / "c.svg").read_text()
+    done("show", "map", cache, "-o", tmp_path / "m.svg")
+    assert "features of 4 val texts" in (tmp_path / "m.svg").read_text()
+    for arguments in (("map", cache, table), ("views", cache, table)):
+        error = refused("show", *arguments, "-o", tmp_path / "x.png")
+        assert "holds features of texts, of which there is no" in error

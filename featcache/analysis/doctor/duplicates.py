@@ -32,7 +32,7 @@ def check_alike(
     x : clean features (n, d) of the samples. images : number of images that the samples were drawn from. collapsed :
     whether all features are nearly equal.
     """
-    _, first = np.unique(samples.sha256, axis=0, return_index=True)  # exact duplicates are found by their hash
+    _, first = np.unique(samples.contents, axis=0, return_index=True)  # copies are found by their hash
     n = len(first)
     if collapsed or n <= 2 * K:
         are = "is" if n == 1 else "are"
@@ -93,9 +93,9 @@ def find_copies(samples: Samples, pairs: Iterable[tuple[int, int]], words: Words
     return _pair_issues(
         samples,
         [(a, b, 1.0) for a, b in pairs],
-        ("copies across splits", "error", "exact duplicates"),
-        ("copies with other labels", "warning", "exact duplicates"),
-        ("copies", "note", "exact duplicates"),
+        ("copies across splits", "error", words.copies),
+        ("copies with other labels", "warning", words.copies),
+        ("copies", "note", words.copies),
         words,
     )
 

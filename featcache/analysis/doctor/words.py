@@ -23,6 +23,8 @@ class Words:
         A recipe of views that certainly changes a sample.
     mild_recipe : str
         A recipe of views that changes a sample little.
+    copies : str
+        What samples with equal content are.
     """
 
     sample: str
@@ -31,6 +33,7 @@ class Words:
     compare: str
     recipe: str
     mild_recipe: str
+    copies: str
 
     @property
     def samples(self) -> str:
@@ -45,6 +48,7 @@ IMAGE_WORDS = Words(
     " With DATA the doctor also compares with plain pixels and other input scales.",
     "tutorial",
     "gentle",
+    "exact duplicates",
 )
 TEXT_WORDS = Words(
     "text",
@@ -53,6 +57,7 @@ TEXT_WORDS = Words(
     "",
     "word-dropout",
     "word-dropout",
+    "copies, equal but for case and white space",
 )
 
 
