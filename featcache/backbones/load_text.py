@@ -12,10 +12,10 @@ from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_metadata import load_metadata, metadata_path, store_metadata
 from featcache.backbones.text_sources import registry
 from featcache.backbones.text_sources.base import BuiltTextEncoder
-from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, find_text_source
+from featcache.backbones.text_sources.registry import find_text_source
 from featcache.backbones.text_tokenizer import TextTokenizer
 from featcache.backbones.weights.location import absolute
-from featcache.core.specs import PENULTIMATE, ExtractSpec
+from featcache.core.specs import EMBEDDED_TEXT, PENULTIMATE, ExtractSpec
 from featcache.errors import BackboneError
 
 

@@ -11,9 +11,9 @@ from featcache._utils.monitor import Monitor
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.load_text import load_text_encoder, load_text_encoder_of
 from featcache.backbones.text_encoder import TextEncoder
-from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, find_text_source
+from featcache.backbones.text_sources.registry import find_text_source
 from featcache.core.options import ExtractArguments, RuntimeOptions
-from featcache.core.specs import ExtractSpec, cached_augment
+from featcache.core.specs import EMBEDDED_TEXT, ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest
 from featcache.data.modality import TEXTS
 from featcache.extraction.pipelines.registry import PIPELINES
