@@ -83,10 +83,7 @@ def command(
     from featcache.models.inputs.registry import INPUTS
     from featcache.models.prediction import format_predictions
 
-    if (move_to and link_to) or (dry_run and not (move_to or link_to)):
-        raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
-    if not (samples or texts):
-        raise click.UsageError("Missing argument 'SAMPLES...'.")
+    _check_usage(bool(samples or texts), move_to, link_to, dry_run)
     ignored: Counter[str] = Counter()
     request = _Request(samples, texts, text_column, null, bool(move_to), bool(move_to or link_to))
     inputs = INPUTS.get(ModelCard.read(Path(model)).spec.modality)
@@ -105,6 +102,13 @@ def command(
         for text in format_predictions(counted, form, run.columns, partial(run.summary, model)):
             write(text)
     run.end()
+
+
+def _check_usage(has_samples: bool, move_to: str | None, link_to: str | None, dry_run: bool) -> None:
+    if (move_to and link_to) or (dry_run and not (move_to or link_to)):
+        raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
+    if not has_samples:
+        raise click.UsageError("Missing argument 'SAMPLES...'.")
 
 
 def _make_sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> FileSorter | None:
