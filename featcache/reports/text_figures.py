@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -42,7 +42,7 @@ def plot_text_predictions(shown: Sequence[PredictionText], title: str) -> Figure
         probability = "" if one.probability is None else f" {one.probability:.0%}"
         verdict = f"{'✓' if right else '✗'} {shorten(one.predicted or 'none', 18)}{probability}"
         below = "" if right else f"\n   label: {shorten(one.label or 'none', 18)}"
-        place = {"va": "top", "fontsize": "small", "linespacing": 1.2, "parse_math": False}
+        place: dict[str, Any] = {"va": "top", "fontsize": "small", "linespacing": 1.2, "parse_math": False}
         figure.text(0.02, top / total, verdict + below, color=RIGHT if right else WRONG, **place)
         figure.text(0.28, top / total, "\n".join(lines), **place)
         top -= height
