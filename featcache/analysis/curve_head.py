@@ -42,17 +42,13 @@ def choose_head(
         return CurveHead(head, data, "")
     fitted = fit(head, replace(data, keep_layers=keeps_layers), FitOptions(seed=seed, progress=progress))
     chosen = data.take_layers([data.layers.index(name) for name in fitted.layers])
-    return CurveHead(
-        fitted.name,
-        chosen,
-        _note(spec, keeps_layers, fitted, f"{len(data.train.samples)} training {cache.spec.modality}s"),
-    )
+    return CurveHead(fitted.name, chosen, _note(spec, keeps_layers, fitted, len(data.train.samples)))
 
 
-def _note(spec: HeadSpec, keeps_layers: bool, fitted: Fitted, train: str) -> str:
+def _note(spec: HeadSpec, keeps_layers: bool, fitted: Fitted, images: int) -> str:
     what = " and the ".join(["head"] * spec.tries_heads + ["layers"] * (not keeps_layers))
     verb = "was" if what == "head" else "were"
-    sentences = [f"The {what} {verb} chosen once, by cross-validation on all {train}."]
+    sentences = [f"The {what} {verb} chosen once, by cross-validation on all {images} training samples."]
     if fitted.selection:
         sentences += [f"{name} was left out: {reason}." for name, reason in fitted.selection.skipped]
     if fitted.layer_selection and fitted.layer_selection.skipped:

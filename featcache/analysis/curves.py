@@ -95,8 +95,6 @@ class Curve(Result, NotebookResult):
         The layers that it was fitted to. Empty in files of older versions.
     note : str
         How head and layers were chosen; "" if they were named.
-    modality : str
-        What the samples are, "image" or "text".
     """
 
     over: Literal["labels", "views"]
@@ -105,7 +103,6 @@ class Curve(Result, NotebookResult):
     n: int
     layers: tuple[str, ...] = ()
     note: str = ""
-    modality: str = "image"
 
     @property
     def gain_from_doubling(self) -> float | None:
@@ -132,7 +129,7 @@ class Curve(Result, NotebookResult):
             return ()
         remarks, gain, last = [], self.gain_from_doubling, max(self.points, key=lambda point: point.images)
         if gain is not None:
-            assumed = f"if errors continue to fall as a power of the number of {self.modality}s"
+            assumed = "if errors continue to fall as a power of the number of samples"
             remarks.append(f"Twice the labels would add about {100 * gain:.1f} points, {assumed}; {_TYPICAL_ERROR}.")
         error, train_error = 1 - last.accuracy, 1 - (last.train_accuracy or 0.0)
         excess = train_error - _UNDERFIT * error
@@ -144,12 +141,11 @@ class Curve(Result, NotebookResult):
                 if excess > 0
                 else "it fits train much better than val, as with too few labels"
             )
-            remarks.append(f"With {plural(last.images, self.modality)}, {wrong}: {reading}.")
+            remarks.append(f"With {plural(last.images, 'sample')}, {wrong}: {reading}.")
         return tuple(remarks)
 
     def __str__(self) -> str:
-        figures = ["accuracy", "lowest", "highest", "95 % interval", "train", "seconds"]
-        lines = [["labels", f"{self.modality}s", "views", *figures]]
+        lines = [["labels", "samples", "views", "accuracy", "lowest", "highest", "95 % interval", "train", "seconds"]]
         for point in self.points:
             low, high = point.interval
             accuracies = (point.accuracy, min(point.accuracies), max(point.accuracies))
@@ -176,7 +172,6 @@ class Curve(Result, NotebookResult):
             "n": self.n,
             "points": points,
             "gain_from_doubling": self.gain_from_doubling,
-            "modality": self.modality,
         }
 
     @classmethod
@@ -188,16 +183,11 @@ class Curve(Result, NotebookResult):
             lists = {name: tuple(fields[name]) for name in ("accuracies", "interval", "train_accuracies")}
             points.append(Point(**{name: lists.get(name, fields[name]) for name in Point._fields}))
         layers, note = tuple(values.get("layers", ())), values.get("note", "")  # files of older versions have none
-        modality = "text" if values.get("modality") == "text" else "image"
-        curve = cls(values["over"], values["head"], tuple(points), values["n"], layers, note, modality)
+        curve = cls(values["over"], values["head"], tuple(points), values["n"], layers, note)
         texts = curve.over in ("labels", "views") and all(isinstance(text, str) for text in (curve.head, note, *layers))
         if not (texts and is_number(curve.n) and all(map(_is_valid, points))):
             raise TypeError("the values are not those of a curve")
         return curve
-
-
-def _modality(data: TrainingData) -> str:
-    return data.spec.modality if data.spec else "image"
 
 
 def _is_valid(point: Point) -> bool:
@@ -309,7 +299,7 @@ def label_curve(
         points.append(_point(head, (train.take(rows) for rows in draws), data, seed))
         if progress:
             progress("labels", done, len(shares))
-    return Curve("labels", head, tuple(points), len(data.val.samples), data.layers, note, _modality(data))
+    return Curve("labels", head, tuple(points), len(data.val.samples), data.layers, note)
 
 
 def view_curve(
@@ -335,7 +325,7 @@ def view_curve(
         points.append(_point(head, iter([train.with_views(views)]), data, seed))
         if progress:
             progress("views", done, len(counts))
-    return Curve("views", head, tuple(points), len(data.val.samples), data.layers, note, _modality(data))
+    return Curve("views", head, tuple(points), len(data.val.samples), data.layers, note)
 
 
 def draw(train: Features, fraction: float, seed: int) -> NDArray[np.int64]:

@@ -67,18 +67,17 @@ def views_made_on(cache: FeatureCache) -> dict[str, int] | None:
 
 def describe_cache(cache: FeatureCache) -> str:
     """What the cache holds, for people."""
-    samples, spec, modality = cache.samples, cache.spec.flat(), cache.spec.modality
+    samples, spec, noun = cache.samples, cache.spec.flat(), cache.spec.modality
     state = "complete" if cache.complete else f"NOT FINISHED, {np.count_nonzero(cache.done)} rows are there"
     state = f"DAMAGED: {cache.problem}" if cache.problem else state
     splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
     names = ", ".join(map(printable, samples.classes[:8])) + (", ..." if len(samples.classes) > 8 else "")
     layers = ", ".join(f"{layer} (width {dim})" for layer, dim in cache.dims.items())
-    several = f", several {indefinite(modality)}" if samples.multilabel else ""
     lines = [
         f"{cache.path}: feature cache, format {CACHE.version}, {human_bytes(cache.size_bytes)}, {state}",
-        f"{modality + 's':12}{len(samples)} ({splits}), {len(cache.skipped)} skipped",
-        f"classes     {len(samples.classes)} ({names}){several}",
-        f"views       1 clean + {cache.spec.views} augmented of each training {modality}",
+        f"{f'{noun}s':11} {len(samples)} ({splits}), {len(cache.skipped)} skipped",
+        f"classes     {len(samples.classes)} ({names}){f', several {indefinite(noun)}' if samples.multilabel else ''}",
+        f"views       1 clean + {cache.spec.views} augmented of each training {noun}",
         f"layers      {layers}",
         f"digest      {cache.spec.digest()}",
     ]

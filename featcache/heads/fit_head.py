@@ -94,8 +94,7 @@ class HeadFit(Result, NotebookResult):
     def __str__(self) -> str:
         """Several lines for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
-        modality = self.data.modality if self.data else "image"
-        lines = [part.describe(modality) for part in (self.layer_selection, self.selection) if part]
+        lines = [str(part) for part in (self.layer_selection, self.selection) if part]
         lines += [*self.notes, f"head {self.name}, val:", self.accuracy.describe()]
         if self.at_half:
             half = self.at_half

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from featcache._utils.formatting import plural
+from featcache._utils.formatting import brief, plural, split_names
 from featcache.analysis.doctor.findings import Issue, IssueExample
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.samples import Samples, format_labels
@@ -74,8 +74,8 @@ def map_figure(
         for row in spread_out(points, misplaced(x, classes, len(x)), thumbnails):
             view = load_cached_views(source, samples, row, cache.spec.image_view, range(1), _THUMBNAIL_SIDE)[0]
             small_images.append(Thumbnail(row, view))
-    count = plural(len(rows), f"{split} {cache.spec.modality}")
-    title = f"{'' if layer == PENULTIMATE else layer + ': '}features of {count}"
+    layers = "" if layer == PENULTIMATE else f"{brief(split_names(layer), 2)}: "
+    title = f"{layers}features of {plural(len(rows), f'{split} {cache.spec.modality}')}"
     return partial(plot_map, points, labels, NAMES[method], title, small_images)
 
 

@@ -118,7 +118,7 @@ def plot_confusion(model: _Path, *, dark: bool = False) -> Figure:
     >>> cache = featcache.FeatureCache.from_arrays(x, y)
     >>> fit = featcache.fit_head(cache, "head")
     >>> featcache.plot_confusion("head").axes[0].get_title()
-    '12 of 12 val images right (100.0%)'
+    '12 of 12 right on val (100.0%)'
     """
     return draw(model_figures.confusion_figure(model), dark)
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from featcache._utils.formatting import plural
 from featcache._utils.regular_files import read_json
 from featcache.analysis.curves import Curve
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard
 from featcache.data.sources.registry import open_source
 from featcache.errors import HeadError, PictureError
-from featcache.metrics.predictions import ValPrediction, read_predictions
+from featcache.metrics.predictions import read_predictions
+from featcache.reports.chosen_predictions import choose_predictions, confidence
 from featcache.reports.image_grids import PredictionImage, plot_predictions
 from featcache.reports.plots import plot_confusion, plot_curve, plot_history, plot_reliability
 from featcache.reports.sample_images import load_text, load_views
@@ -27,25 +27,17 @@ from featcache.reports.text_figures import PredictionText, plot_text_predictions
 
 _Path = str | os.PathLike[str]
 
-_MAX_MISTAKES = 0.75  # fraction of the images, so that right predictions are shown as well
-
 
 def predictions_figure(model: _Path, data: _Path, images: int = 24, text_column: str | None = None) -> DrawFigure:
     """Val images or texts with their predictions, mistakes first; see `featcache.plot_predictions`."""
     card, rows = ModelCard.read(Path(model)), read_predictions(Path(model))
-    wrong = sorted((row for row in rows if not row.right), key=_confidence, reverse=True)
-    right = sorted((row for row in rows if row.right), key=_confidence)
-    chosen = wrong[: max(images - len(right), round(images * _MAX_MISTAKES))]
-    chosen += right[: images - len(chosen)]
-    source = open_source(_data_folder(data, rows[0].image), text_column=text_column)
     modality = card.spec.modality
-    mistakes = sum(not row.right for row in chosen)
-    text = f"{mistakes} of {plural(len(wrong), 'mistake')}, the most confident first" if wrong else "no mistakes"
-    title = f"{text}; {plural(len(rows), f'val {modality}')}"
+    chosen, title = choose_predictions(rows, images, modality)
+    source = open_source(_data_folder(data, rows[0].image), text_column=text_column)
     if modality == "text":
         texts = [
             PredictionText(
-                load_text(source, row.image), row.label, row.predicted, _confidence(row) if row.probabilities else None
+                load_text(source, row.image), row.label, row.predicted, confidence(row) if row.probabilities else None
             )
             for row in chosen
         ]
@@ -55,7 +47,7 @@ def predictions_figure(model: _Path, data: _Path, images: int = 24, text_column:
             load_views(source, row.image, card.spec.image_view, range(1))[0],
             row.label,
             row.predicted,
-            _confidence(row) if row.probabilities else None,
+            confidence(row) if row.probabilities else None,
         )
         for row in chosen
     ]
@@ -79,7 +71,7 @@ def confusion_figure(model: _Path) -> DrawFigure:
         confusion = np.array(())
     if confusion.shape != (len(card.classes),) * 2 or confusion.dtype.kind != "i":
         raise HeadError(f"{model} is damaged: its model.json has no confusion matrix. Fit it again.")
-    return partial(plot_confusion, confusion.astype(np.int64), card.classes, card.spec.modality)
+    return partial(plot_confusion, confusion.astype(np.int64), card.classes)
 
 
 def reliability_figure(model: _Path) -> DrawFigure:
@@ -125,15 +117,10 @@ def curve_figure(report: _Path, over: str | None = None) -> DrawFigure:
     return partial(plot_curve, curves[0])
 
 
-def _confidence(row: ValPrediction) -> float:
-    """The probability of the prediction; with several labels that of the least certain one."""
-    return min(row.probabilities, default=0.0)
-
-
 def _single_label(model: _Path, what: str) -> ModelCard:
     card = ModelCard.read(Path(model))
     if card.multilabel:
-        raise PictureError(f"{what} needs one label per {card.spec.modality}; those of {model} have several.")
+        raise PictureError(f"{what} needs one label per sample; those of {model} have several.")
     return card
 
 

@@ -120,9 +120,7 @@ def plot_curve(curve: Curve) -> Figure:
     right.set_ylabel("seconds to tune and fit")
     right.set_ylim(bottom=0)
     for axes in (left, right):
-        axes.set_xlabel(
-            f"training {curve.modality}s (log scale)" if labels else f"augmented views of each {curve.modality}"
-        )
+        axes.set_xlabel("training samples (log scale)" if labels else "augmented views of each sample")
         if labels:
             axes.set_xscale("log")
             _plain_numbers(axes)
@@ -161,11 +159,10 @@ def plot_capacity(plan: CapacityPlan) -> Figure:
     return figure
 
 
-def plot_confusion(confusion: NDArray[np.int64], classes: Sequence[str], modality: str = "image") -> Figure:
+def plot_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """A confusion matrix: fractions of a row as shades, counts as numbers, and class names if there is room.
 
-    confusion : (c, c), number of samples; row = true class, column = predicted class. classes : c names. modality : of
-    the samples, for the title.
+    confusion : (c, c), number of images; row = true class, column = predicted class. classes : c names.
     """
     c = len(classes)
     side = min(9.0, max(3.2, 1.6 + 0.45 * c))
@@ -189,7 +186,7 @@ def plot_confusion(confusion: NDArray[np.int64], classes: Sequence[str], modalit
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     right, n = int(np.trace(confusion)), int(confusion.sum())
-    axes.set_title(f"{right} of {plural(n, f'val {modality}')} right ({right / max(n, 1):.1%})", fontsize="medium")
+    axes.set_title(f"{right} of {n} right on val ({right / max(n, 1):.1%})", fontsize="medium")
     return figure
 
 
@@ -207,14 +204,14 @@ def plot_reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], 
     top, bottom = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     top.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
     bars: Any = (rate - low, high - rate)
-    top.errorbar(mean, rate, yerr=bars, fmt="o", ms=6, capsize=3, color=BLUE, label="val images (95 % interval)")
+    top.errorbar(mean, rate, yerr=bars, fmt="o", ms=6, capsize=3, color=BLUE, label="val (95 % interval)")
     top.set_ylabel("accuracy")
     top.set_ylim(-0.03, 1.03)
     top.set_title(f"calibration error {error:.3f} (n = {len(right)})", fontsize="medium")
     top.legend(fontsize="small", loc="upper left")
     bottom.bar((np.flatnonzero(filled) + 0.5) / bins, counts, width=0.9 / bins, color=SKY)
     bottom.set_xlabel("probability of the predicted class")
-    bottom.set_ylabel("images")
+    bottom.set_ylabel("samples")
     bottom.set_xlim(0, 1)
     for axes in (top, bottom):
         axes.grid()

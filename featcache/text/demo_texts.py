@@ -20,13 +20,13 @@ from featcache.errors import DatasetError
 PACKAGES = {"matplotlib": "matplotlib", "scipy": "scipy", "sklearn": "scikit-learn", "torch": "PyTorch"}
 """Modules, and their labels."""
 
-_EACH = 400  # texts of a package
+_EACH = 300  # texts of a package
 _LENGTHS = range(25, 300)  # characters of a text
 _MARKUP = re.compile(r":\w+:`~?([^`]+)`|[`*]+")
 
 
 def write_docstrings(path: Path) -> Path:
-    """Write a CSV file `text,label` with up to 400 texts of each package. An existing file is kept.
+    """Write a CSV file `text,label` with up to 300 texts of each package. An existing file is kept.
 
     Raises
     ------

@@ -77,7 +77,7 @@ def test_all_labels_are_what_fit_head_gives_and_more_labels_are_better(cache: Fe
     fields = result.to_dict()
     assert (fields["over"], fields["head"], fields["n"]) == ("labels", "linear", 90)
     assert fields["points"][2]["accuracy"] == last.accuracy
-    assert "  100%     120      4" in str(result)
+    assert "  100%      120      4" in str(result)
     assert (result.layers, result.note) == (("penultimate",), "")
     assert str(result).startswith("linear on penultimate: val accuracy (n = 90) against labels\n")
 
@@ -103,7 +103,7 @@ def test_the_head_and_the_layers_are_those_of_fit_head_on_all_of_train(
     options: dict[str, Any] = {"fractions": (0.1, 1.0), "repeats": 2} if over == "labels" else {}
     result = curve(layered, over=over, **options)
     assert (result.head, result.layers) == (chosen.name, chosen.layers)
-    said = "The head and the layers were chosen once, by cross-validation on all 150 training images."
+    said = "The head and the layers were chosen once, by cross-validation on all 150 training samples."
     assert result.note == str(result).splitlines()[1] == said
     named = curve(layered, over=over, head=chosen.name, layer=",".join(chosen.layers), **options)
     assert named.note == ""
@@ -118,10 +118,10 @@ def test_the_head_and_the_layers_are_those_of_fit_head_on_all_of_train(
 def test_what_is_named_is_not_chosen(layered: FeatureCache) -> None:
     by_head = curve(layered, head="ridge", fractions=(1.0,))
     assert (by_head.head, by_head.layers) == ("ridge", fit_head(layered, head="ridge").layers)
-    assert by_head.note == "The layers were chosen once, by cross-validation on all 150 training images."
+    assert by_head.note == "The layers were chosen once, by cross-validation on all 150 training samples."
     by_layer = curve(layered, layer="penultimate", fractions=(1.0,))
     assert (by_layer.head, by_layer.layers) == (fit_head(layered, layer="penultimate").name, ("penultimate",))
-    assert by_layer.note == "The head was chosen once, by cross-validation on all 150 training images."
+    assert by_layer.note == "The head was chosen once, by cross-validation on all 150 training samples."
     neighbors = curve(layered, head="knn", fractions=(1.0,))
     assert (neighbors.layers, neighbors.note) == (("penultimate",), "")
 
@@ -220,7 +220,7 @@ def test_only_the_last_two_doublings_are_extrapolated() -> None:
 def test_the_gap_between_train_and_val_tells_whether_labels_lack(train: float, reading: str) -> None:
     gain, gap = made((200, 0.6), (400, 0.8), train=train, n=1000).remarks
     assert gain.startswith("Twice the labels would add about 10.0 points, if errors continue to fall")
-    assert gap.startswith(f"With 400 images, the head predicts {reading}")
+    assert gap.startswith(f"With 400 samples, the head predicts {reading}")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_the_remarks_are_of_the_most_images_in_any_order() -> None:
     curves = [made(*order, train=1.0) for order in (points, sorted(points))]
     assert curves[0].gain_from_doubling == curves[1].gain_from_doubling == pytest.approx(0.1)
     assert curves[0].remarks == curves[1].remarks
-    assert "With 40 images" in curves[0].remarks[1]
+    assert "With 40 samples" in curves[0].remarks[1]
 
 
 def test_fractions_are_sorted_and_drawn_once(cache: FeatureCache) -> None:

@@ -36,7 +36,7 @@ def test_the_head_is_that_of_fit_head_unless_it_is_named(cache: Path) -> None:
     values = as_json("curve", cache, "--over", "views")
     chosen = as_json("fit-head", cache)
     assert (values["head"], values["layers"]) == (chosen["head"], chosen["layers"])
-    assert "chosen once, by cross-validation on all 13 training images." in values["note"]
+    assert "chosen once, by cross-validation on all 13 training samples." in values["note"]
     named = as_json("curve", cache, "--over", "views", "--head", "knn", "--layer", "penultimate")
     assert (named["head"], named["layers"], named["note"]) == ("knn", ["penultimate"], "")
 

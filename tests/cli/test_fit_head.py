@@ -25,7 +25,7 @@ def got(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_the_head_is_right_and_saved(cache: Path, tmp_path: Path) -> None:
     lines = done("fit-head", cache, "-o", tmp_path / "head", "--head", "linear").splitlines()
     start = lines.index("head linear, val:")
-    assert lines[0] == "5-fold cross-validation, 13 training images:"
+    assert lines[0] == "5-fold cross-validation, 13 training samples:"
     assert lines[start + 1] == "accuracy 1.0000 (95 % interval 0.5655 to 1.0000, n = 5)"
     assert lines[start + 3 : start + 8] == [
         "class    recall  precision",

@@ -49,10 +49,10 @@ def arguments(data: Path, cache: Path, heads: Path) -> dict[str, tuple[Path, ...
 SAID = {
     "views": ["view 0: clean", "view 2", "ants", "bees", "2 augmented views (gentle) of each image"],
     "predictions": ["no mistakes; 5 val images"],
-    "confusion": ["5 of 5 val images right (100.0%)", "predicted class", "true class"],
-    "reliability": ["accuracy", "images"],
+    "confusion": ["5 of 5 right on val (100.0%)", "predicted class", "true class"],
+    "reliability": ["accuracy", "samples"],
     "history": ["cross-entropy (nats)", "accuracy", "epoch"],
-    "curve": ["centroid head against views", "augmented views of each image", "seconds to tune and fit"],
+    "curve": ["centroid head against views", "augmented views of each sample", "seconds to tune and fit"],
     "map": ["features of 5 val images", "PCA, first axis", "ants (3)", "bees (2)"],
 }
 

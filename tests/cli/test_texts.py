@@ -125,7 +125,7 @@ def test_figures_show_texts_or_say_that_they_are_for_images(folder: Path, head: 
     assert all(f">{text}<" in drawn for text in (GOOD[1], BAD[1]))
     assert "4 val texts" in drawn
     done("show", "confusion", head, "-o", tmp_path / "c.svg")
-    assert "of 4 val texts right" in (tmp_path / "c.svg").read_text()
+    assert "of 4 right on val" in (tmp_path / "c.svg").read_text()
     done("show", "map", cache, "-o", tmp_path / "m.svg")
     assert "features of 4 val texts" in (tmp_path / "m.svg").read_text()
     for arguments in (("map", cache, table), ("views", cache, table)):

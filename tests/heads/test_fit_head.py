@@ -111,7 +111,7 @@ def test_without_a_test_split_none_is_reported(cache: FeatureCache) -> None:
 
 def test_the_text_names_head_accuracy_test_and_folder(mislabelled: FeatureCache, tmp_path: Path) -> None:
     lines = str(fit_head(mislabelled, tmp_path / "head", head="linear")).splitlines()
-    assert lines[0] == "5-fold cross-validation, 13 training images:"
+    assert lines[0] == "5-fold cross-validation, 13 training samples:"
     start = lines.index("head linear, val:")
     assert lines[start + 1] == f"accuracy {fit_head(mislabelled, head='linear').accuracy}"
     assert lines[lines.index("test:") + 1].startswith("accuracy 0.5000 (95 % interval")
@@ -507,7 +507,7 @@ def test_one_class_is_said(tmp_path: Path) -> None:
     y = np.zeros(12, np.int64)
     y[-2:] = 1
     cache = cache_of(tmp_path / "c.h5", (x[:10], y[:10]), (x[:, 0], y))
-    with pytest.raises(HeadError, match=r"^a head needs two classes or more, and all training images are a$"):
+    with pytest.raises(HeadError, match=r"^a head needs two classes or more, and all training samples are a$"):
         fit_head(cache)
 
 

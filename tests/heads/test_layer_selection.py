@@ -81,7 +81,7 @@ def test_a_stage_that_alone_knows_the_class_is_used_and_right_on_val(tmp_path: P
     assert best.weights[1] >= 3.0
     assert "\n".join(str(fit).splitlines()[:2]) == (
         f"layers and their weights: penultimate x 1, layer1 x {best.weights[1]:g}\n"
-        f"  log-loss {best.log_loss:.4f} of ridge or LDA on 120 held-out training images; penultimate alone has "
+        f"  log-loss {best.log_loss:.4f} of ridge or LDA on 120 held-out training samples; penultimate alone has "
         f"{alone.log_loss:.4f}."
     )
 
@@ -450,7 +450,7 @@ def test_layers_that_are_too_wide_are_left_out_and_counted(tmp_path: Path, monke
     assert selection
     assert (narrow.layers, selection.too_wide) == ((0, 1, 3), 1)
     assert selection.candidates[selection.chosen].layers == ("penultimate", "layer1", "layer3")
-    assert "1 layer more would help, but take too long with so many images." in str(selection)
+    assert "1 layer more would help, but take too long with so many samples." in str(selection)
     assert select_layers(features, names, keep_all=True)[0].layers == (0, 1, 2, 3)
     few = cache(tmp_path / "d.h5", apart, n=45)
     monkeypatch.setattr(layer_comparison, "MAX_WIDTH", 0)

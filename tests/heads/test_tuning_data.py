@@ -521,7 +521,7 @@ def test_one_number_of_neighbours_is_tried_when_the_time_is_over() -> None:
 
 def test_one_class_is_an_error() -> None:
     train = clouds(2)
-    with pytest.raises(HeadError, match=r"^a head needs two classes or more, and all training images are bees$"):
+    with pytest.raises(HeadError, match=r"^a head needs two classes or more, and all training samples are bees$"):
         TuningData(features(train.x, [1] * 60))
 
 

@@ -280,7 +280,7 @@ def test_a_fifth_is_held_out_where_there_are_many_images(monkeypatch: pytest.Mon
     tuned = tune_labels(train)
     fold = assign_folds(train.y, train.samples.sha256, 5)
     assert (tuned.selection.folds, tuned.selection.images) == (1, (fold == 0).sum())
-    assert str(tuned.selection).startswith(f"a part of train held out, {(fold == 0).sum()} training images:")
+    assert str(tuned.selection).startswith(f"a part of train held out, {(fold == 0).sum()} training samples:")
     held = judged(tuned)
     assert held.images == tuple(train.y[fold == 0].sum(axis=0).tolist())
     flat, y = rows_of(train, "all"), np.repeat(train.y, 2, axis=0)

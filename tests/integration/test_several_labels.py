@@ -126,7 +126,7 @@ def test_wrong_labels_of_val_are_counted(data: Path, tmp_path: Path) -> None:
 def test_the_text_names_strengths_figures_and_the_temperature(cache: FeatureCache) -> None:
     fit = fit_head(cache)
     lines = str(fit).splitlines()
-    assert lines[0] == "5-fold cross-validation, 24 training images:"
+    assert lines[0] == "5-fold cross-validation, 24 training samples:"
     assert lines[2].startswith("  linear C=")
     assert lines[2].split()[4] == "by"
     start = lines.index("head linear, val:")

@@ -337,7 +337,7 @@ def test_without_probabilities_there_is_no_reliability(tmp_path: Path) -> None:
 
 def test_several_labels_have_no_confusion_and_no_reliability(tmp_path: Path) -> None:
     head = model(tmp_path / "head", multilabel=True)
-    end = f"needs one label per image; the images of {head} have several."
+    end = f"needs one label per sample; those of {head} have several."
     assert refusal(lambda: confusion_figure(head)) == f"A confusion matrix {end}"
     assert refusal(lambda: reliability_figure(head)) == f"A reliability diagram {end}"
 

@@ -126,8 +126,8 @@ def test_several_labels_have_a_report(tmp_path: Path) -> None:
     looked = page.sections["The head in figures"]
     assert looked.captions[1:] == [PREDICTIONS, VIEWS]
     assert looked.notes == [
-        f"{CONFUSION}: not drawn. A confusion matrix needs one label per image; the images of head have several.",
-        f"{RELIABILITY}: not drawn. A reliability diagram needs one label per image; the images of head have several.",
+        f"{CONFUSION}: not drawn. A confusion matrix needs one label per sample; those of head have several.",
+        f"{RELIABILITY}: not drawn. A reliability diagram needs one label per sample; those of head have several.",
     ]
     assert page.sections["Commands"].code.startswith("featcache extract list.csv -o c.h5 ")
 
@@ -245,7 +245,8 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
         "config": {"epochs": 10, "batch_size": 32, "lr": 0.01}, "precision": "auto", "train_precision": "fp32",
         "seed": 0, "workers": None, "device": "auto", "val_fraction": 0.2, "allow_leak": False,
         "label_column": None, "skip_missing": False, "overwrite": False,
-        "deterministic": False, "budget_s": None, "value_range": None, "interpolation": None}  # fmt: skip
+        "deterministic": False, "budget_s": None, "value_range": None, "interpolation": None,
+        "decode_side": None, "max_length": None, "prefix": None, "text_column": None}  # fmt: skip
     other = replace(four_routes(), outcomes=four_routes().outcomes[2:3])
     other.settings.update(weights="own.pth", views=7, head="knn", augment="crop", image_size=96, repeats=2, seed=4,
                           workers=3, device="cpu", precision="bf16", train_precision="auto", val_fraction=0.3,
@@ -253,7 +254,7 @@ def test_the_command_repeats_the_benchmark(tmp_path: Path, monkeypatch: pytest.M
                           routes=["cached", "lpft"])  # fmt: skip
     featcache_cli(*shlex.split(benchmark_page(tmp_path, other).sections["Commands"].code)[1:])
     expected = {**other.settings, "out": "report", "routes": "cached,lpft"}
-    expected["config"] = {"epochs": 3, "lr": 0.5, "batch_size": 32}
+    expected["config"] = {"epochs": 3, "lr": 0.5}
     del expected["images"], expected["recipe"], expected["view_recipes"]
     assert {name: got[name] for name in expected} == expected
 

@@ -68,13 +68,13 @@ def test_a_route_is_a_point_with_its_interval() -> None:
 
 
 def test_the_names_of_many_routes_stand_beside_their_points() -> None:
-    """Cold and warm, and four live routes."""
+    """Cold and warm, four live routes and TF-IDF."""
     names = (COLD, WARM, *list(ROUTES.values())[1:])
     figure = plot_comparison(comparison(*(outcome(name, wall_s=[10.0 + number]) for number, name in enumerate(names))))
     figure.draw_without_rendering()
     (axes,), (legend,) = figure.axes, figure.legends
     assert axes.get_legend() is None
-    assert len(names) == len(legend.get_texts()) == len(axes.containers) == 6
+    assert len(names) == len(legend.get_texts()) == len(axes.containers) == 7
     assert len({bars.lines[0].get_color() for bars in axes.containers}) == 6
     assert legend.get_window_extent().x0 > axes.get_window_extent().x1
 
@@ -126,7 +126,7 @@ def test_a_curve_over_labels_shows_each_draw_the_median_and_the_interval() -> No
     assert {(24, 0.77), (24, 0.91), (244, 0.89), (244, 0.98)} <= set(map(tuple, band.get_paths()[0].vertices))
     assert (list(right.lines[0].get_xdata()), list(right.lines[0].get_ydata())) == ([24, 244], [0.5, 1.5])
     assert right.get_ylim()[0] == 0
-    assert [axes.get_xlabel() for axes in figure.axes] == ["training images (log scale)"] * 2
+    assert [axes.get_xlabel() for axes in figure.axes] == ["training samples (log scale)"] * 2
     assert [axes.get_xscale() for axes in figure.axes] == ["log"] * 2
     assert [label.get_text() for label in left.get_xticklabels()] == ["24", "244"]
     assert (left.get_ylabel(), right.get_ylabel()) == ("val accuracy", "seconds to tune and fit")
@@ -137,7 +137,7 @@ def test_a_curve_over_views_has_whole_numbers_and_no_draws() -> None:
     figure = plot_curve(VIEWS)
     (median,) = figure.axes[0].lines
     assert (list(median.get_xdata()), list(median.get_ydata())) == ([0, 8], [0.9, 0.95])
-    assert [axes.get_xlabel() for axes in figure.axes] == ["augmented views of each image"] * 2
+    assert [axes.get_xlabel() for axes in figure.axes] == ["augmented views of each sample"] * 2
     assert [axes.get_xscale() for axes in figure.axes] == ["linear"] * 2
     assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
     assert figure.get_suptitle() == "knn head against views"
@@ -165,7 +165,7 @@ def test_a_confusion_matrix_shows_counts_and_the_shares_of_a_row() -> None:
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in labels] == ["ants", "bees", "cats"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
-    assert axes.get_title() == "10 of 16 val images right (62.5%)"
+    assert axes.get_title() == "10 of 16 right on val (62.5%)"
     assert bar.get_ylabel() == "fraction of the true class"
     assert bar.yaxis.get_major_formatter()(0.2) == "20%"
 
@@ -177,7 +177,7 @@ def test_the_shades_go_from_the_paper_to_blue() -> None:
 
 def test_of_nothing_no_share_is_right() -> None:
     (axes, _) = plot_confusion(np.zeros((2, 2), np.int64), ["ants", "bees"]).axes
-    assert axes.get_title() == "0 of 0 val images right (0.0%)"
+    assert axes.get_title() == "0 of 0 right on val (0.0%)"
 
 
 @pytest.mark.parametrize(("c", "counts"), [(20, 20), (21, 0)])
@@ -213,7 +213,7 @@ def test_reliability_is_worked_out_by_hand() -> None:
     np.testing.assert_allclose(bars, [(0.5, 3), (0.7, 1), (0.9, 3)])
     assert top.get_title() == f"calibration error {(3 * (0.55 - 1 / 3) + 0.79 + 0.1) / 7:.3f} (n = 7)"
     assert list(top.lines[0].get_xdata()) == list(top.lines[0].get_ydata()) == [0, 1]
-    assert (top.get_ylabel(), bottom.get_ylabel()) == ("accuracy", "images")
+    assert (top.get_ylabel(), bottom.get_ylabel()) == ("accuracy", "samples")
     assert bottom.get_xlabel() == "probability of the predicted class"
 
 

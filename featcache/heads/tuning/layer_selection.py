@@ -76,15 +76,11 @@ class LayerSelection(Result):
     too_wide: int = 0
 
     def __str__(self) -> str:
-        return self.describe()
-
-    def describe(self, modality: str = "image") -> str:
-        """A few lines. modality : what the samples are, "image" or "text"."""
         chosen, first = self.candidates[self.chosen], self.candidates[0]
-        where = f"{chosen.log_loss:.4f} of ridge or LDA on {self.images} held-out training {modality}s"
+        where = f"{chosen.log_loss:.4f} of ridge or LDA on {self.images} held-out training samples"
         late = f" {self.skipped} other choices were not compared: the budget was spent." if self.skipped else ""
         if self.too_wide:
-            late += f" {plural(self.too_wide, 'layer')} more would help, but take too long with so many {modality}s."
+            late += f" {plural(self.too_wide, 'layer')} more would help, but take too long with so many samples."
         if len(chosen.layers) == 1:
             others = min(self.candidates[1:], key=lambda candidate: candidate.log_loss, default=chosen)
             return (

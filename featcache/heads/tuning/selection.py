@@ -74,12 +74,8 @@ class Selection(Result):
         return self.candidates[0]
 
     def __str__(self) -> str:
-        return self.describe()
-
-    def describe(self, modality: str = "image") -> str:
-        """A table. modality : what the samples are, "image" or "text"."""
         how = f"{self.folds}-fold cross-validation" if self.folds > 1 else "a part of train held out"
-        lines = [f"{how}, {self.images} training {modality}s:"]
+        lines = [f"{how}, {self.images} training samples:"]
         names = [f"{candidate.head} {candidate.setting}".strip() for candidate in self.candidates]
         width = max(4, *map(len, names))
         lines.append(f"  {'head':{width}}  accuracy  95 % interval     log-loss  seconds")
@@ -89,7 +85,7 @@ class Selection(Result):
             interval = f"{accuracy.accuracy_low:.4f} to {accuracy.accuracy_high:.4f}"
             lines.append(f"  {name:{width}}  {accuracy.accuracy:.4f}    {interval}  {loss}  {candidate.seconds:.2f}")
         if any(candidate.trials for candidate in self.candidates):
-            lines.append(f"  (settings were chosen on these {modality}s: the figures of val are the unbiased ones)")
+            lines.append("  (settings were chosen on these samples: the figures of val are the unbiased ones)")
         alike = [candidate.head for candidate in self.candidates[1:] if candidate.p >= _NOISE]
         if alike:
             lines.append(f"{self.chosen.head} and {', '.join(alike)} differ by no more than noise (McNemar p >= 0.05)")
@@ -234,7 +230,7 @@ def _tune(spec: HeadSpec, tuning: TuningData, stop: Stop) -> TunedHead | str:
         raise
     except (ValueError, MemoryError, RuntimeError) as error:  # LinAlgError; a GPU without memory
         return f"it failed ({error})"
-    return "the budget was spent, or there are too few images" if tuned is None else tuned
+    return "the budget was spent, or there are too few samples" if tuned is None else tuned
 
 
 def _choose(

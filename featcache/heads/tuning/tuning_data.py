@@ -152,7 +152,7 @@ class TuningData:
         classes, labels = np.unique(features.y, return_inverse=True)
         if len(classes) < 2:
             only = features.samples.classes[classes[0]]
-            raise HeadError(f"a head needs two classes or more, and all training images are {only}")
+            raise HeadError(f"a head needs two classes or more, and all training samples are {only}")
         return labels
 
     def _make_targets(self, labels: NDArray[Any], fold: NDArray[np.int64]) -> Targets:
