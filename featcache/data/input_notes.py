@@ -78,7 +78,7 @@ def list_inputs(
     conflicts: Pairs, skipped: Pairs, changes: Mapping[str, Sequence[str]], remarks: Pairs = ()
 ) -> list[ListedImage]:
     """All images that `input_notes` and `name_changes` count, for `write_list`."""
-    rows = [("conflict", a, b, "equal bytes, different labels") for a, b in conflicts]
+    rows = [("conflict", a, b, "equal content, different labels") for a, b in conflicts]
     rows += [("skipped", name, "", reason) for name, reason in skipped]
     rows += [("remark", name, "", remark) for name, remark in remarks]
     return rows + [(kind, name, "", "") for kind, names in changes.items() for name in names]

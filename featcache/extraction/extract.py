@@ -166,7 +166,7 @@ def _check_existing(out: Path, extractor: Extractor, strict: bool, monitor: Moni
     """The finished cache `out`, and no extracted views. Raises CacheMismatchError where `out` is another cache."""
     cache = FeatureCache.open(out)
     manifest, unread = keep_unread(cache, extractor.manifest)
-    monitor.note(unread_note(unread))
+    monitor.note(unread_note(unread, cache.spec.modality))
     cache.check_matches(extractor.info.spec, manifest.samples, manifest.source.name)
     if strict:
         reject_unreadable(manifest, cache.skipped)

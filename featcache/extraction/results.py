@@ -153,6 +153,8 @@ class Update(Result, NotebookResult):
         Cost of what a dry run would extract.
     seconds : dict
         Seconds by phase, and `wall`.
+    modality : str
+        What the samples are, "image" or "text".
     data : DataSummary or None
         Classes, splits and counts of the images; None for `repair`.
     unread : list of str
@@ -181,6 +183,7 @@ class Update(Result, NotebookResult):
     data: DataSummary | None = None
     unread: list[str] = field(default_factory=list)
     loss: Loss = field(default_factory=lambda: Loss(0, 0))
+    modality: str = "image"
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
         """Write all changed, damaged and skipped images and conflicts to a CSV file: kind, image, other, reason."""
@@ -205,18 +208,20 @@ class Update(Result, NotebookResult):
         change = f"{before} before, {now} now" if self.views[0] else now
         lines += [f"augmentation: {change}"] if before != now else []
         will = "would be " if self.cache is None else ""
-        lines.append(f"{self.carried} images {will}carried over, {self.extracted} {will}extracted ({self.shown} views)")
+        lines.append(
+            f"{self.carried} {self.modality}s {will}carried over, {self.extracted} {will}extracted ({self.shown} views)"
+        )
         lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []
-        lines += [*self._notes(), *remark_notes(self.remarks)]
+        lines += [*self._notes(), *remark_notes(self.remarks, modality=self.modality)]
         if self.cache:
-            lines.append(f"{self.path}: {len(self.cache.samples)} images, {human_bytes(self.cache.size_bytes)}")
+            lines.append(f"{self.path}: {len(self.cache.samples)} {plural}, {human_bytes(self.cache.size_bytes)}")
         return "\n".join(lines)
 
     def _notes(self) -> list[str]:
         """Lines on images that are not used."""
         notes = [f"{self.loss}, would be dropped: this needs --yes"] if not self.cache and self.loss.is_large else []
-        notes += [unread_note(self.unread)] if self.unread else []
-        notes += input_notes(self.ignored, self.conflicts, self.skipped)
+        notes += [unread_note(self.unread, self.modality)] if self.unread else []
+        notes += input_notes(self.ignored, self.conflicts, self.skipped, self.modality)
         missing = self.cache.summary().missing if self.cache else ""
         return [*notes, missing] if missing else notes
 
@@ -250,8 +255,8 @@ def with_ids(samples: Samples, texts: Mapping[int, str]) -> list[tuple[str, str]
     return [(samples.ids[row], text) for row, text in sorted(texts.items())]
 
 
-def unread_note(ids: Sequence[str]) -> str:
-    """The note on images whose features are kept although their files cannot be read; empty for none."""
+def unread_note(ids: Sequence[str], modality: str = "image") -> str:
+    """The note on samples whose features are kept although their files cannot be read; empty for none."""
     if not ids:
         return ""
-    return f"{len(ids)} images cannot be read now (for example {printable(ids[0])}): their features are kept"
+    return f"{len(ids)} {modality}s cannot be read now (for example {printable(ids[0])}): their features are kept"

@@ -297,6 +297,7 @@ def _compare(old: FeatureCache, spec: ExtractSpec, matches: RowMatches, damaged:
         recipes=(old.spec.view.augment, spec.view.augment),
         carried=int(np.count_nonzero(matches.views)),
         skipped=old.skipped,
+        modality=old.spec.modality,
     )
 
 

@@ -24,7 +24,7 @@ _AHEAD = 2
 
 def cut_remark(spec: TextSpec) -> str:
     """The remark on a text whose end was cut off."""
-    return f"longer than {spec.max_length} tokens: its end was cut off"
+    return f"longer than {spec.max_length} tokens, cut at its end"
 
 
 class TokenizedTexts(Protocol):

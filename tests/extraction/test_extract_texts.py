@@ -86,7 +86,7 @@ def test_texts_that_are_cut_are_named_and_the_batch_size_changes_nothing(table: 
     encoder = toy_text_encoder(tokenizer=ToyTokenizer(max_length=8))
     one = extract(table, tmp_path / "1.h5", backbone=encoder, batch_size=1)
     all_at_once = extract(table, tmp_path / "2.h5", backbone=encoder)
-    assert [remark for _, remark in all_at_once.remarks] == 2 * ["longer than 8 tokens: its end was cut off"]
+    assert [remark for _, remark in all_at_once.remarks] == 2 * ["longer than 8 tokens, cut at its end"]
     assert one.remarks == all_at_once.remarks
     x, y = (extraction.cache.features("train").x for extraction in (one, all_at_once))
     np.testing.assert_allclose(x.astype(np.float32), y.astype(np.float32), atol=1e-3)

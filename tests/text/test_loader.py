@@ -56,7 +56,7 @@ def test_tokens_come_in_the_order_of_the_rows(manifest: Manifest, batch_size: in
     assert np.concatenate([batch.labels for batch in batches]).tolist() == manifest.samples.labels[rows].tolist()
     cut = [manifest.samples.ids[row] for row in loader.remarks]
     assert cut == ["train/a/long.txt"]
-    assert set(loader.remarks.values()) == {"longer than 4 tokens: its end was cut off"}
+    assert set(loader.remarks.values()) == {"longer than 4 tokens, cut at its end"}
 
 
 def test_views_of_a_text_follow_each_other(manifest: Manifest) -> None:
