@@ -207,14 +207,14 @@ class Update(Result, NotebookResult):
         before, now = self.recipes
         change = f"{before} before, {now} now" if self.views[0] else now
         lines += [f"augmentation: {change}"] if before != now else []
-        will = "would be " if self.cache is None else ""
+        will, samples = "would be " if self.cache is None else "", f"{self.modality}s"
         lines.append(
-            f"{self.carried} {self.modality}s {will}carried over, {self.extracted} {will}extracted ({self.shown} views)"
+            f"{self.carried} {samples} {will}carried over, {self.extracted} {will}extracted ({self.shown} views)"
         )
         lines += [str(self.estimate)] if self.estimate else [self.note] if self.note else []
         lines += [*self._notes(), *remark_notes(self.remarks, modality=self.modality)]
         if self.cache:
-            lines.append(f"{self.path}: {len(self.cache.samples)} {plural}, {human_bytes(self.cache.size_bytes)}")
+            lines.append(f"{self.path}: {len(self.cache.samples)} {samples}, {human_bytes(self.cache.size_bytes)}")
         return "\n".join(lines)
 
     def _notes(self) -> list[str]:
