@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.backbones.text_sources.registry import EMBEDDED_TEXT
-from featcache.core.specs import EMBEDDED
+from featcache.core.specs import EMBEDDED, EMBEDDED_TEXT
 from featcache.finetuning.defaults import TEXT_DEFAULTS
 from featcache.finetuning.strategy import LP_FT_DEFAULTS, StrategyOptions
 from featcache.training.config import TrainConfig, TrainOptions

@@ -83,35 +83,32 @@ def command(
     from featcache.models.inputs.registry import INPUTS
     from featcache.models.prediction import format_predictions
 
-    if (move_to and link_to) or (dry_run and not (move_to or link_to)):
-        raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
+    _check_usage(bool(samples or texts), move_to, link_to, dry_run)
     ignored: Counter[str] = Counter()
-    if not (samples or texts):
-        raise click.UsageError("Missing argument 'SAMPLES...'.")
-    inputs = INPUTS.get(ModelCard.read(Path(model)).spec.modality)
     request = _Request(samples, texts, text_column, null, bool(move_to), bool(move_to or link_to))
+    inputs = INPUTS.get(ModelCard.read(Path(model)).spec.modality)
     listed, total, missing = _list_inputs(inputs, request, ignored)
     options.step("load the model")
-    classifier = featcache.Classifier.load(
-        model, weights=weights, backbone=backbone, device=device, views=total * (1 + (tta or 0))
-    )  # fmt: skip
+    settings: dict[str, Any] = {"weights": weights, "backbone": backbone, "device": device}
+    classifier = featcache.Classifier.load(model, views=total * (1 + (tta or 0)), **settings)
     options.note(classifier.backbone.note)
     sorter = _make_sorter(classifier, move_to, link_to, dry_run)
-    hint, modality = inputs.remark_hint(classifier.card.spec), inputs.modality.name
-    run = _RunSummary(total and total + len(missing), sorter, ignored, hint, modality)
-    sorted_columns: list[OptionalColumn] = ["moved_to"] if sorter else []
-    columns = [*inputs.columns, *sorted_columns]
-    with (
-        options.progress_bar() as progress,
-        _output(out) as write,
-        closing(classifier.stream(listed, top=top, tta=tta)) as stream,
-    ):
-        predictions = chain(map(sorter.sort, stream) if sorter else stream, starmap(_missing_sample, missing.items()))
-        counted = run.count(predictions, progress)
-        form = "json" if as_json else kind
-        for text in format_predictions(counted, form, columns, partial(run.summary, model)):
+    run = _RunSummary(total and total + len(missing), sorter, ignored, inputs, classifier)
+    stream = classifier.stream(listed, top=top, tta=tta)
+    with options.progress_bar() as progress, _output(out) as write, closing(stream):
+        sorted_ones = map(sorter.sort, stream) if sorter else stream
+        predictions = chain(sorted_ones, starmap(_missing_sample, missing.items()))
+        counted, form = run.count(predictions, progress), "json" if as_json else kind
+        for text in format_predictions(counted, form, run.columns, partial(run.summary, model)):
             write(text)
     run.end()
+
+
+def _check_usage(has_samples: bool, move_to: str | None, link_to: str | None, dry_run: bool) -> None:
+    if (move_to and link_to) or (dry_run and not (move_to or link_to)):
+        raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
+    if not has_samples:
+        raise click.UsageError("Missing argument 'SAMPLES...'.")
 
 
 def _make_sorter(classifier: Classifier, move_to: str | None, link_to: str | None, dry_run: bool) -> FileSorter | None:
@@ -206,12 +203,21 @@ def _empty_stdin_error(modality: str) -> Exception:
 class _RunSummary:
     """Counts predictions, and collects failures and remarks.
 
-    total : 0 if unknown. ignored : numbers of skipped files. hint : see `SampleInputs.remark_hint`.
-    modality : its name.
+    total : 0 if unknown. ignored : numbers of skipped files.
     """
 
-    def __init__(self, total: int, sorter: FileSorter | None, ignored: Counter[str], hint: str, modality: str) -> None:
-        self.total, self.done, self._ignored, self._hint, self._modality = total, 0, ignored, hint, modality
+    def __init__(
+        self,
+        total: int,
+        sorter: FileSorter | None,
+        ignored: Counter[str],
+        inputs: SampleInputs,
+        classifier: Classifier,
+    ) -> None:
+        self.total, self.done, self._ignored = total, 0, ignored
+        self._hint, self._modality = inputs.remark_hint(classifier.card.spec), inputs.modality.name
+        sorted_columns: list[OptionalColumn] = ["moved_to"] if sorter else []
+        self.columns = [*inputs.columns, *sorted_columns]
         self.remarks: list[tuple[str, str]] = []
         self._sorter, self._ended = sorter, False
         self.unreadable: list[Prediction] = []

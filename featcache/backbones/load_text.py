@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_metadata import load_metadata, metadata_path, store_metadata
 from featcache.backbones.text_sources import registry
 from featcache.backbones.text_sources.base import BuiltTextEncoder
-from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, find_text_source
+from featcache.backbones.text_sources.registry import find_text_source
 from featcache.backbones.text_tokenizer import TextTokenizer
 from featcache.backbones.weights.location import absolute
-from featcache.core.specs import PENULTIMATE, ExtractSpec
+from featcache.core.specs import EMBEDDED_TEXT, PENULTIMATE, ExtractSpec
 from featcache.errors import BackboneError
 
 
@@ -123,7 +124,9 @@ def load_text_encoder_of(
         `load_text_encoder` cannot load the name, and `encoder` is None; or its tokenizer gives other tokens.
     """
     view = spec.text_view
-    if encoder is None:
+    if encoder is not None:
+        encoder = _own_encoder(encoder, spec, path, layers, precision)
+    else:
         if find_text_source(spec.backbone) is None:
             raise BackboneError(
                 f"{path} was made with your own encoder {spec.backbone!r}, and stores only its name. Pass the encoder: "
@@ -147,3 +150,22 @@ def load_text_encoder_of(
             "again."
         )
     return encoder
+
+
+def _own_encoder(encoder: object, spec: ExtractSpec, path: Path, layers: Sequence[str], precision: str) -> TextEncoder:
+    """A copy of the user's encoder that gives these layers. Raises BackboneError if it computes other features."""
+    if not isinstance(encoder, TextEncoder):
+        kind = type(encoder).__name__
+        raise BackboneError(f"{path} is for texts, and the network is a {kind}: give the TextEncoder that made it.")
+    given = {**vars(encoder.text_spec()), "precision": encoder.precision}
+    expected = {**vars(spec.text_view), "precision": encoder.precision if precision == "auto" else precision}
+    names = ("max_length", "prefix", "pooling", "normalize", "precision")
+    others = [name for name in names if given[name] != expected[name]]
+    if others:
+        differences = ", ".join(f"{name} {given[name]!r} instead of {expected[name]!r}" for name in others)
+        raise BackboneError(f"{encoder.name} has {differences}: it does not compute the features of {path}.")
+    if missing := [layer for layer in layers if layer not in encoder.layers]:
+        raise BackboneError(f"{path} needs the layers {', '.join(missing)}, which {encoder.name} does not return.")
+    own = copy.copy(encoder)
+    own.keep_layers(layers)
+    return own

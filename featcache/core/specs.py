@@ -41,6 +41,8 @@ TEXT_AUGMENT = "word-dropout"
 """Default recipe of views of texts, in a cache."""
 PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
+EMBEDDED_TEXT = "all-minilm-l6-v2"
+"""The text encoder that needs no download: the extra "text" installs its weights."""
 MAX_PIXELS = 178_956_970
 """Default limit of an image's pixels: twice Pillow's warning limit, a quarter of a gigabyte of RGB on each side of the
 decoder."""

@@ -101,7 +101,7 @@ class Manifest:
         Returns
         -------
         list of (str, str)
-            Ids.
+            Ids; of texts in columns, whose ids are hashes, their places.
         """
         labels, sha256 = self.samples.labels, self.samples.sha256
         has_label = self.samples.split != SPLITS.index(UNLABELLED)
@@ -110,7 +110,9 @@ class Manifest:
             for a, b in self.samples.copies()
             if has_label[a] and has_label[b] and sha256[a].tobytes() != EMPTY_SHA256
         ]
-        return [(self.samples.ids[a], self.samples.ids[b]) for a, b in pairs if np.any(labels[a] != labels[b])]
+        ids = self.samples.ids
+        names = ids if not self.source.has_text_column else [self.where(name) for name in ids]
+        return [(names[a], names[b]) for a, b in pairs if np.any(labels[a] != labels[b])]
 
     def single_label(self, command: str) -> Manifest:
         """This manifest, for a command that takes one label an image.

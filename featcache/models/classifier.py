@@ -219,7 +219,7 @@ class Classifier(NotebookResult):
             metrics of the head were averaged over.
         batch_size : int, optional
             How many views, not samples, are in one batch. If samples arrive slowly, their predictions wait for a whole
-            batch. Default: 32, on a GPU 256; for texts, whose batches are cut by length, 256, on a GPU 2048.
+            batch. Default: 32, on a GPU 256; for texts, whose batches are cut by length, 512, on a GPU 2048.
         text_column : str, optional
             The column of the texts in a table, or several with commas between them. Default: `text`.
 

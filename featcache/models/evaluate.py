@@ -77,7 +77,9 @@ def evaluate(
         unknown.csv if there are samples of classes that the model lacks. Default: write nothing.
     split : {"auto", "train", "val", "test", "all"}
         Which samples to evaluate. "auto": all except train if the data has splits, else all. Default: "auto".
-    label_column, text_column : str, optional
+    label_column : str, optional
+        See `read_manifest`.
+    text_column : str, optional
         See `read_manifest`.
     skip_missing : bool
         See `read_manifest`. Default: False.

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def write_docstrings(path: Path) -> Path:
         return path
     rows = dict[str, str]()  # a text that two packages have is the first one's
     for module, label in PACKAGES.items():
-        rows |= {text: label for text in _texts(module) if text.lower() not in {known.lower() for known in rows}}
+        known = {text.lower() for text in rows}
+        rows |= {text: label for text in _texts(module) if text.lower() not in known}
     table = io.StringIO(newline="")
     csv.writer(table).writerows([("text", "label"), *rows.items()])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,9 @@ def _texts(module: str) -> list[str]:
 def _first_paragraphs(file: Path) -> Iterator[str]:
     """Those of the public functions and classes of a file, as plain text in one line."""
     try:
-        tree = ast.parse(file.read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in strings
+            tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):  # a template, or a file for another version of Python
         return
     for node in ast.walk(tree):

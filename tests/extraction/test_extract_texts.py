@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
@@ -24,6 +25,7 @@ from featcache.extraction.estimate import estimate
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
 from featcache.heads.fit_head import fit_head
+from featcache.models.classifier import Classifier
 from featcache.text.views import make_text_views
 from toys import toy_backbone
 from toytexts import ToyTokenizer, toy_text_answer, toy_text_encoder
@@ -130,6 +132,38 @@ def test_views_that_an_update_adds_are_those_of_texts(table: Path, tmp_path: Pat
     fresh = extract(table, tmp_path / "d.h5", backbone=encoder, views=2).cache
     assert (updated.spec, updated.spec.view.augment) == (fresh.spec, "word-dropout")
     np.testing.assert_array_equal(updated.features("train").x, fresh.features("train").x)
+
+
+def test_an_encoder_that_computes_other_features_is_refused(table: Path, tmp_path: Path) -> None:
+    """It cuts texts elsewhere, or has another prefix: neither an update nor a model takes it."""
+    encoder = toy_text_encoder(layers="all", tokenizer=ToyTokenizer(max_length=100))
+    extract(table, tmp_path / "c.h5", backbone=encoder)
+    fit_head(tmp_path / "c.h5", tmp_path / "head", head="ridge", layer="penultimate")
+    with table.open("a", newline="") as file:
+        csv.writer(file).writerow(["a new film", "good", "train"])
+    other = toy_text_encoder(layers="all", tokenizer=ToyTokenizer(max_length=8, prefix="very "))
+    reason = "toy-text has max_length 8 instead of 100, prefix 'very ' instead of ''"
+    for use in (
+        lambda network: update(tmp_path / "c.h5", table, backbone=network),
+        lambda network: Classifier.load(tmp_path / "head", backbone=network, device="cpu"),
+    ):
+        with pytest.raises(BackboneError, match=reason):
+            use(other)
+        with pytest.raises(BackboneError, match="the network is a Linear: give the TextEncoder that made it"):
+            use(torch.nn.Linear(2, 2))
+    assert encoder.layers == FeatureCache.open(tmp_path / "c.h5").spec.layers
+    before = encoder.layers
+    assert Classifier.load(tmp_path / "head", backbone=encoder, device="cpu").predict(["good film"])[0].label
+    assert encoder.layers == before  # the head uses one of them, on a copy
+    with pytest.raises(BackboneError, match="toy-text brings its own max_length, 100: leave the option out"):
+        extract(table, tmp_path / "d.h5", backbone=encoder, max_length=8)
+
+
+def test_copies_with_two_labels_are_named_by_their_place(table: Path, tmp_path: Path) -> None:
+    with table.open("a", newline="") as file:
+        csv.writer(file).writerow(["Good  FILM", "bad", "train"])
+    conflicts = extract(table, tmp_path / "c.h5", backbone=toy_text_encoder()).conflicts
+    assert sorted(conflicts[0]) == [f"{table}, line 2", f"{table}, line 22"]
 
 
 def test_an_estimate_counts_the_texts(table: Path, tmp_path: Path) -> None:

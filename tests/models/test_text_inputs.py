@@ -194,3 +194,22 @@ def test_an_evaluation_gives_the_metrics_and_predictions_of_the_fit(folder: Path
     renamed.write_text((folder / "reviews.csv").read_text().replace("text,label", "review,label", 1))
     again = evaluate(model, renamed, text_column="review")
     assert again.accuracy == evaluation.accuracy
+
+
+def test_a_string_with_a_link_is_a_text_and_no_place_to_read_from() -> None:
+    for text in ("a great film, see https://example.org/x", "file:///etc/hostname", "s3://bucket/list"):
+        (sample,) = TextInputs().each(text)
+        assert sample.read().decode() == text
+    with pytest.raises(DataLayoutError, match="texts is of type dict"):
+        list(TextInputs().each({"text": "good"}))
+
+
+def test_lines_of_json_are_joined_as_the_columns_of_a_table_and_deep_ones_are_listed() -> None:
+    lines = (
+        b'{"title": "good", "body": "film"}\n{"title": null, "body": "film"}\n' + b"[" * 100_000 + b'\n{"title": 3}\n'
+    )
+    samples = list(TextInputs().read_stream(io.BufferedReader(io.BytesIO(lines)), b"\n", "title,body"))
+    assert [sample.read() for sample in samples[:2]] == [b"good\nfilm", b"film"]
+    for sample, reason in zip(samples[2:], ("not a line of JSON", "not a JSON object with a text"), strict=True):
+        with pytest.raises(OSError, match=reason):
+            sample.read()

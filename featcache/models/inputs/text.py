@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from featcache._utils import remote
-from featcache._utils.formatting import excerpt
+from featcache._utils.formatting import excerpt, split_names
+from featcache._utils.regular_files import parse_json
 from featcache.core.specs import ExtractSpec
 from featcache.data.file_listing import split_stream
 from featcache.data.modality import TEXTS
+from featcache.data.sources.text_rows import join_texts
 from featcache.data.text_content import check_text, encode_text
 from featcache.errors import DataLayoutError
 from featcache.models.inputs.base import MakeViews, Prepare, Prepared, SampleFile
@@ -43,22 +44,19 @@ class TextInputs:
             See `read_manifest`.
         """
         if isinstance(samples, str):
-            if not remote.is_url(samples):
-                _refuse_path(samples)
-                yield file_of_text(samples)
-                return
-            yield from samples_of_name(samples, TEXTS, text_column)
+            _refuse_path(samples)
+            yield file_of_text(samples)
         elif isinstance(samples, os.PathLike):
             yield from samples_of_name(samples, TEXTS, text_column)
         elif text_column is not None:
             raise DataLayoutError("text_column is for texts in columns, and these are single texts. Leave it out.")
         elif isinstance(samples, (bytes, bytearray, memoryview, SampleFile)) or hasattr(samples, "read"):
             yield _single_text(samples)
-        elif isinstance(samples, Iterable):
+        elif isinstance(samples, Iterable) and not isinstance(samples, Mapping):
             yield from map(_single_text, samples)
         else:
             raise DataLayoutError(
-                f"texts is of type {type(samples).__name__}; give strings, path objects, URLs, bytes or open files."
+                f"texts is of type {type(samples).__name__}; give strings, path objects, bytes or open files."
             )
 
     def of_strings(self, texts: Sequence[str], /) -> list[SampleFile]:
@@ -121,13 +119,14 @@ def _file_of_line(line: bytes, name: str, text_column: str | None) -> SampleFile
 def _text_of_json(line: bytes, column: str) -> bytes:
     """The text of a line of JSON lines. Raises OSError with the reason."""
     try:
-        fields = json.loads(line)
+        fields = parse_json(line)
     except ValueError as error:
         raise OSError("not a line of JSON") from error
-    text = fields.get(column) if isinstance(fields, dict) else None
-    if not isinstance(text, str):
+    columns = (column,) if isinstance(fields, dict) and column in fields else split_names(column)
+    texts = [fields.get(name) for name in columns] if isinstance(fields, dict) else []
+    if not any(isinstance(text, str) for text in texts) or any(not isinstance(text, str | None) for text in texts):
         raise OSError(f"not a JSON object with a text {column!r}")
-    return encode_text(text)
+    return encode_text(join_texts(texts))
 
 
 def _refuse_path(text: str) -> None:

@@ -61,7 +61,10 @@ def tokenize(texts):
 
 texts = sys.argv[1:] or sys.exit(__doc__)
 if texts == ["-"]:
-    texts = sys.stdin.read().splitlines() or sys.exit("stdin is empty")
+    lines = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\\n").split("\\n")
+    texts = [line.removesuffix("\\r") for line in lines]
+    if empty := [number for number, text in enumerate(texts, 1) if not text.strip()]:
+        sys.exit(f"empty texts on stdin: lines {{empty[:5]}}")
 ids, lengths = tokenize(texts)
 {run}for text, row in zip(texts, {rows}):
     {show}

@@ -10,6 +10,7 @@ from featcache._utils.regular_files import read_regular
 from featcache.data.file_listing import find_samples
 from featcache.data.modality import TEXTS
 from featcache.data.text_content import check_text
+from featcache.errors import DataLayoutError
 from featcache.models.classifier import Classifier
 from featcache.models.serving.page import format_answer
 from featcache.models.serving.panels.base import PanelOptions, refused
@@ -27,7 +28,7 @@ class TextPanel:
     def __init__(self, classifier: Classifier, options: PanelOptions, /) -> None:
         self._classifier, self._top = classifier, options.top
         files = spread(find_samples(options.examples, modality=TEXTS), _MAX_EXAMPLES)
-        self._examples = [check_text(read_regular(file)).decode() for file in files]
+        self._examples = [_read(file) for file in files]
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
@@ -70,6 +71,14 @@ class TextPanel:
     def api(self, url: str, /) -> dict[str, Any]:
         """See `Panel`."""
         return {"python": f'gradio_client.Client("{url}").predict("a text", api_name="/predict")'}
+
+
+def _read(file: Path) -> str:
+    """An example. Raises DataLayoutError, with the name of the file, if it is empty or not UTF-8."""
+    try:
+        return check_text(read_regular(file)).decode()
+    except OSError as error:
+        raise DataLayoutError(f"the example {file} cannot be shown: {error.strerror or error}.") from error
 
 
 PANELS.register("text", TextPanel)
