@@ -105,7 +105,7 @@ def test_each_picture_and_option_has_help(name: str) -> None:
     ("name", "words", "function", "expected"),
     [
         ("views", ("c.h5", "photos", "--images", 7, "--seed", 3), "views_figure", (("c.h5", "photos", 7, 3), {})),
-        ("predictions", ("head", "photos", "--images", 9), "predictions_figure", (("head", "photos", 9), {})),
+        ("predictions", ("head", "photos", "--images", 9), "predictions_figure", (("head", "photos", 9, None), {})),
         ("confusion", ("head",), "confusion_figure", (("head",), {})),
         ("reliability", ("head",), "reliability_figure", (("head",), {})),
         ("history", ("run",), "history_figure", (("run",), {})),

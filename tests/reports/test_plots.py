@@ -75,7 +75,7 @@ def test_the_names_of_many_routes_stand_beside_their_points() -> None:
     (axes,), (legend,) = figure.axes, figure.legends
     assert axes.get_legend() is None
     assert len(names) == len(legend.get_texts()) == len(axes.containers) == 7
-    assert len({bars.lines[0].get_color() for bars in axes.containers}) == 6
+    assert len({bars.lines[0].get_color() for bars in axes.containers}) == 7
     assert legend.get_window_extent().x0 > axes.get_window_extent().x1
 
 
