@@ -67,7 +67,7 @@ def command(ctx: click.Context, folder: Path | None, modality: str, dataset: str
     for line in _LINES[modality](folder, data, manifest):
         click.secho(safe(f"\n$ featcache {line}"), bold=True)
         ctx.find_root().command.main(shlex.split(line), standalone_mode=False)
-    click.echo(_EXPLANATION[modality])
+    click.echo(safe(_EXPLANATION[modality]))
     click.echo(safe(f"\nAll files are in {folder.resolve()}: open head.html and report/report.html."))
 
 

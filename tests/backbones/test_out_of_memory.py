@@ -18,7 +18,7 @@ from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.errors import BackboneError, RunError
 from featcache.extraction.extract import extract
 from featcache.finetuning.checks import explain_torch_errors
-from featcache.models.classifier import _network_classifier
+from featcache.models.network_classifier import network_classifier
 from featcache.training.config import TrainConfig
 from featcache.training.network import BackboneWithHead
 from toys import TOY_SIZE, ToyNet, toy_answer, toy_backbone
@@ -92,7 +92,7 @@ def test_a_fine_tuned_network_predicts_in_smaller_batches() -> None:
     backbone, network = small_memory(7)
     pixels, head = noise(20), nn.Linear(backbone.dim, 2)
     card: Any = SimpleNamespace(multilabel=False, thresholds=None)
-    labels, probabilities = _network_classifier(backbone, BackboneWithHead(backbone.module, head), card)(pixels)()
+    labels, probabilities = network_classifier(backbone, BackboneWithHead(backbone.module, head), card)(pixels)()
     assert network.sizes == [5, 5, 5, 5]
     expected = head(torch.from_numpy(toy_answer(pixels)).float()).softmax(1).detach().numpy()
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)

@@ -48,6 +48,7 @@ def test_every_step_gives_figures(tmp_path: Path) -> None:
     assert [name for name in STEPS if "failed" in figures[name]] == []
     assert figures["images"] == 24
     assert figures["features"]["resnet18 fp32, least cosine"] > 0.99999
-    median, least, most = figures["forward"]["resnet18 pytorch bf16"]["views/s"]
+    (name,) = (name for name in figures["forward"] if name.startswith("resnet18 pytorch "))  # and the precision
+    median, least, most = figures["forward"][name]["views/s"]
     assert 0 < least <= median <= most
     assert figures["heads"]["largest difference of a coefficient"] == 0

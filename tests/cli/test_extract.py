@@ -255,7 +255,8 @@ def test_every_option_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> No
         "precision": "bf16", "dtype": "float32",
         "seed": 4, "layers": "layer3, penultimate,layer3", "val_fraction": 0.3, "split_seed": 9,
         "engine": "compiled", "strict": True, "allow_leak": True, "max_pixels": 9,
-        "label_column": None, "skip_missing": False, "interpolation": "bilinear",
+        "label_column": None, "text_column": None, "skip_missing": False, "interpolation": "bilinear",
+        "max_length": None, "prefix": None,
         "decode_side": 640,
         "value_range": (-10.0, 300.0), "cluster": featcache.Cluster("10.0.0.1:6379", 0.5, 2)}  # fmt: skip
 

@@ -99,7 +99,7 @@ def test_an_error_is_json_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     ("line", "kind"),
     [
         (["info", "nope.h5"], "NotACacheError"),
-        (["predict", "nope", "nope.jpg"], "EmptyFolderError"),
+        (["predict", "nope", "nope.jpg"], "HeadError"),
         (["fit-head", "toy.h5", "--head", "nope"], "HeadError"),
         (["diff", "nope.h5", "toy.h5"], "NotACacheError"),
         (["show", "confusion", "nope", "-o", "c.png"], "HeadError"),

@@ -111,7 +111,8 @@ def test_every_option_of_update_reaches_the_library(monkeypatch: pytest.MonkeyPa
     assert got == {"cache": "c.h5", "data": "photos", "views": 7, "weights": "w.pth", "dry_run": True, "batch_size": 8,
                    "workers": 3, "device": "cpu", "deterministic": True,
                    "engine": "pytorch", "max_pixels": 9, "strict": True,
-                   "retry": True, "allow_leak": True, "label_column": None, "skip_missing": None,
+                   "retry": True, "allow_leak": True, "label_column": None, "text_column": None,
+                   "skip_missing": None,
                    "backbone": None, "augment": None, "allow_loss": True}  # fmt: skip
 
 

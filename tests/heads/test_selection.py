@@ -242,7 +242,7 @@ def test_a_surer_head_that_is_clearly_less_accurate_is_not_kept(monkeypatch: pyt
 def test_a_budget_in_which_nothing_is_done_is_an_error() -> None:
     heads: dict[str, Any] = {"knn": lambda tuning, stop: None}
     with pytest.raises(
-        HeadError, match=r"^knn could not be fitted: the budget was spent, or there are too few images$"
+        HeadError, match=r"^knn could not be fitted: the budget was spent, or there are too few samples$"
     ):
         select(tuning(), [HeadSpec(name, tune=heads[name]) for name in heads], NAMES, 10.0)
 

@@ -18,7 +18,7 @@ from featcache.backbones.engines.pytorch import CompiledEngine, PyTorchEngine
 from featcache.backbones.feature_extractor import FeatureExtractor
 from featcache.backbones.transfer import to_device, to_host
 from featcache.data.manifest import read_manifest
-from featcache.models.classifier import _network_classifier
+from featcache.models.network_classifier import network_classifier
 from featcache.training import loop
 from featcache.training.config import Optimizer
 from featcache.training.distributed import SINGLE_PROCESS
@@ -116,7 +116,7 @@ def test_predictions_of_a_fine_tuned_network_are_queued(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(PyTorchEngine, "__init__", init)
 
-    classify = _network_classifier(backbone, network, card)  # type: ignore[arg-type]
+    classify = network_classifier(backbone, network, card)  # type: ignore[arg-type]
     with stand_in_gpu(monkeypatch) as (gpu, pinned):
         move_to_stand_in(engines[0]._extractor)
         gpu.waits.clear()

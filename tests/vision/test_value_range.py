@@ -24,8 +24,8 @@ from featcache.core.bit_depth import covering_range
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import CacheMismatchError, MissingExtraError, SpecError
-from featcache.extraction import plan as extraction_plan
 from featcache.extraction.extract import extract
+from featcache.extraction.pipelines import image as image_pipeline
 from featcache.extraction.update import repair, update
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
@@ -223,7 +223,7 @@ def test_floats_need_a_range_and_then_are_read(tmp_path: Path) -> None:
 
 def without_range(monkeypatch: pytest.MonkeyPatch) -> None:
     """As versions did that knew of no range."""
-    monkeypatch.setattr(extraction_plan, "choose_value_range", lambda *_: None)
+    monkeypatch.setattr(image_pipeline, "choose_value_range", lambda *_: None)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from commands import write_folder
 from featcache.cache.feature_cache import FeatureCache
-from featcache.core.specs import AUGMENTS, ExtractSpec, ViewSpec
+from featcache.core.specs import AUGMENTS, TEXT_AUGMENTS, ExtractSpec, ViewSpec
 from featcache.core.view_recipes import VIEW_RECIPES, ViewRecipe, recipe_of
 from featcache.errors import CacheMismatchError, SpecError
 from featcache.extraction.extract import extract
@@ -139,5 +139,5 @@ def test_the_command_line_takes_the_name_of_an_added_recipe(name: str) -> None:
 def test_the_command_line_refuses_other_names() -> None:
     ran = CliRunner().invoke(main, ["extract", "photos", "--augment", "mixup"])
     assert ran.exit_code == 2
-    names = ", ".join(map(repr, AUGMENTS))
+    names = ", ".join(map(repr, dict.fromkeys((*AUGMENTS, *TEXT_AUGMENTS))))
     assert f"Invalid value for '--augment': 'mixup' is not one of {names}." in " ".join(ran.output.split())

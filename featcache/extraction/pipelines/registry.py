@@ -23,7 +23,7 @@ def pipeline_of(backbone: Any) -> Pipeline | None:
 
 def check_backbone(backbone: Any) -> None:
     """Raise BackboneError, with close names, for the name of a network that certainly does not exist."""
-    if isinstance(backbone, str) and pipeline_of(backbone) is None:
+    if isinstance(backbone, str) and pipeline_of(backbone) in (None, PIPELINES.get("image")):
         check_name(backbone)
 
 
