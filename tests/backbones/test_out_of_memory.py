@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.feature_extractor import FeatureExtractor
-from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.errors import BackboneError, RunError
 from featcache.extraction.extract import extract
 from featcache.finetuning.checks import explain_torch_errors
@@ -91,7 +90,7 @@ def test_an_error_of_a_library_halves_batches_and_other_errors_do_not() -> None:
 def test_a_fine_tuned_network_predicts_in_smaller_batches() -> None:
     backbone, network = small_memory(7)
     pixels, head = noise(20), nn.Linear(backbone.dim, 2)
-    card: Any = SimpleNamespace(multilabel=False, thresholds=None)
+    card: Any = SimpleNamespace(multilabel=False, thresholds=None, spec=SimpleNamespace(modality="image"))
     labels, probabilities = network_classifier(backbone, BackboneWithHead(backbone.module, head), card)(pixels)()
     assert network.sizes == [5, 5, 5, 5]
     expected = head(torch.from_numpy(toy_answer(pixels)).float()).softmax(1).detach().numpy()
@@ -144,10 +143,8 @@ def test_weights_that_do_not_fit_are_an_error(error: Exception) -> None:
 
 @pytest.mark.parametrize("error", NO_MEMORY)
 def test_training_batches_that_do_not_fit_are_an_error(error: Exception) -> None:
-    view = ViewSpec(image_size=8, resize_size=10)
-    spec = ExtractSpec(backbone="toy", weights_sha256="0" * 64, view=view, views=1)
     with (
         pytest.raises(RunError, match=r"with batches of 64 \(CUDA .*\)\. Give a smaller --batch-size"),
-        explain_torch_errors(spec, TrainConfig(batch_size=64), False),
+        explain_torch_errors("image at 8 pixels", "--image-size", TrainConfig(batch_size=64), False),
     ):
         raise error
