@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,7 +48,7 @@ class ExtractorInfo:
 
 
 @dataclass(frozen=True)
-class ExtractionPlan:
+class ExtractionPlan(ABC):
     """A loaded network, and how to run it over samples. Each modality has its own subclass.
 
     Parameters
@@ -90,16 +91,16 @@ class ExtractionPlan:
         """Whether a device may make views, so that the cache counts them, and `prepare` has something to do."""
         return False
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027  a plan without views on a device has nothing to prepare
         """Compile what makes inputs on the devices, in advance."""
 
+    @abstractmethod
     def open_loader(self, manifest: Manifest, timer: PhaseTimer | None = None) -> SampleLoader:
         """Threads that make the views of these samples. Close it in the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run_once(self) -> None:
         """Run the network on one small sample: imports and allocates in advance."""
-        raise NotImplementedError
 
     def select_engine(self, views: int) -> ExtractionPlan:
         """The plan on the engine that suits this number of views; a network of the user keeps its engine."""

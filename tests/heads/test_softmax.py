@@ -121,8 +121,7 @@ def test_float32_that_is_ill_conditioned_ends_well() -> None:
 
 @pytest.mark.parametrize("seed", [6, 9])
 def test_what_is_said_to_have_converged_has(seed: int) -> None:
-    """Almost separable classes, along a path to almost no penalty, where the minimum is so flat that the kernels of the
-    BLAS move the probabilities by a percent."""
+    """Almost separable classes, along a path to almost no penalty."""
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.arange(120) % 3)
     means = 2 * np.linalg.qr(rng.normal(size=(12, 12)))[0][:3]
@@ -132,7 +131,7 @@ def test_what_is_said_to_have_converged_has(seed: int) -> None:
         for item in solve(data, np.logspace(-4, 4, 13).tolist(), tol=1e-5)
         if item.converged.all()
     }
-    assert {C: probability for C, probability in gaps.items() if probability > 2e-2} == {}
+    assert {C: probability for C, probability in gaps.items() if probability > 5e-3} == {}
 
 
 @pytest.mark.parametrize("Cs", [PATH[::-1], [1.0, 1e-4, 100.0, 1e-2]])

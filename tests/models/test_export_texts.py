@@ -61,6 +61,9 @@ def test_the_program_gives_the_known_answer(format: str, name: str, tmp_path: Pa
     for arguments, sent in ((TEXTS, None), (["-"], "\n".join(TEXTS))):
         ran = subprocess.run([*command, *arguments], input=sent, capture_output=True, text=True, check=True)
         assert ran.stdout.splitlines() == lines
+    windows = b"\xef\xbb\xbf" + "\r\n".join(["a good film", " ", "Bad"]).encode()  # of Windows, with an empty line
+    refused = subprocess.run([*command, "-"], input=windows, capture_output=True, check=False)
+    assert (refused.returncode, refused.stderr.decode().strip()) == (1, "empty texts on stdin: lines [2]")
 
 
 def test_a_state_dict_is_for_images(tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ class Pipeline(Protocol):
     def owns(self, backbone: Any, /) -> bool:
         """Whether this is the name of a network of this modality, or such a network."""
 
+    def check_name(self, name: str, /) -> None:
+        """Raise BackboneError, with close names, for the name of a network that certainly does not exist."""
+
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
     ) -> ExtractArguments:

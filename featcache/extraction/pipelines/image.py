@@ -11,7 +11,7 @@ from featcache._utils.monitor import Monitor
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import load_backbone, load_backbone_of
-from featcache.backbones.sources.registry import is_named
+from featcache.backbones.sources.registry import check_name, is_named
 from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
 from featcache.core.specs import EMBEDDED, ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest
@@ -96,6 +96,10 @@ class ImagePipeline:
     def owns(self, backbone: Any, /) -> bool:
         """See `Pipeline`. A module of PyTorch is a network for images, too."""
         return isinstance(backbone, Backbone) or (isinstance(backbone, str) and is_named(backbone))
+
+    def check_name(self, name: str, /) -> None:
+        """See `Pipeline`."""
+        check_name(name)
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featcache.backbones.sources.registry import check_name
 from featcache.core.registry import Registry
 from featcache.data.manifest import Manifest
+from featcache.data.modality import IMAGES
 from featcache.errors import BackboneError, DataLayoutError
 from featcache.extraction.pipelines.base import Pipeline
 
@@ -22,9 +23,12 @@ def pipeline_of(backbone: Any) -> Pipeline | None:
 
 
 def check_backbone(backbone: Any) -> None:
-    """Raise BackboneError, with close names, for the name of a network that certainly does not exist."""
-    if isinstance(backbone, str) and pipeline_of(backbone) in (None, PIPELINES.get("image")):
-        check_name(backbone)
+    """Raise BackboneError, with close names, for the name of a network that certainly does not exist.
+
+    A name that no modality owns may be that of a network of the user, which the pipeline of images knows.
+    """
+    if isinstance(backbone, str):
+        (pipeline_of(backbone) or PIPELINES.get(IMAGES.name)).check_name(backbone)
 
 
 def select_pipeline(manifest: Manifest, backbone: Any, options: dict[str, Any]) -> Pipeline:
@@ -52,11 +56,25 @@ def select_pipeline(manifest: Manifest, backbone: Any, options: dict[str, Any]) 
             f"{name} holds {plural}, and {network} is {owner.network}. Name another network, or none "
             f"({pipeline.default_backbone} is the default), or give other data."
         )
-    for other in map(PIPELINES.get, PIPELINES.registered()):
-        given = [option for option in other.options if options.get(option) is not None]
-        if other is not pipeline and given:
-            raise DataLayoutError(
-                f"{name} holds {plural}, and {' and '.join(given)} {'is' if len(given) == 1 else 'are'} for "
-                f"{other.modality.plural}. Leave it out."
-            )
+    refuse_options(manifest, options, {other: PIPELINES.get(other).options for other in PIPELINES.registered()})
     return pipeline
+
+
+def refuse_options(manifest: Manifest, options: Mapping[str, Any], owned: Mapping[str, Sequence[str]]) -> None:
+    """Raise DataLayoutError for an option that is set and belongs to another modality.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    options : mapping
+        Those of the call.
+    owned : mapping
+        Name of a modality to the options that no other modality has.
+    """
+    for modality, names in owned.items():
+        given = [option for option in names if options.get(option) is not None]
+        if modality != manifest.modality.name and given:
+            raise DataLayoutError(
+                f"{manifest.source.name} holds {manifest.modality.plural}, and {' and '.join(given)} "
+                f"{'is' if len(given) == 1 else 'are'} for {modality}s. Leave it out."
+            )

@@ -11,7 +11,7 @@ from featcache._utils.monitor import Monitor
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.load_text import load_text_encoder, load_text_encoder_of
 from featcache.backbones.text_encoder import TextEncoder
-from featcache.backbones.text_sources.registry import find_text_source
+from featcache.backbones.text_sources.registry import find_text_source, get_text_source
 from featcache.core.options import ExtractArguments, RuntimeOptions
 from featcache.core.specs import EMBEDDED_TEXT, ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest
@@ -50,6 +50,10 @@ class TextPipeline:
         if isinstance(backbone, str):
             return find_text_source(backbone) is not None
         return isinstance(backbone, TextEncoder)
+
+    def check_name(self, name: str, /) -> None:
+        """See `Pipeline`."""
+        get_text_source(name)
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /

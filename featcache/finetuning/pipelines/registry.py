@@ -7,8 +7,8 @@ from typing import Any
 
 from featcache.core.registry import Registry
 from featcache.data.manifest import Manifest
-from featcache.errors import BackboneError, DataLayoutError
-from featcache.extraction.pipelines.registry import select_pipeline
+from featcache.errors import BackboneError
+from featcache.extraction.pipelines.registry import refuse_options, select_pipeline
 from featcache.finetuning.pipelines.base import LivePipeline
 
 LIVE_PIPELINES: Registry[LivePipeline] = Registry(
@@ -25,12 +25,6 @@ def select_live_pipeline(manifest: Manifest, backbone: Any, options: Mapping[str
         The network, or an option that is set, is for samples of another modality.
     """
     extraction = select_pipeline(manifest, backbone, dict(options))
-    name = extraction.modality.name
-    for other in LIVE_PIPELINES.registered():
-        given = [option for option in LIVE_PIPELINES.get(other).options if options.get(option) is not None]
-        if other != name and given:
-            raise DataLayoutError(
-                f"{manifest.source.name} holds {manifest.modality.plural}, and {' and '.join(given)} "
-                f"{'is' if len(given) == 1 else 'are'} for {other}s. Leave it out."
-            )
-    return LIVE_PIPELINES.get(name), extraction.default_backbone
+    owned = {modality: LIVE_PIPELINES.get(modality).options for modality in LIVE_PIPELINES.registered()}
+    refuse_options(manifest, options, owned)
+    return LIVE_PIPELINES.get(extraction.modality.name), extraction.default_backbone

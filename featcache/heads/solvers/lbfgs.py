@@ -21,6 +21,7 @@ Precondition = Callable[[Matrix, NDArray[np.int64]], Matrix]
 ARMIJO, NOISE = 1e-4, 1e-6  # required decrease of a step; relative error of a float32 sum
 MAX_HALVINGS = 30
 _LAST = 2  # steps: a single one can be small by chance if classes are almost separable
+_FIRST = 3  # least number of steps: the first ones follow the preconditioner alone, whose estimate may be far off
 
 
 class Minimum(NamedTuple):
@@ -58,8 +59,8 @@ def minimize(
         The first estimate of the inverse Hessians.
     tol : float
         A problem has converged if half of its Newton decrement, about the distance of its value from the minimum, is
-        at most this fraction of the value, and neither of the last steps gained more. Without the latter the estimate
-        may be far off.
+        at most this fraction of the value, and neither of the last steps gained more; not before the third
+        step. Without both the estimate may be far off.
     max_iter : int
         Most steps of each problem.
     memory : int
@@ -78,9 +79,8 @@ def minimize(
         direction[moved] = -steps.times_inverse_hessian(gradient[moved], moved)
         slope[moved] = _dot(gradient[moved], direction[moved])
         tolerance = tol * np.abs(value[moved])
-        converged[moved] = (-slope[moved] / 2 <= tolerance) & (decrease[:, moved].max(axis=0) <= tolerance) | (
-            slope[moved] == 0
-        )
+        is_small = (-slope[moved] / 2 <= tolerance) & (decrease[:, moved].max(axis=0) <= tolerance)
+        converged[moved] = is_small & (iterations[moved] >= _FIRST) | (slope[moved] == 0)
         active = active[~converged[active] & (iterations[active] < max_iter) & (halvings[active] < MAX_HALVINGS)]
         if not len(active):
             return Minimum(x, iterations, converged)
