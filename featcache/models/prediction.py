@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featcache._utils.formatting import csv_row, json_safe, printable
 from featcache._utils.results import NotebookResult, Result, as_records
-from featcache.core.samples import SEPARATOR
+from featcache.core.samples import SEPARATOR, format_labels
 
 Format = Literal["text", "csv", "json", "jsonl"]
 OptionalColumn = Literal["text", "moved_to"]
+LabelAndTop = tuple[str, tuple[tuple[str, float | None], ...]]
+"""`label` and `top` of a prediction."""
 _COLUMNS = ["path", "label", "probability", "error", "remark"]
 
 
@@ -85,6 +90,29 @@ class Prediction(Result, NotebookResult):
             **({} if self.text is None else {"text": self.text}),
             **({} if self.moved_to is None else {"moved_to": self.moved_to}),
         }
+
+
+def label_and_top(
+    predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, classes: tuple[str, ...], top: int
+) -> list[LabelAndTop]:
+    """`label` and `top` of the predictions of n samples.
+
+    Parameters
+    ----------
+    predicted : ndarray, shape (n,), or (n, c) with several labels
+        Class indices; with several labels 0 or 1.
+    probabilities : ndarray, shape (n, c), or None
+    classes : tuple of str, length c
+    top : int
+        How many classes to name.
+    """
+    labels = format_labels(predicted, classes)
+    if probabilities is None:
+        return [(label, ((label, None),)) for label in labels]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    names = np.array(classes, object)[order].tolist()
+    values = np.take_along_axis(probabilities, order, axis=1).tolist()
+    return [(label, tuple(zip(best, row, strict=True))) for label, best, row in zip(labels, names, values, strict=True)]
 
 
 def format_predictions(
