@@ -119,9 +119,7 @@ class Fitted:
         self.classes = np.unique(y[train])
         names = [f"{label:03d}" for label in y[train]]
         split = ["train" if row < len(train) else "val" for row in range(len(train) + len(self.classes))]
-        val = [
-            train[y[train] == label][0] for label in self.classes
-        ]  # a cache needs some
+        val = [train[y[train] == label][0] for label in self.classes]  # a cache needs some
         rows = np.concatenate([train, val])
         cache = FeatureCache.from_arrays(x[rows], [*names, *(f"{label:03d}" for label in self.classes)], split=split)
         with tempfile.TemporaryDirectory() as folder:

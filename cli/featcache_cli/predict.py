@@ -65,13 +65,23 @@ _MAX_LISTED = 20  # failed images listed at the end
 )
 @click.option("--dry-run", is_flag=True, help="Only print where --move-to or --link-to would put the files.")
 @options.split_option(None, "Which samples of a cache to predict. [default: all]")
+@click.option(
+    "--coverage",
+    type=options.Finite(0, 1, min_open=True, max_open=True),
+    help="Name for each sample a set of labels that holds the true one so often, such as 0.95.",
+)
+@click.option(
+    "--unknown",
+    is_flag=True,
+    help="Refuse samples that are like none of the classes; one in 20 of the known classes is refused as well.",
+)
 @click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
 @options.factory_option
 @options.device_option
 def command(
-    model: str, samples: tuple[str, ...], texts: tuple[str, ...], text_column: str | None, null: bool, top: int,
-    tta: int | None, kind: Format, as_json: bool, out: str | None, move_to: str | None, link_to: str | None,
-    dry_run: bool, split: str | None, weights: str | None, backbone: Any, device: str,
+    model: str, samples: tuple[str, ...], texts: tuple[str, ...], text_column: str | None, null: bool, kind: Format,
+    as_json: bool, out: str | None, move_to: str | None, link_to: str | None, dry_run: bool, split: str | None,
+    weights: str | None, backbone: Any, device: str, **naming: Any,
 ) -> None:  # fmt: skip
     """Classify SAMPLES with MODEL, a saved head or a fine-tuned run.
 
@@ -88,9 +98,9 @@ def command(
     request = _Request(samples, texts, text_column, null, move_to, link_to, dry_run)
     _check_usage(request, split)
     if _is_cache(request):
-        work = _open_cache(model, samples[0], split, top, tta)
+        work = _open_cache(model, samples[0], split, naming)
     else:
-        work = _open_samples(model, request, top, tta, {"weights": weights, "backbone": backbone, "device": device})
+        work = _open_samples(model, request, naming, {"weights": weights, "backbone": backbone, "device": device})
     run = _RunSummary(work)
     with options.progress_bar() as progress, _output(out) as write, closing(work.stream):
         sorted_ones = map(work.sorter.sort, work.stream) if work.sorter else work.stream
@@ -173,21 +183,30 @@ def _is_cache(request: _Request) -> bool:
     return len(request.samples) == 1 and not request.texts and names_cache(request.samples[0])
 
 
-def _open_cache(model: str, name: str, split: str | None, top: int, tta: int | None) -> _Work:
-    """The predictions of the samples of a cache."""
+def _open_cache(model: str, name: str, split: str | None, naming: Mapping[str, Any]) -> _Work:
+    """The predictions of the samples of a cache. naming : top, tta, coverage and unknown, see `Classifier.stream`."""
     from featcache.cache.feature_cache import FeatureCache
     from featcache.cache.rows import ALL, select_splits
     from featcache.models.feature_classifier import FeatureClassifier
 
     cache, split = FeatureCache.open(name), split or ALL
-    stream = FeatureClassifier.load(model).stream(cache, split=split, top=top, tta=tta)
+    stream = FeatureClassifier.load(model).stream(cache, split=split, **naming)
     total = sum(len(cache.samples.rows(part)) for part in select_splits(cache, split))
     source = {"cache": name, "split": split}
-    return _Work(stream, total, {}, Counter(), cache.spec.modality, source=source)
+    return _Work(stream, total, {}, Counter(), cache.spec.modality, _set_columns(naming), source=source)
 
 
-def _open_samples(model: str, request: _Request, top: int, tta: int | None, settings: Mapping[str, Any]) -> _Work:
-    """The predictions of images or texts. settings : where the network is, and where it runs."""
+def _set_columns(naming: Mapping[str, Any]) -> list[OptionalColumn]:
+    """The columns of sets of labels, and of refused samples."""
+    columns: list[OptionalColumn] = [] if naming["coverage"] is None else ["label_set"]
+    return [*columns, "unknown"] if naming["unknown"] else columns
+
+
+def _open_samples(model: str, request: _Request, naming: Mapping[str, Any], settings: Mapping[str, Any]) -> _Work:
+    """The predictions of images or texts.
+
+    naming : top, tta, coverage and unknown, see `Classifier.stream`. settings : where the network is and runs.
+    """
     import featcache
     from featcache.core.model_card import ModelCard
     from featcache.models.inputs.registry import INPUTS
@@ -196,16 +215,16 @@ def _open_samples(model: str, request: _Request, top: int, tta: int | None, sett
     inputs = INPUTS.get(ModelCard.read(Path(model)).spec.modality)
     listed, total, missing = _list_inputs(inputs, request, ignored)
     options.step("load the model")
-    classifier = featcache.Classifier.load(model, views=total * (1 + (tta or 0)), **settings)
+    classifier = featcache.Classifier.load(model, views=total * (1 + (naming["tta"] or 0)), **settings)
     options.note(classifier.backbone.note)
     sorter = _make_sorter(classifier, request)
     return _Work(
-        classifier.stream(listed, top=top, tta=tta),
+        classifier.stream(listed, **naming),
         total and total + len(missing),
         missing,
         ignored,
         inputs.modality.name,
-        [*inputs.columns, *(("moved_to",) if sorter else ())],
+        [*inputs.columns, *(("moved_to",) if sorter else ()), *_set_columns(naming)],
         inputs.remark_hint(classifier.card.spec),
         sorter,
     )
@@ -290,7 +309,7 @@ class _RunSummary:
 
     def __init__(self, work: _Work) -> None:
         self._work, self._modality = work, work.modality
-        self.done = 0
+        self.done = self.unknown = 0
         self.remarks: list[tuple[str, str]] = []
         self._ended = False
         self.unreadable: list[Prediction] = []
@@ -305,6 +324,7 @@ class _RunSummary:
             for self.done, prediction in enumerate(predictions, 1):
                 if prediction.remark:
                     self.remarks.append((prediction.path, prediction.remark))
+                self.unknown += prediction.is_unknown
                 if prediction.error:
                     (self.unreadable if prediction.label is None else self.unsorted).append(prediction)
                 yield prediction
@@ -322,6 +342,8 @@ class _RunSummary:
         odd = remark_notes(self.remarks, self._work.hint, self._modality) if self.done > 1 else []
         for line in [*input_notes(self._work.ignored, [], [], self._modality), *odd]:
             options.note(line)
+        if "unknown" in self._work.columns:
+            options.note(f"{self.unknown} of {self.done} {self._modality}s are like none of the classes")
         self._list_failures(self.unreadable, f"{self._modality}s could not be read")
         self._list_failures(self.unsorted, "files could not be moved or linked")
         if self._work.sorter:
@@ -344,6 +366,7 @@ class _RunSummary:
             **self._work.source,
             f"{self._modality}s": self.done,
             "unreadable": len(self.unreadable),
+            **({"unknown": self.unknown} if "unknown" in self._work.columns else {}),
             "remarks": dict(Counter(part for _, remark in self.remarks for part in split_remark(remark))),
             "ignored": dict(self._work.ignored),
             **results.outcome(1 if error else self.status, ended),

@@ -86,22 +86,22 @@ class HeldOutScores:
         return save({"probability": self.probability, "energy": self.energy})
 
     @classmethod
-    def load(cls, folder: Path, path: Path | None) -> HeldOutScores:
+    def load(cls, folder: Path, path: Path) -> HeldOutScores:
         """Load the scores of a saved head.
 
         Parameters
         ----------
         folder : Path
             That of the head, for messages.
-        path : Path, optional
-            Where `FILE` is now; None if the head has none.
+        path : Path
+            Where `FILE` is now.
 
         Raises
         ------
         HeadError
             It has none, or a damaged file.
         """
-        if path is None:
+        if not path.is_file():
             raise HeadError(
                 f"{folder} has no {FILE}: the scores of held-out samples are written by heads that choose their "
                 "settings (auto, linear, ridge, lda, centroid), and by others with --cv. Fit the head again."

@@ -81,7 +81,7 @@ def test_few_samples_give_only_the_figures_that_they_suffice_for() -> None:
 
 def test_too_few_samples_are_an_error_with_the_number_that_is_needed() -> None:
     scores = HeldOutScores(np.zeros(18, np.float32), np.zeros(18, np.float32))
-    with pytest.raises(HeadError, match="coverage 0.95 needs 19 training samples or more, and this head has 18"):
+    with pytest.raises(HeadError, match=r"coverage 0\.95 needs 19 training samples or more, and this head has 18"):
         scores.check_enough(0.95, "coverage")
     scores.check_enough(0.9, "coverage")
     assert scores.set_threshold(0.95) == 0  # all labels
@@ -113,4 +113,4 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_a_head_without_scores_says_which_heads_have_them(tmp_path: Path) -> None:
     with pytest.raises(HeadError, match="written by heads that choose their settings"):
-        HeldOutScores.load(tmp_path, None)
+        HeldOutScores.load(tmp_path, tmp_path / FILE)

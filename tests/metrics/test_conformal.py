@@ -10,7 +10,7 @@ from featcache.metrics.conformal import energies, evaluate_sets, least_samples, 
 from featcache.metrics.significance import wilson_interval
 
 
-@pytest.mark.parametrize("share, rank", [(0.9, 10), (0.95, 5), (0.99, 1), (0.8, 20), (0.5, 50)])
+@pytest.mark.parametrize(("share", "rank"), [(0.9, 10), (0.95, 5), (0.99, 1), (0.8, 20), (0.5, 50)])
 def test_quantile_is_the_score_of_a_known_rank(share: float, rank: int) -> None:
     """Of 99 scores, with the new one 100 ranks, which are equally probable."""
     assert lower_quantile(np.arange(1.0, 100.0), share) == rank

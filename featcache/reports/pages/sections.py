@@ -16,6 +16,7 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.errors import FeatcacheError
 from featcache.heads.fit_head import HeadFit
+from featcache.heads.held_out import FILE as HELD_OUT
 from featcache.reports import cache_figures, model_figures
 from featcache.reports.html import Figure, Section, Table
 from featcache.reports.sample_texts import predictions_table
@@ -41,6 +42,8 @@ def head_section(head: Path, cache: FeatureCache, data: str | os.PathLike[str] |
     add = partial(add_figure, section, local=[head, cache.path, *([] if data is None else [data])])
     add(lambda: model_figures.confusion_figure(head), "Confusion matrix")
     add(lambda: model_figures.reliability_figure(head), "Calibration of the probabilities")
+    if (head / HELD_OUT).exists():
+        add(lambda: model_figures.coverage_figure(head), "How often sets of labels hold the true one")
     _ADD_SAMPLES[cache.spec.modality](section, add, head, cache, data)
     return section
 
