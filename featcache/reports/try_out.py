@@ -296,7 +296,7 @@ def try_out(
     backbone = backbone or EMBEDDED
     check_name(backbone)
     manifest = read_manifest(data, seed=seed, label_column=label_column, skip_missing=skip_missing, progress=progress)
-    manifest.of_images("try")
+    manifest.of_images("try").labeled("try")
     _prepare(folder)
     run = partial(
         extract, manifest, folder / CACHE, backbone=backbone, weights=weights, views=views, image_size=image_size,
