@@ -116,6 +116,7 @@ def try_out(
     check_backbone(backbone)
     network: dict[str, Any] = {"backbone": backbone, "device": options["device"], "progress": progress}
     manifest = read_manifest(data, seed=seed, **select(DataOptions, options), progress=progress)
+    manifest.labeled("try")
     _prepare(folder)
     arguments = {**options, **network, "weights": weights, "image_size": image_size, "value_range": value_range}
     run = partial(extract, manifest, folder / CACHE, seed=seed, on_note=on_note, **arguments)

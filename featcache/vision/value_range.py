@@ -30,7 +30,7 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
     Parameters
     ----------
     manifest : Manifest
-        The images; only those of train are read.
+        The images; only those of train are read, or any if train is empty.
     max_pixels : int
         Images with more pixels count as unreadable.
 
@@ -49,6 +49,7 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
         features would depend on the installed packages.
     """
     rows = manifest.samples.rows("train")
+    rows = rows if len(rows) else np.arange(len(manifest.samples))
     rows = rows[[PurePath(manifest.samples.ids[row]).suffix.lower() not in _EIGHT_BITS for row in rows]]
     if not len(rows):
         return None
