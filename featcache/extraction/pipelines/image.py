@@ -108,8 +108,14 @@ class ImagePlan(ExtractionPlan):
         if not read:
             return InputCosts(np.zeros(0, np.int64), 0.0, 0.0, 0.0, NO_INPUTS, unread)
         skip = int(len(read) > 1)  # the first image includes loading the decoder
-        means = (float(np.mean(values)) for values in (sizes, decoding[skip:], viewing[skip:]))
-        return InputCosts(np.array(read, np.int64), *means, np.concatenate(pixels), unread)
+        return InputCosts(
+            np.array(read, np.int64),
+            float(np.mean(sizes)),
+            float(np.mean(decoding[skip:])),
+            float(np.mean(viewing[skip:])),
+            np.concatenate(pixels),
+            unread,
+        )
 
     def run_once(self) -> None:
         """See `ExtractionPlan`."""
