@@ -9,7 +9,7 @@ import numpy as np
 from featcache._utils.formatting import human_bytes, indefinite, printable
 from featcache.cache.format.layout import CACHE
 from featcache.cache.mismatch import short_value
-from featcache.core.samples import SPLITS, UNLABELLED, count_images
+from featcache.core.samples import SPLITS, UNLABELED, count_images
 from featcache.core.specs import is_arrays
 from featcache.data.input_notes import SHOWN
 
@@ -21,8 +21,8 @@ def cache_to_dict(cache: FeatureCache) -> dict[str, Any]:
     """What the cache holds, as JSON values."""
     samples = cache.samples
     rows_of = {split: samples.rows(split) for split in SPLITS}
-    if not len(rows_of[UNLABELLED]):
-        del rows_of[UNLABELLED]
+    if not len(rows_of[UNLABELED]):
+        del rows_of[UNLABELED]
     counts = {
         split: {
             name: int(count)
@@ -31,7 +31,7 @@ def cache_to_dict(cache: FeatureCache) -> dict[str, Any]:
             )
         }
         for split, rows in rows_of.items()
-        if split != UNLABELLED
+        if split != UNLABELED
     }
     return {
         "cache": str(cache.path),

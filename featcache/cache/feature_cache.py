@@ -303,7 +303,7 @@ class FeatureCache(NotebookResult):
 
         Parameters
         ----------
-        split : {"train", "val", "test", "unlabelled"}, default "train"
+        split : {"train", "val", "test", "unlabeled"}, default "train"
             The split.
         layer : str, default "penultimate"
             One layer, several joined by commas, or a set such as "all". Several layers lie side by side.

@@ -16,7 +16,7 @@ from featcache.cache.checksums import checksums
 from featcache.cache.format.container import write_at
 from featcache.cache.format.create import create_atomically, write_cache
 from featcache.cache.format.layout import REASON_BYTES, Layout, read, size_needed
-from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups, split_index
+from featcache.core.samples import SPLITS, UNLABELED, Labels, Samples, join_groups, split_index
 from featcache.core.specs import ARRAYS, PENULTIMATE, ExtractSpec, ViewSpec
 from featcache.core.splitting import hold_out
 from featcache.errors import CacheBusyError, CacheError, DataLayoutError
@@ -126,7 +126,7 @@ def _samples(
     for what, values_of_samples in (("split", split), ("ids", ids), ("groups", groups)):
         if values_of_samples is not None and len(values_of_samples) != n:
             raise DataLayoutError(f"{what} has {len(values_of_samples)} entries, and x has {n} rows.")
-    unlabelled = labels < 0 if labels.ndim == 1 else np.zeros(n, bool)
+    unlabeled = labels < 0 if labels.ndim == 1 else np.zeros(n, bool)
     keys = tuple(map(str, ids)) if ids is not None else tuple(f"{row:0{len(str(n - 1))}d}" for row in range(n))
     if len(set(keys)) != n:
         raise DataLayoutError("ids must be different from each other.")
@@ -134,7 +134,7 @@ def _samples(
     texts = tuple("" if group is None else str(group) for group in groups) if groups is not None else ()
     texts = texts if any(texts) else ()
     codes = np.zeros(n, np.uint8) if split is None else np.array([split_index(str(name)) for name in split], np.uint8)
-    codes[unlabelled] = SPLITS.index(UNLABELLED)
+    codes[unlabeled] = SPLITS.index(UNLABELED)
     train = np.flatnonzero(codes == SPLITS.index("train"))
     if not len(train):
         raise DataLayoutError("no sample with a label is in train.")
@@ -143,7 +143,7 @@ def _samples(
         codes[train[held]] = SPLITS.index("val")
     train = codes == SPLITS.index("train")
     if labels.ndim == 1:
-        lacking = [names[label] for label in np.unique(labels[~train & ~unlabelled]) if label not in labels[train]]
+        lacking = [names[label] for label in np.unique(labels[~train & ~unlabeled]) if label not in labels[train]]
         if lacking:
             raise DataLayoutError(f"train has no sample of {', '.join(lacking[:_NAMED])}, which val or test has.")
     return Samples(keys, labels, codes, sha256, names, texts)

@@ -81,6 +81,8 @@ def hold_out(labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int
     ----------
     keys : (n, 32), uint8, see `Samples.split_keys`: hashes of the bytes or of the group.
     """
+    if not len(labels):
+        raise DataLayoutError("no image of train has a label: nothing can be held out for val")
     _, first, group, sizes = np.unique(content_words(keys), return_index=True, return_inverse=True, return_counts=True)
     rows_of = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
     stratum, several = strata(labels), is_multilabel(labels)

@@ -83,9 +83,12 @@ class TrainingData:
         Raises
         ------
         CacheError
-            The cache has no such layer or views, it is damaged, or train or val has no readable images.
+            The cache has no such layer or views, it is damaged, or train or val has no readable images, or too few of
+            them have a label.
         """
         layers = cache.layers(layer)
+        if reason := cache.summary().too_few_labels:
+            raise CacheIncompleteError(f"{cache.path}: {reason}")
         train, val = cache.features("train", layer, check=check_train), cache.features("val", layer)
         test = cache.features("test", layer) if with_test else None
         for split, features in (("train", train), ("val", val)):

@@ -64,12 +64,12 @@ def test_views_and_numbers_and_tensors_are_taken(tmp_path: Path) -> None:
     assert (half.spec.dtype, half.samples.classes) == ("float16", ("0", "1", "2"))
 
 
-def test_unlabelled_rows_are_a_split_and_groups_stay_together() -> None:
+def test_unlabeled_rows_are_a_split_and_groups_stay_together() -> None:
     x, y = cats_and_dogs()
     labels: list[Any] = [*y[:76], None, None, "", float("nan")]
     groups = [str(row // 4) for row in range(80)]
     cache = FeatureCache.from_arrays(x, labels, groups=groups)
-    assert len(cache.samples.rows("unlabelled")) == 4
+    assert len(cache.samples.rows("unlabeled")) == 4
     sides = {group: set() for group in groups}
     for group, split in zip(cache.samples.groups, cache.samples.split, strict=True):
         sides[group].add(int(split))

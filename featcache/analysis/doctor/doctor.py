@@ -33,7 +33,7 @@ from featcache.backbones.load import preprocessing_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.rng import content_order
-from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples, count_images, strata
+from featcache.core.samples import LABELED_SPLITS, SPLITS, UNLABELED, Samples, count_images, strata
 from featcache.core.specs import PENULTIMATE, is_arrays, no_network
 from featcache.core.weighted_progress import WeightedProgress
 from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
@@ -123,7 +123,7 @@ def doctor(
     cache = FeatureCache.open(cache)
     if data is not None:
         cache.require_images(f"a check of the {cache.spec.modality}s")
-    parts = {split: cache.features(split, layer) for split in LABELLED_SPLITS}
+    parts = {split: cache.features(split, layer) for split in LABELED_SPLITS}
     parts = {split: features for split, features in parts.items() if len(features.samples)}
     if "train" not in parts:
         raise CacheIncompleteError(f"{cache.path} has no readable train {cache.spec.modality}s")
@@ -211,9 +211,9 @@ def _draw_sample(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[
 def _check_images(cache: FeatureCache, words: Words) -> Check:
     """Exact duplicates, skipped samples and class counts: what needs no features."""
     samples = cache.samples
-    readable = {split: cache.readable_rows(split) for split in LABELLED_SPLITS}
+    readable = {split: cache.readable_rows(split) for split in LABELED_SPLITS}
     counts = {split: count_images(samples.labels[rows], len(samples.classes)) for split, rows in readable.items()}
-    is_readable = (cache.done > 0) & (samples.split != SPLITS.index(UNLABELLED))
+    is_readable = (cache.done > 0) & (samples.split != SPLITS.index(UNLABELED))
     copies = [(a, b) for a, b in samples.copies() if is_readable[a] and is_readable[b]]
     issues = find_copies(samples, copies, words) + find_shared_groups(samples, words)
     if cache.skipped:
