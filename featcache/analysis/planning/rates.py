@@ -146,7 +146,7 @@ def measure_rates(
         "hash_bytes_per_s": lambda: _hash_bytes_per_s(manifest, measured_images),
         "forward_s": lambda: _forward_s(plan, measured_images.pixels),
         "write_s_per_image": lambda: RAY_S + views_per_image * _write_s(spec, dims),
-        "solver_s_per_row": lambda: _solver_s_per_row(sum(dims.values()), len(samples.classes)),
+        "solver_s_per_row": lambda: _solver_s_per_row(sum(dims.values()), max(2, len(samples.classes))),
     }
     values = dict(provided)
     for step, (name, task) in enumerate(tasks.items()):
