@@ -134,18 +134,18 @@ def plot_curve(curve: Curve) -> Figure:
 
 
 def plot_capacity(plan: CapacityPlan) -> Figure:
-    """Hours against workers, a line for each number of images, and the number of workers that keeps the driver busy."""
+    """Hours against workers, a line for each number of samples, and the workers that keep the driver busy."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     planned = sorted({scenario.workers for scenario in plan.scenarios})
     workers = sorted({*planned, *np.geomspace(1, max(*planned, 2), 60).round().astype(int).tolist()})
-    for number, images in enumerate(sorted({scenario.images for scenario in plan.scenarios})):
-        line = plan.at([images], workers)
-        dots = [scenario for scenario in plan.scenarios if scenario.images == images]
+    for number, samples in enumerate(sorted({scenario.samples for scenario in plan.scenarios})):
+        line = plan.at([samples], workers)
+        dots = [scenario for scenario in plan.scenarios if scenario.samples == samples]
         colour = COLOURS[number % len(COLOURS)]
         axes.plot([point.workers for point in line], [point.total_s / 3600 for point in line], color=colour)
         axes.plot([point.workers for point in dots], [point.total_s / 3600 for point in dots], "o", color=colour,
-                  label=plural(images, "image"))  # fmt: skip
+                  label=plural(samples, plan.rates.modality))  # fmt: skip
     if 1 < plan.rates.saturation_workers < workers[-1]:
         axes.axvline(plan.rates.saturation_workers, color=GREY, linestyle="--", label="more add no speed")
     axes.set_xscale("log")

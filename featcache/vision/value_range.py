@@ -83,11 +83,13 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
 
 
 def choose_value_range(
-    requested: ValueRange | None, out: str | os.PathLike[str], manifest: Manifest, max_pixels: int = MAX_PIXELS
+    requested: ValueRange | None, out: str | os.PathLike[str] | None, manifest: Manifest, max_pixels: int = MAX_PIXELS
 ) -> ValueRange | None:
     """The requested range, else that of the cache `out` if it exists, else that of the images."""
     if requested is not None:
         return requested
+    if out is None:
+        return find_value_range(manifest, max_pixels)
     try:
         return FeatureCache.open(out, partial=True).spec.image_view.value_range
     except (FeatcacheError, OSError):  # it does not exist, or is damaged: the error comes when it is written

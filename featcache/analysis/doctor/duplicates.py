@@ -179,7 +179,7 @@ def near_duplicates(neighbors: Neighbors) -> list[Pair]:
     logs = np.log(chord[:, -1:] / chord[:, 1:-1]).mean(axis=1)
     dimension = float(np.median(1 / np.maximum(logs, 1e-3)))
     usual = np.minimum(np.median(chord[:, -1]), np.maximum(neighbors.far_chord, 1e-3))
-    in_group = (k - 1) * (chord[:, -1] / usual) ** dimension < _FALSE_ALARMS / n**2
+    in_group = (k - 1) * np.minimum(chord[:, -1] / usual, 1) ** dimension < _FALSE_ALARMS / n**2
     expected = np.where(in_group, usual, chord[:, -1])
     probability = (k - 1) * (chord / expected[:, None]) ** dimension
     improbable = {
