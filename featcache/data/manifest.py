@@ -229,12 +229,15 @@ def read_manifest(
 
         - a folder with `train/<class>/*` and `val/<class>/*` (`valid`, `validation` too), perhaps `test/`;
         - a folder with `<class>/*`;
+        - either, with a folder `unlabeled` in it, or a folder of samples without class folders: these samples, and
+          those beside `<class>`, have no label;
         - a folder with `metadata.csv` or `metadata.jsonl`, with the columns `file_name` and a label;
-        - a CSV, JSON lines or Parquet file with the columns `path`, `label` and perhaps `split`, `sha256` and `group`.
-          Paths are relative to its folder, or URLs. A label `a|b` stands for two labels. An empty label means "none" if
-          other images have several, else "not known". With `sha256` (hexadecimal) of their bytes, images are not read
-          before they are extracted. Images with an equal `group` (a patient, a burst, an object) stay together in
-          splits and folds;
+        - a CSV, JSON lines or Parquet file with the columns `path`, `label` and perhaps `split`, `sha256` and
+          `group`. Paths are relative to its folder, or URLs. A label `a|b` stands for two labels. A sample has no label
+          if the cell is empty or null, or its split is `unlabeled`. If other samples have several labels, an empty cell
+          or list means none of the labels, and null that they are not known. With `sha256` (hexadecimal) of their
+          bytes, images are not read before they are extracted. Images with an equal `group` (a patient, a burst, an
+          object) stay together in splits and folds;
         - tar files, with labels as in WebDataset or class folders, see `TarSource`;
         - data of Hugging Face: a folder that `datasets` saved, or Parquet files with images in them, see
           `HuggingFaceSource`;
@@ -266,14 +269,15 @@ def read_manifest(
     Returns
     -------
     Manifest
+        Samples without a label are in the split "unlabeled".
 
     Raises
     ------
     EmptyFolderError
         The data does not exist or has no samples.
     DataLayoutError
-        The layout is ambiguous, a class is not in train, there are fewer than two classes, samples leak from train into
-        another split, or a table is damaged.
+        The layout is ambiguous, samples leak from train into another split, or a table is damaged. If all samples have
+        a label, also: a class is not in train, or there are fewer than two classes. See `Manifest.labeled`.
     RemoteIOError
         A connection is lost.
     MissingExtraError

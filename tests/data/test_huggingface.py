@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featcache.cache.feature_cache import FeatureCache
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.registry import open_source
 from featcache.errors import DataLayoutError
 from featcache.extraction.extract import extract
+from featcache.extraction.update import update
 from featcache.heads.fit_head import fit_head
 from toys import toy_backbone
 
@@ -137,6 +139,27 @@ def test_hidden_labels_of_a_test_split_are_not_scored(tmp_path: Path) -> None:
     fit = fit_head(tmp_path / "cache.h5", tmp_path / "head")
     assert fit.report.test is None
     assert not (tmp_path / "head/test.csv").exists()
+
+
+def test_a_split_of_unlabeled_images_and_labels_that_are_filled_in(tmp_path: Path) -> None:
+    """The split "unsupervised" has -1 for each row; null in train is filled in later."""
+    out = tmp_path / "cache.h5"
+    more = [{"bytes": png(200 + row), "path": None} for row in range(2)]
+
+    def data(name: str, *last: int | None) -> Path:
+        labels = [*(BY_NUMBER * 2)[:10], *last]
+        return saved(
+            tmp_path / name,
+            train=table({"label": (PETS, labels)}),
+            unsupervised=table({"label": (PETS, [-1, 0])}, more),
+        )
+
+    cache = extract(data("before", None, -1), out, backbone=toy_backbone(), views=0, workers=1).cache
+    assert len(cache.samples.rows("unlabeled")) == 4
+    result = update(out, data("after", 0, 1))
+    assert (result.carried, result.extracted) == (14, 0)
+    assert len(result.changes["newly labeled"]) == 2
+    assert len(FeatureCache.open(out).samples.rows("unlabeled")) == 2
 
 
 def test_unlabeled_copies_are_no_leak_and_no_conflict(tmp_path: Path) -> None:
