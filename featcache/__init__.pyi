@@ -34,6 +34,7 @@ from .models.classifier import Classifier as Classifier
 from .models.evaluate import evaluate as evaluate
 from .models.export.export import export as export
 from .models.feature_classifier import FeatureClassifier as FeatureClassifier
+from .models.feature_export import export_features as export_features
 from .models.prediction import Prediction as Prediction
 from .models.serving.app import serve as serve
 from .reports.figures import plot_confusion as plot_confusion
