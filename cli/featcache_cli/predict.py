@@ -70,13 +70,23 @@ _NEEDS_FILES = "--move-to and --link-to need local files, not URLs, tar files or
     type=options.PATH,
     help="What the cache was made from: for the paths of its files, and the words of texts.",
 )
+@click.option(
+    "--coverage",
+    type=options.Finite(0, 1, min_open=True, max_open=True),
+    help="Name for each sample a set of labels that holds the true one so often, such as 0.95.",
+)
+@click.option(
+    "--unknown",
+    is_flag=True,
+    help="Refuse samples that are like none of the classes; one in 20 of the known classes is refused as well.",
+)
 @click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
 @options.factory_option
 @options.device_option
 def command(
-    model: str, samples: tuple[str, ...], texts: tuple[str, ...], text_column: str | None, null: bool, top: int,
-    tta: int | None, kind: Format, as_json: bool, out: str | None, move_to: str | None, link_to: str | None,
-    dry_run: bool, split: str | None, data: str | None, weights: str | None, backbone: Any, device: str,
+    model: str, samples: tuple[str, ...], texts: tuple[str, ...], text_column: str | None, null: bool, kind: Format,
+    as_json: bool, out: str | None, move_to: str | None, link_to: str | None, dry_run: bool, split: str | None,
+    data: str | None, weights: str | None, backbone: Any, device: str, **naming: Any,
 ) -> None:  # fmt: skip
     """Classify SAMPLES with MODEL, a saved head or a fine-tuned run.
 
@@ -94,9 +104,9 @@ def command(
     request = _Request(samples, texts, text_column, null, move_to, link_to, dry_run)
     _check_usage(request, split, data)
     if _is_cache(request):
-        work = _open_cache(model, request, data, split, top, tta)
+        work = _open_cache(model, request, data, split, naming)
     else:
-        work = _open_samples(model, request, top, tta, {"weights": weights, "backbone": backbone, "device": device})
+        work = _open_samples(model, request, naming, {"weights": weights, "backbone": backbone, "device": device})
     run = RunSummary(work)
     with options.progress_bar() as progress, _output(out) as write, closing(work.stream):
         sorted_ones = map(work.sorter.sort, work.stream) if work.sorter else work.stream
@@ -159,8 +169,11 @@ def _is_cache(request: _Request) -> bool:
     return len(request.samples) == 1 and not request.texts and names_cache(request.samples[0])
 
 
-def _open_cache(model: str, request: _Request, data: str | None, split: str | None, top: int, tta: int | None) -> Work:
-    """The predictions of the samples of a cache. data : what it was made from."""
+def _open_cache(model: str, request: _Request, data: str | None, split: str | None, naming: Mapping[str, Any]) -> Work:
+    """The predictions of the samples of a cache.
+
+    data : what it was made from. naming : top, tta, coverage and unknown, see `Classifier.stream`.
+    """
     from featcache.cache.cached_data import CachedData
     from featcache.cache.feature_cache import FeatureCache
     from featcache.cache.rows import ALL, select_splits
@@ -170,7 +183,7 @@ def _open_cache(model: str, request: _Request, data: str | None, split: str | No
     (name,), split = request.samples, split or ALL
     cache, classifier = FeatureCache.open(name), FeatureClassifier.load(model)
     located = CachedData(cache, data) if data else None
-    stream = classifier.stream(cache, located, split=split, top=top, tta=tta)
+    stream = classifier.stream(cache, located, split=split, **naming)
     names = [cache.samples.ids[row] for part in select_splits(cache, split) for row in cache.samples.rows(part)]
     if located and request.sorts and not all(map(located.source.local_path, names)):
         raise click.UsageError(_NEEDS_FILES)
@@ -180,14 +193,17 @@ def _open_cache(model: str, request: _Request, data: str | None, split: str | No
         {},
         Counter(),
         cache.spec.modality,
-        _columns(INPUTS.get(cache.spec.modality) if data else None, request),
+        _columns(INPUTS.get(cache.spec.modality) if data else None, request, naming),
         sorter=_make_sorter(classifier, request),
         source={"cache": name, "split": split},
     )
 
 
-def _open_samples(model: str, request: _Request, top: int, tta: int | None, settings: Mapping[str, Any]) -> Work:
-    """The predictions of images or texts. settings : where the network is, and where it runs."""
+def _open_samples(model: str, request: _Request, naming: Mapping[str, Any], settings: Mapping[str, Any]) -> Work:
+    """The predictions of images or texts.
+
+    naming : top, tta, coverage and unknown, see `Classifier.stream`. settings : where the network is and runs.
+    """
     import featcache
     from featcache.core.model_card import ModelCard
     from featcache.models.inputs.registry import INPUTS
@@ -196,24 +212,28 @@ def _open_samples(model: str, request: _Request, top: int, tta: int | None, sett
     inputs = INPUTS.get(ModelCard.read(Path(model)).spec.modality)
     listed, total, missing = _list_inputs(inputs, request, ignored)
     options.step("load the model")
-    classifier = featcache.Classifier.load(model, views=total * (1 + (tta or 0)), **settings)
+    classifier = featcache.Classifier.load(model, views=total * (1 + (naming["tta"] or 0)), **settings)
     options.note(classifier.backbone.note)
     return Work(
-        classifier.stream(listed, top=top, tta=tta),
+        classifier.stream(listed, **naming),
         total and total + len(missing),
         missing,
         ignored,
         inputs.modality.name,
-        _columns(inputs, request),
+        _columns(inputs, request, naming),
         inputs.remark_hint(classifier.card.spec),
         _make_sorter(classifier, request),
     )
 
 
-def _columns(inputs: SampleInputs | None, request: _Request) -> list[OptionalColumn]:
+def _columns(inputs: SampleInputs | None, request: _Request, naming: Mapping[str, Any]) -> list[OptionalColumn]:
     """Further columns of CSV. inputs : None if the samples are not read."""
-    sorted_columns: list[OptionalColumn] = ["moved_to"] if request.sorts else []
-    return [*(inputs.columns if inputs else ()), *sorted_columns]
+    optional: dict[OptionalColumn, bool] = {
+        "moved_to": request.sorts,
+        "label_set": naming["coverage"] is not None,
+        "unknown": naming["unknown"],
+    }
+    return [*(inputs.columns if inputs else ()), *(name for name, is_there in optional.items() if is_there)]
 
 
 def _make_sorter(classifier: Classifier | FeatureClassifier, request: _Request) -> FileSorter | None:

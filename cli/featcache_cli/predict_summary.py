@@ -50,7 +50,7 @@ class RunSummary:
 
     def __init__(self, work: Work) -> None:
         self._work, self._modality = work, work.modality
-        self.done = 0
+        self.done = self.unknown = 0
         self.remarks: list[tuple[str, str]] = []
         self._ended = False
         self.unreadable: list[Prediction] = []
@@ -65,6 +65,7 @@ class RunSummary:
             for self.done, prediction in enumerate(predictions, 1):
                 if prediction.remark:
                     self.remarks.append((prediction.path, prediction.remark))
+                self.unknown += prediction.is_unknown
                 if prediction.error:
                     (self.unreadable if prediction.label is None else self.unsorted).append(prediction)
                 yield prediction
@@ -82,6 +83,8 @@ class RunSummary:
         odd = remark_notes(self.remarks, self._work.hint, self._modality) if self.done > 1 else []
         for line in [*input_notes(self._work.ignored, [], [], self._modality), *odd]:
             options.note(line)
+        if "unknown" in self._work.columns:
+            options.note(f"{self.unknown} of {self.done} {self._modality}s are like none of the classes")
         self._list_failures(self.unreadable, f"{self._modality}s could not be read")
         self._list_failures(self.unsorted, "files could not be moved or linked")
         if self._work.sorter:
@@ -104,6 +107,7 @@ class RunSummary:
             **self._work.source,
             f"{self._modality}s": self.done,
             "unreadable": len(self.unreadable),
+            **({"unknown": self.unknown} if "unknown" in self._work.columns else {}),
             "remarks": dict(Counter(part for _, remark in self.remarks for part in split_remark(remark))),
             "ignored": dict(self._work.ignored),
             **results.outcome(1 if error else self.status, ended),

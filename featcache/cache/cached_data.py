@@ -9,6 +9,7 @@ from collections import Counter
 from featcache._utils.formatting import excerpt
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.mismatch import check_modality
+from featcache.core.options import DataOptions, select
 from featcache.data.sources.registry import open_source
 from featcache.errors import RemoteIOError
 
@@ -40,10 +41,10 @@ class CachedData:
 
     def __init__(self, cache: FeatureCache, data: str | os.PathLike[str]) -> None:
         cache.require_images("reading the samples of the cache")
-        self.source = open_source(data, text_column=cache.split_options.get("text_column"))
+        self.source = open_source(data, **select(DataOptions, cache.split_options))
         check_modality(cache.path, cache.spec, self.source)
         if self.source.has_text_column:
-            self.source.sample_ids(Counter())  # the place of a text is known when the table was read
+            self.source.entries(Counter())  # with labels, which number equal texts, and so decide the places
         self._samples = cache.samples
         self.rows = {name: row for row, name in enumerate(cache.samples.ids)}
         self.changed: dict[str, str] = {}
@@ -55,6 +56,11 @@ class CachedData:
         if hashlib.sha256(content).digest() != self._samples.sha256[self.rows[name]].tobytes():
             raise OSError("its bytes are not those of the cache")
         return content
+
+    def place(self, name: str) -> str:
+        """Where a text stands in a table; "" for a sample that is a file, and for a text that cannot be read."""
+        is_there = self.source.has_text_column and bool(self.start(name))
+        return self.source.place(name) if is_there else ""
 
     def start(self, name: str) -> str:
         """The beginning of a text, as one line; "" if the text cannot be read, and for the id "". It is read once."""

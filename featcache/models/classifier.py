@@ -25,9 +25,10 @@ from featcache.models.defaults import TOP_CLASSES
 from featcache.models.feature_classifier import FeatureClassifier
 from featcache.models.inputs.base import SampleInputs
 from featcache.models.inputs.registry import INPUTS
+from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import network_error, open_model
 from featcache.models.network_classifier import network_classifier
-from featcache.models.prediction import Prediction, label_and_top
+from featcache.models.prediction import Prediction
 from featcache.models.sample_stream import ReadSample, stream_samples
 
 if TYPE_CHECKING:
@@ -76,9 +77,15 @@ class Classifier(NotebookResult):
     """
 
     def __init__(
-        self, card: ModelCard, backbone: FrozenNetwork, classify: _Classify, on_features: FeatureClassifier | None
+        self,
+        name: str,
+        card: ModelCard,
+        backbone: FrozenNetwork,
+        classify: _Classify,
+        on_features: FeatureClassifier | None = None,
     ) -> None:
-        """on_features : the head alone; None for a fine-tuned network."""
+        """name : the folder. on_features : the head alone; None for a fine-tuned network."""
+        self._name = name
         self.card = card
         self.classes = card.classes
         self.backbone = backbone
@@ -135,13 +142,13 @@ class Classifier(NotebookResult):
             The backbone's weights cannot be loaded, or differ from those that the head was fitted on.
         """
         saved = open_model(path, weights=weights, device=device, backbone=backbone)
-        card, network = saved.card, saved.backbone
+        name, card, network = os.fspath(path), saved.card, saved.backbone
         if card.kind == "network":
-            return cls(card, network, network_classifier(network, saved.model, card), None)
+            return cls(name, card, network, network_classifier(network, saved.model, card))
         if backbone is None:
             network.select_engine(card.spec.view.input_size, views=views, like=card.engine)
         start = _head_classifier(network, saved.model, len(card.classes), card.multilabel)
-        return cls(card, network, start, FeatureClassifier(os.fspath(path), card, saved.model))
+        return cls(name, card, network, start, FeatureClassifier(name, card, saved.model))
 
     def predict(
         self,
@@ -152,6 +159,8 @@ class Classifier(NotebookResult):
         batch_size: int | None = None,
         text_column: str | None = None,
         split: str | None = None,
+        coverage: float | None = None,
+        unknown: bool = False,
     ) -> list[Prediction]:
         """Predict images or texts, in their order.
 
@@ -169,13 +178,27 @@ class Classifier(NotebookResult):
             See `stream`.
         split : str, optional
             See `stream`.
+        coverage : float, optional
+            See `stream`.
+        unknown : bool
+            See `stream`. Default: False.
 
         Returns
         -------
         list of Prediction
         """
-        stream = self.stream(samples, top=top, tta=tta, batch_size=batch_size, text_column=text_column, split=split)
-        return list(stream)
+        return list(
+            self.stream(
+                samples,
+                top=top,
+                tta=tta,
+                batch_size=batch_size,
+                text_column=text_column,
+                split=split,
+                coverage=coverage,
+                unknown=unknown,
+            )
+        )
 
     def stream(
         self,
@@ -186,6 +209,8 @@ class Classifier(NotebookResult):
         batch_size: int | None = None,
         text_column: str | None = None,
         split: str | None = None,
+        coverage: float | None = None,
+        unknown: bool = False,
     ) -> Generator[Prediction, None, None]:
         """Predict images or texts as they arrive.
 
@@ -228,6 +253,15 @@ class Classifier(NotebookResult):
             The column of the texts in a table, or several with commas between them. Default: `text`.
         split : str, optional
             Of a cache, see `FeatureClassifier.stream`. Default: all splits.
+        coverage : float, optional
+            Name for each sample a set of labels (`Prediction.label_set`) that holds the true one so often, above 0 and
+            below 1, such as 0.95. The sets are as small as the scores of held-out training samples allow; see
+            `featcache.metrics.conformal`. They hold what they promise for samples like the training samples. Default:
+            no sets.
+        unknown : bool
+            Refuse samples that are like none of the classes: they have no label, and `Prediction.is_unknown` is True.
+            So is one in 20 samples of the known classes. With two classes these are the samples that lie between them.
+            Default: False.
 
         Yields
         ------
@@ -239,6 +273,8 @@ class Classifier(NotebookResult):
         DataLayoutError
             An object that is no sample of the model's modality, or an array of another shape or type; or an option
             that is not for such samples.
+        HeadError
+            The model has no scores of held-out samples, which `coverage` and `unknown` need, or too few.
         CacheError
             A cache cannot be read, or has other features than the head was fitted on.
         EmptyFolderError
@@ -254,15 +290,18 @@ class Classifier(NotebookResult):
                 raise DataLayoutError("batch_size and text_column are not for caches: no network runs. Leave them out.")
             if self._on_features is None:
                 raise network_error("this model", self.card)
-            return self._on_features.stream(samples, split=split or ALL, top=top, tta=tta)
+            return self._on_features.stream(
+                samples, split=split or ALL, top=top, tta=tta, coverage=coverage, unknown=unknown
+            )
         if split is not None:
             raise DataLayoutError("split is for the samples of a cache. Leave it out.")
         views = 1 + (self.card.tta if tta is None else tta)
+        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown)
         return stream_samples(
             self.inputs.each(samples, text_column),
             self._prepare,
             self._classify,
-            partial(self._predictions, top=top, views=views),
+            partial(self._predictions, labelling=labelling, views=views),
             self.backbone,
             views=views,
             batch_size=batch_size,
@@ -274,21 +313,23 @@ class Classifier(NotebookResult):
         is_path = isinstance(samples, os.PathLike) or (isinstance(samples, str) and self.inputs.stream_has_names)
         return isinstance(samples, FeatureCache) or (is_path and names_cache(samples))
 
-    def _predictions(self, batch: list[ReadSample], answer: _Labelled | None, top: int, views: int) -> list[Prediction]:
+    def _predictions(
+        self, batch: list[ReadSample], answer: _Labelled | None, labelling: Labelling, views: int
+    ) -> list[Prediction]:
         """The predictions of a batch. views : of each sample."""
-        labels_and_top = []
+        found: list[Labels] = []
         if answer is not None:
             averaged = average_views(*answer, views, len(self.classes), self.card.thresholds)
-            labels_and_top = label_and_top(*averaged, self.classes, top)
-        labelled = iter(labels_and_top)
+            found = labelling.apply(*averaged)
+        labelled = iter(found)
         predictions = []
         for path, result in batch:
             if isinstance(result, OSError):
                 predictions.append(Prediction(path, None, (), result.strerror or str(result)))
             else:
-                label, classes = next(labelled)
                 several, remark, text = self.card.multilabel, result.remark or None, result.text
-                predictions.append(Prediction(path, label, classes, several=several, remark=remark, text=text))
+                labels = next(labelled)._asdict()
+                predictions.append(Prediction(path, several=several, remark=remark, text=text, **labels))
         return predictions
 
 

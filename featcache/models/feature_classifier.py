@@ -24,8 +24,9 @@ from featcache.heads.predict import classify
 from featcache.models.defaults import TOP_CLASSES
 from featcache.models.inputs.base import SampleFile
 from featcache.models.inputs.names import samples_of
+from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import check_width, open_head
-from featcache.models.prediction import LabelAndTop, Prediction, label_and_top
+from featcache.models.prediction import Prediction
 
 _STORAGE = {
     "views",
@@ -102,6 +103,8 @@ class FeatureClassifier(NotebookResult):
         split: str = ALL,
         top: int = TOP_CLASSES,
         tta: int | None = None,
+        coverage: float | None = None,
+        unknown: bool = False,
     ) -> list[Prediction]:
         """Predict the samples of a cache, see `stream`.
 
@@ -117,12 +120,17 @@ class FeatureClassifier(NotebookResult):
             How many classes to name. Default: 5.
         tta : int, optional
             See `stream`.
+        coverage : float, optional
+            See `stream`.
+        unknown : bool
+            See `stream`. Default: False.
 
         Returns
         -------
         list of Prediction
         """
-        return list(self.stream(cache, data, split=split, top=top, tta=tta))
+        stream = self.stream(cache, data, split=split, top=top, tta=tta, coverage=coverage, unknown=unknown)
+        return list(stream)
 
     def stream(
         self,
@@ -132,6 +140,8 @@ class FeatureClassifier(NotebookResult):
         split: str = ALL,
         top: int = TOP_CLASSES,
         tta: int | None = None,
+        coverage: float | None = None,
+        unknown: bool = False,
     ) -> Generator[Prediction, None, None]:
         """Predict the samples of a cache, some thousand at a time, so that it may be larger than memory.
 
@@ -143,13 +153,17 @@ class FeatureClassifier(NotebookResult):
             What the cache was made from. Paths are then those of its files, or the places of texts in a table, and
             texts have their beginnings. Every file is read: one with other bytes than the cache was made from has an
             error. Default: paths are the ids of the cache.
-        split : {"all", "train", "val", "test", "unlabelled"}
+        split : {"all", "train", "val", "test", "unlabeled"}
             Which samples to predict. Default: "all".
         top : int
             How many classes to name. Default: 5.
         tta : int, optional
             How many augmented views of each sample, which the cache must have, are averaged with the clean view.
             Default: as many as the metrics of the head were averaged over.
+        coverage : float, optional
+            See `Classifier.stream`.
+        unknown : bool
+            See `Classifier.stream`. Default: False.
 
         Yields
         ------
@@ -164,7 +178,10 @@ class FeatureClassifier(NotebookResult):
             The cache has not the views or no samples of the split.
         CacheError
             The cache cannot be read.
+        HeadError
+            The head has no scores of held-out samples, which `coverage` and `unknown` need.
         """
+        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown)
         cache = FeatureCache.open(cache)
         tta = self.card.tta if tta is None else tta
         self._check(cache, tta)
@@ -173,7 +190,7 @@ class FeatureClassifier(NotebookResult):
             _check_views(cache, name, tta)
         if data is not None and not isinstance(data, CachedData):
             data = CachedData(cache, data)
-        return self._predictions(cache, data, splits, top, tta)
+        return self._predictions(cache, data, splits, labelling, tta)
 
     def _check(self, cache: FeatureCache, tta: int) -> None:
         """Raise CacheMismatchError if the features of a cache are not those that the head takes."""
@@ -195,27 +212,27 @@ class FeatureClassifier(NotebookResult):
         check_width(self._name, self.card, self._estimator, sum(cache.dims[layer] for layer in layers), "the cache")
 
     def _predictions(
-        self, cache: FeatureCache, data: CachedData | None, splits: list[str], top: int, tta: int
+        self, cache: FeatureCache, data: CachedData | None, splits: list[str], labelling: Labelling, tta: int
     ) -> Generator[Prediction, None, None]:
         several, reasons = self.card.multilabel, dict(cache.skipped)
         for split in splits:
             for rows, features in iter_features(cache, split, self.card.layer, 1 + tta):
-                labelled = iter(self._label(features, top, tta))
+                labelled = iter(self._label(features, labelling, tta))
                 for row, is_readable in zip(rows.tolist(), cache.done[rows] > 0, strict=True):
                     name = cache.samples.ids[row]
                     if is_readable:
-                        prediction = Prediction(name, *next(labelled), several=several)
+                        prediction = Prediction(name, several=several, **next(labelled)._asdict())
                     else:
                         prediction = Prediction(name, None, (), reasons[name])
                     yield prediction if data is None else _locate(prediction, data)
 
-    def _label(self, features: Features, top: int, tta: int) -> list[LabelAndTop]:
-        """The labels and top classes of samples."""
+    def _label(self, features: Features, labelling: Labelling, tta: int) -> list[Labels]:
+        """The labels of samples."""
         if not len(features.samples):
             return []
         x = features.with_views(tta).flatten().x if tta else features.lazy_view(0)
         answer = classify(self._estimator, x, len(self.classes), views=1 + tta, multilabel=self.card.multilabel)
-        return label_and_top(*answer, self.classes, top)
+        return labelling.apply(*answer)
 
 
 def _locate(prediction: Prediction, data: CachedData) -> Prediction:

@@ -30,11 +30,14 @@ def show_texts(cache: FeatureCache, data: Any, checks: Sequence[Check]) -> list[
     """
     texts = CachedData(cache, data)
 
+    def with_text(one: IssueExample) -> IssueExample:
+        text, other = texts.start(one.image), texts.start(one.other)
+        return replace(one, text=text, other_text=other, place=texts.place(one.image))
+
     def with_texts(issue: Issue) -> Issue:
         if issue.kind == "skipped":  # they cannot be read
             return issue
-        images = (replace(one, text=texts.start(one.image), other_text=texts.start(one.other)) for one in issue.images)
-        return replace(issue, images=tuple(images))
+        return replace(issue, images=tuple(map(with_text, issue.images)))
 
     shown = [
         replace(

@@ -20,7 +20,7 @@ from featcache.cache.nearest import nearest_rows
 from featcache.cache.rows import ALL, select_splits
 from featcache.core.samples import SPLITS, format_labels
 from featcache.core.specs import PENULTIMATE, is_arrays
-from featcache.data.modality import TEXTS
+from featcache.data.modality import IMAGES, TEXTS
 from featcache.errors import DataLayoutError
 from featcache.extraction.request import load_cache_backbone
 from featcache.models.inputs.registry import INPUTS
@@ -73,7 +73,7 @@ def similar(
         The texts that the cache was made from. The neighbors then get the beginnings of their texts.
     n : int, default 5
         How many neighbors each query gets.
-    split : {"all", "train", "val", "test", "unlabelled"}, default "all"
+    split : {"all", "train", "val", "test", "unlabeled"}, default "all"
         Whose samples can be neighbors.
     layer : str, default "penultimate"
         One layer, several joined by commas, or a set; see `featcache.core.layer_names`. The similarity of several
@@ -186,7 +186,7 @@ def _read_samples(
     if backbone is None:
         engine = str(cache.provenance.get("engine", ""))
         encoder.select_engine(spec.view.input_size, engine="auto", views=0, like=engine)
-    numbers, is_image = [encoder.layers.index(layer) for layer in layers], spec.modality != TEXTS.name
+    numbers, is_image = [encoder.layers.index(layer) for layer in layers], spec.modality == IMAGES.name
     inputs, shown = INPUTS.get(spec.modality), 0
 
     def finish(batch: list[ReadSample], features: list[NDArray[np.float32]] | None) -> list[_Read]:
