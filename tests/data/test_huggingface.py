@@ -162,6 +162,16 @@ def test_a_split_of_unlabeled_images_and_labels_that_are_filled_in(tmp_path: Pat
     assert len(FeatureCache.open(out).samples.rows("unlabeled")) == 2
 
 
+def test_a_data_set_without_labels_says_how_to_begin(tmp_path: Path) -> None:
+    images = table({"label": (PETS, BY_NUMBER)}).remove_columns("label")
+    images.save_to_disk(str(tmp_path / "images"))
+    assert refusal(tmp_path / "images").endswith(
+        "it has image (Image). If there are no labels yet: add_column('label', [None] * len(dataset))"
+    )
+    images.add_column("label", [None] * len(images)).save_to_disk(str(tmp_path / "unlabeled"))
+    assert len(read_manifest(tmp_path / "unlabeled").samples.rows("unlabeled")) == len(images)
+
+
 def test_unlabeled_copies_are_no_leak_and_no_conflict(tmp_path: Path) -> None:
     images = [{"bytes": png(value), "path": None} for value in (0, 10, 20, 30, 0, 10)]
     manifest = read_manifest(saved(tmp_path / "set", {"label": (PETS, [0, 1, 0, 1, -1, -1])}, images))
