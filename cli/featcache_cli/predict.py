@@ -80,13 +80,13 @@ def command(
     """
     import featcache
     from featcache.core.model_card import ModelCard
-    from featcache.models.inputs.registry import INPUTS
+    from featcache.models.inputs.registry import inputs_of
     from featcache.models.prediction import format_predictions
 
     _check_usage(bool(samples or texts), move_to, link_to, dry_run)
     ignored: Counter[str] = Counter()
     request = _Request(samples, texts, text_column, null, bool(move_to), bool(move_to or link_to))
-    inputs = INPUTS.get(ModelCard.read(Path(model)).spec.modality)
+    inputs = inputs_of(ModelCard.read(Path(model)).spec)
     listed, total, missing = _list_inputs(inputs, request, ignored)
     options.step("load the model")
     settings: dict[str, Any] = {"weights": weights, "backbone": backbone, "device": device}
@@ -215,7 +215,7 @@ class _RunSummary:
         classifier: Classifier,
     ) -> None:
         self.total, self.done, self._ignored = total, 0, ignored
-        self._hint, self._modality = inputs.remark_hint(classifier.card.spec), inputs.modality.name
+        self._hint, self._modality = inputs.remark_hint(), inputs.modality.name
         sorted_columns: list[OptionalColumn] = ["moved_to"] if sorter else []
         self.columns = [*inputs.columns, *sorted_columns]
         self.remarks: list[tuple[str, str]] = []

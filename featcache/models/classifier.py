@@ -29,8 +29,8 @@ from featcache.data.sample_loader import Inputs, join_inputs
 from featcache.errors import UnreadableImageError
 from featcache.heads import predict
 from featcache.models.defaults import TOP_CLASSES
-from featcache.models.inputs.base import Prepared, SampleFile, SampleInputs
-from featcache.models.inputs.registry import INPUTS
+from featcache.models.inputs.base import Prepared, SampleFile
+from featcache.models.inputs.registry import inputs_of
 from featcache.models.load import open_model
 from featcache.models.network_classifier import network_classifier
 from featcache.models.prediction import Prediction
@@ -88,9 +88,9 @@ class Classifier(NotebookResult):
         self.card = card
         self.classes = card.classes
         self.backbone = backbone
-        self.inputs: SampleInputs = INPUTS.get(card.spec.modality)
+        self.inputs = inputs_of(card.spec)
         self._classify = classify
-        self._prepare = self.inputs.prepare_for(card.spec, backbone)
+        self._prepare = self.inputs.prepare_for(backbone)
 
     def __str__(self) -> str:
         """Two lines: the model, and its classes."""
@@ -100,7 +100,7 @@ class Classifier(NotebookResult):
         options = f"; thresholds {format_thresholds(card.thresholds)}" if card.thresholds else ""
         if card.tta:
             options += f"; averages {card.tta} augmented views of {self.inputs.modality.one} with the clean one"
-        return f"{model}, {self.inputs.describe(card.spec)}\n{len(self.classes)} classes: {names}{options}"
+        return f"{model}, {self.inputs.describe()}\n{len(self.classes)} classes: {names}{options}"
 
     @classmethod
     def load(

@@ -131,7 +131,8 @@ def measure_rates(
     if options["value_range"] is None:
         options["value_range"] = find_value_range(manifest)
     monitor.note(describe_value_range(options["value_range"]))
-    plan = cast(ImagePlan, ExtractionRequest(backbone, with_defaults(ExtractArguments, options)).load())
+    request = ExtractionRequest(backbone, {**with_defaults(ExtractArguments, options), "joins_columns": False})
+    plan = cast(ImagePlan, request.load())
     network, spec = plan.backbone, plan.spec
     dims = dict(network.dims)
     views_per_image = float(expected_views(spec, samples).mean())

@@ -117,6 +117,7 @@ class HuggingFaceTextSource(HuggingFaceSource):
             texts = find_text_columns(self.name, list(table.features), self._text_column)
             if not texts or any(getattr(table.features[column], "dtype", "") not in _STRINGS for column in texts):
                 raise DataLayoutError(f"{self.name}: the columns {', '.join(texts) or 'text'} must hold texts (string)")
+            self.text_columns = texts
             columns = [table[column] for column in texts]
             ids = [content_id(_text(columns, row)) for row in range(len(table))]
             self._text_rows |= {name: (columns, row) for row, name in enumerate(ids)}
