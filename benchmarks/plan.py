@@ -73,7 +73,7 @@ def foretold(data: Path, folder: Path, views: int, repeats: int) -> dict[str, An
     for repeat in range(repeats):
         rates = measure_rates(str(data), views=views)
         plan = plan_capacity(rates, [n], [1], hashed=True)
-        written.append(rates.write_s_per_image - RAY_S)
+        written.append(rates.write_s_per_sample - RAY_S)
         estimated = plan.scenarios[0].seconds["extract"]
         seconds = []
         for name, cluster in (("alone", None), ("ray", Cluster())):

@@ -38,7 +38,7 @@ _RESULTS = {
     "HeadFit": "heads.fit_head",
     "Issue": "analysis.doctor.findings",
     "Transfer": "cache.transfer",
-    "Trial": "reports.try_out",
+    "Trial": "reports.trial",
     "Update": "extraction.results",
     "Verdict": "analysis.benchmark.verdict",
     "Verification": "cache.verify",

@@ -14,8 +14,10 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _UNITS = {"k": 10**3, "M": 10**6, "B": 10**9}
 
 
-def _counts(_ctx: click.Context, _option: click.Parameter, text: str) -> list[int]:
+def _counts(_ctx: click.Context, _option: click.Parameter, text: str | None) -> list[int] | None:
     """A callback: "10M,1B" as ascending numbers."""
+    if text is None:
+        return None
     counts = set()
     for part in text.split(","):
         unit = _UNITS.get(part[-1:])
@@ -54,7 +56,10 @@ def _rate(name: str, unit: str, text: str, former: str = "") -> Callable[[_F], _
     },
 )
 @click.argument("data", type=options.PATH)
-@click.option("--images", default="10M,1B", show_default=True, callback=_counts, help="Numbers of images to plan for.")
+@click.option(
+    "--samples", callback=_counts, help="Numbers of images or texts to plan for, such as 250k,10M. [default: 10M,1B]"
+)
+@click.option("--images", callback=_counts, hidden=True, deprecated="use --samples")
 @click.option(
     "--workers", default="1,8,64", show_default=True, callback=_counts, help="Numbers of workers to plan for."
 )
@@ -64,14 +69,16 @@ def _rate(name: str, unit: str, text: str, former: str = "") -> Callable[[_F], _
 @options.views_option
 @options.val_views_option
 @options.view_options
+@options.text_options
 @options.label_column_option
+@options.text_column_option
 @options.skip_missing_option
 @options.value_range_option
 @options.layers_option
 @options.device_option
 @options.precision_option("auto")
 @options.engine_option
-@click.option("--hashed", is_flag=True, help="The list of images has a column sha256.")
+@click.option("--hashed", is_flag=True, help="The list of images has a column sha256; texts are always read.")
 @click.option(
     "--passes",
     type=click.IntRange(1),
@@ -80,12 +87,12 @@ def _rate(name: str, unit: str, text: str, former: str = "") -> Callable[[_F], _
     help="The number of passes over the rows in the fit of a head.",
 )
 @_rate("--forward-rate", "VIEWS/S", "How many views a second the network takes on a GPU.")
-@_rate("--read-rate", "MB/S", "How fast a worker reads images from their storage. [default: not counted]")
-@_rate("--hash-rate", "MB/S", "How fast one machine reads and hashes all files.", former="--look-rate")
+@_rate("--read-rate", "MB/S", "How fast a worker reads samples from their storage. [default: not counted]")
+@_rate("--hash-rate", "MB/S", "How fast one machine reads and hashes all samples.", former="--look-rate")
 @_rate(
     "--write-rate",
-    "IMAGES/S",
-    "How many images a second one machine receives from workers and writes.",
+    "SAMPLES/S",
+    "How many samples a second one machine receives from workers and writes.",
     former="--driver-rate",
 )
 @_rate(
@@ -103,15 +110,17 @@ def _rate(name: str, unit: str, text: str, former: str = "") -> Callable[[_F], _
 @outputs.overwrite_option
 @options.as_json
 def command(data: str, page: str | None, as_json: bool, **settings: Any) -> None:
-    """Estimate time, storage and cost of extracting millions of images on many machines, and find the bottleneck.
+    """Estimate time, storage and cost of extracting millions of samples on many machines, and find the bottleneck.
 
-    DATA is a sample of the images. The command measures each step with a few images on this machine, and computes
-    the rest from these rates. --page shows the formula.
+    DATA is a part of the images or texts. The command measures each step with a few of them on this machine, and
+    computes the rest from these rates. --page shows the formula.
     """
     import featcache
 
     rates, prices = _provided_rates(settings), featcache.Prices(*(settings.pop(name) for name in _PRICES))
-    backbone = settings["backbone"]
+    backbone, images = settings["backbone"], settings.pop("images")
+    if samples := settings.pop("samples") or images:  # the library has the default
+        settings["samples"] = samples
     options.take_backbone(settings, settings["layers"])
     settings["on_note"] = None if as_json else options.note
     with options.progress_bar(resumes=False, then=options.LOADING) as progress:
@@ -131,7 +140,7 @@ def _provided_rates(settings: dict[str, Any]) -> dict[str, float]:
     rates = {}
     for option, former, field, scale in (
         ("forward_rate", None, "forward_s", None),
-        ("write_rate", "driver_rate", "write_s_per_image", None),
+        ("write_rate", "driver_rate", "write_s_per_sample", None),
         ("solver_rate", "row_rate", "solver_s_per_row", None),
         ("read_rate", None, "read_rate", 1e6),
         ("hash_rate", "look_rate", "hash_bytes_per_s", 1e6),

@@ -19,7 +19,9 @@ from featcache_cli import options
 @options.weights_option
 @options.views_option
 @options.image_size_option
+@options.text_options
 @options.label_column_option
+@options.text_column_option
 @options.skip_missing_option
 @options.value_range_option
 @options.device_option
@@ -28,8 +30,9 @@ from featcache_cli import options
 @options.seed_option
 @options.as_json
 def command(as_json: bool, **settings: Any) -> None:
-    """Try featcache on DATA, a folder of labelled images: extract features, check them, fit the best head, report.
+    """Try featcache on DATA, labelled images or texts: extract features, check them, fit the best head, report.
 
+    DATA is a folder with a folder for each class, a table, or anything else that `featcache extract` takes.
     All files go to one folder. After an interruption run the same command again: it resumes.
     """
     import featcache

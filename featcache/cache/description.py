@@ -9,7 +9,7 @@ import numpy as np
 from featcache._utils.formatting import human_bytes, indefinite, printable
 from featcache.cache.format.layout import CACHE
 from featcache.cache.mismatch import short_value
-from featcache.core.samples import SPLITS, UNLABELLED, count_images
+from featcache.core.samples import SPLITS, UNLABELED, count_images
 from featcache.core.specs import is_arrays
 from featcache.data.input_notes import SHOWN
 
@@ -21,8 +21,8 @@ def cache_to_dict(cache: FeatureCache) -> dict[str, Any]:
     """What the cache holds, as JSON values."""
     samples = cache.samples
     rows_of = {split: samples.rows(split) for split in SPLITS}
-    if not len(rows_of[UNLABELLED]):
-        del rows_of[UNLABELLED]
+    if not len(rows_of[UNLABELED]):
+        del rows_of[UNLABELED]
     counts = {
         split: {
             name: int(count)
@@ -31,7 +31,7 @@ def cache_to_dict(cache: FeatureCache) -> dict[str, Any]:
             )
         }
         for split, rows in rows_of.items()
-        if split != UNLABELLED
+        if split != UNLABELED
     }
     return {
         "cache": str(cache.path),
@@ -72,11 +72,12 @@ def describe_cache(cache: FeatureCache) -> str:
     state = f"DAMAGED: {cache.problem}" if cache.problem else state
     splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
     names = ", ".join(map(printable, samples.classes[:8])) + (", ..." if len(samples.classes) > 8 else "")
+    several = f", several {indefinite(noun)}" if samples.multilabel else ""
     layers = ", ".join(f"{layer} (width {dim})" for layer, dim in cache.dims.items())
     lines = [
         f"{cache.path}: feature cache, format {CACHE.version}, {human_bytes(cache.size_bytes)}, {state}",
         f"{f'{noun}s':11} {len(samples)} ({splits}), {len(cache.skipped)} skipped",
-        f"classes     {len(samples.classes)} ({names}){f', several {indefinite(noun)}' if samples.multilabel else ''}",
+        f"classes     {len(samples.classes)} ({names or 'none yet'}){several}",
         f"views       1 clean + {cache.spec.views} augmented of each training {noun}",
         f"layers      {layers}",
         f"digest      {cache.spec.digest()}",

@@ -115,21 +115,24 @@ def keep_unread(old: FeatureCache, manifest: Manifest) -> tuple[Manifest, list[s
 
 @dataclass(frozen=True)
 class Loss:
-    """Images whose features are not reused, because their content is no longer among the images.
+    """Samples whose features are not reused, because their content is no longer among the samples.
 
     Attributes
     ----------
     lost : int
-        Such images.
+        Such samples.
     total : int
-        All images that have features.
+        All samples that have features.
     example : str
         An id, or "".
+    modality : str
+        What the samples are, "image" or "text".
     """
 
     lost: int
     total: int
     example: str = ""
+    modality: str = "image"
 
     @classmethod
     def between(cls, old: FeatureCache, samples: Samples) -> Self:
@@ -137,7 +140,7 @@ class Loss:
         contents = {content.tobytes() for content in samples.sha256}
         present = np.flatnonzero(old.done)
         lost = [row for row in present.tolist() if old.samples.sha256[row].tobytes() not in contents]
-        return cls(len(lost), len(present), old.samples.ids[lost[0]] if lost else "")
+        return cls(len(lost), len(present), old.samples.ids[lost[0]] if lost else "", old.spec.modality)
 
     @property
     def is_large(self) -> bool:
@@ -147,7 +150,8 @@ class Loss:
     def __str__(self) -> str:
         """The loss, for people."""
         percent = f"{self.lost / self.total:.0%}".replace("%", " %")
-        return f"{self.lost} of {self.total} images with features ({percent}), for example {printable(self.example)}"
+        samples = f"{self.modality}s with features ({percent})"
+        return f"{self.lost} of {self.total} {samples}, for example {printable(self.example)}"
 
 
 def engine_of_unfinished(path: Path) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.formatting import indefinite, printable
+from featcache._utils.formatting import indefinite, plural, printable
 from featcache._utils.results import Result
-from featcache.core.samples import LABELLED_SPLITS, UNLABELLED, Samples, count_images
+from featcache.core.samples import LABELED_SPLITS, UNLABELED, Samples, count_images
 
 SMALL_VAL = 30
 """With fewer val images, one image moves the accuracy by more than three points: too much to compare models."""
@@ -65,7 +65,8 @@ class DataSummary(Result):
     def line(self) -> str:
         """The summary as one line."""
         several = f", several {indefinite(self.modality)}" if self.multilabel else ""
-        parts = [f"{printable(self.name)}: {len(self.classes)} classes{several}"]
+        n = len(self.classes)
+        parts = [f"{printable(self.name)}: {plural(n, 'class', 'classes') if n else 'no class yet'}{several}"]
         parts.append(", ".join(self._split(split, total) for split, total in self.totals.items()))
         parts += [str(self.held_out)] if self.held_out else []
         parts += [f"{self.groups} groups, each kept in one split"] if self.groups else []
@@ -85,6 +86,25 @@ class DataSummary(Result):
         )
 
     @property
+    def too_few_labels(self) -> str:
+        """Why no head can be fitted while samples lack a label, with what to do; "" if one can, or if all have one."""
+        if not self.totals.get(UNLABELED):
+            return ""
+        trained = [name for name, count in self.images.get("train", {}).items() if count]
+        if not trained:
+            reason = f"no training {self.modality} has a label yet"
+        elif len(trained) == 1:
+            reason = f"train has a single class yet, {printable(trained[0])}"
+        elif not self.totals.get("val"):
+            reason = f"val has no {self.modality} yet: no class has two that differ"
+        else:
+            return ""
+        return (
+            f"{reason}. To fit a head, label {self.modality}s of two classes or more in the data, at least two of "
+            "each, and run `featcache update CACHE DATA`."
+        )
+
+    @property
     def small_val(self) -> str:
         """A message if val is too small to compare models; else ""."""
         val = self.totals.get("val", 0)
@@ -95,9 +115,14 @@ class DataSummary(Result):
             f"{100 / val:.0f} points of accuracy. Add val {self.modality}s, or compare by cross-validation."
         )
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the data, a message each."""
+        return [text for text in (self.too_few_labels, self.small_val, self.missing) if text]
+
     def __str__(self) -> str:
         """The line, the notes and the warnings."""
-        return "\n".join(filter(None, [self.line, *self.notes, self.small_val, self.missing]))
+        return "\n".join(filter(None, [self.line, *self.notes, *self.warnings]))
 
     def _json_fields(self) -> dict[str, Any]:
         return {
@@ -111,7 +136,7 @@ class DataSummary(Result):
             "held_out": self.held_out,
             "groups": self.groups,
             "notes": self.notes,
-            "warnings": [text for text in (self.small_val, self.missing) if text],
+            "warnings": self.warnings,
         }
 
     def _split(self, split: str, total: int) -> str:
@@ -146,13 +171,13 @@ def summarize(
     """
     images: dict[str, dict[str, int]] = {}
     totals: dict[str, int] = {}
-    for split in (*LABELLED_SPLITS, UNLABELLED):
+    for split in (*LABELED_SPLITS, UNLABELED):
         rows = samples.rows(split)
         if not len(rows):
             continue
         rows = rows if readable is None else rows[readable[rows]]
         totals[split] = len(rows)
-        if split != UNLABELLED:
+        if split != UNLABELED:
             counts = count_images(samples.labels[rows], len(samples.classes))
             images[split] = dict(zip(samples.classes, map(int, counts), strict=True))
     held_out = None

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from featcache.core.rng import content_words
 from featcache.errors import SpecError
 
-UNLABELLED = "unlabelled"
-LABELLED_SPLITS = ("train", "val", "test")
-SPLITS = (*LABELLED_SPLITS, UNLABELLED)
+UNLABELED = "unlabeled"
+LABELED_SPLITS = ("train", "val", "test")
+SPLITS = (*LABELED_SPLITS, UNLABELED)
 SEPARATOR = "|"
 """Between the labels of an image that has several, in files and tables."""
 
 Labels = NDArray[Any]
-"""One label an image, shape (n,), int64: an index of the class, -1 in the split "unlabelled". Or several labels an
-image, shape (n, c), uint8: 1 where the image has the class; 0 everywhere in the split "unlabelled"."""
+"""One label an image, shape (n,), int64: an index of the class, -1 in the split "unlabeled". Or several labels an
+image, shape (n, c), uint8: 1 where the image has the class; 0 everywhere in the split "unlabeled"."""
 
 
 def split_index(name: str) -> int:
@@ -76,14 +76,14 @@ class Samples:
     ids : tuple of str, length n
         Unique names: relative POSIX paths of files.
     labels : ndarray, shape (n,), int64, or (n, c), uint8
-        Indices into `classes`, -1 in the split "unlabelled". Or several labels a sample: 1 for each class that it has;
-        0 in the split "unlabelled".
+        Indices into `classes`, -1 in the split "unlabeled". Or several labels a sample: 1 for each class that it has;
+        a row of 0 in the split "unlabeled", and elsewhere for a sample that has none of the labels.
     split : ndarray, shape (n,), uint8
         Indices into `SPLITS`.
     sha256 : ndarray, shape (n, 32), uint8
         Hash of the bytes of each sample.
     classes : tuple of str, length c
-        Class names, sorted.
+        Class names, sorted; none if all samples are in the split "unlabeled".
     groups : tuple of str, length n or 0
         What samples have in common, such as a patient or a burst; "" for a sample without a group. Splits and folds
         keep the samples of a group together.
@@ -162,11 +162,11 @@ class Samples:
 
     def shared_groups(self) -> list[tuple[str, int, int]]:
         """Groups in train and also in val or test: (name, a row of train, a row of val or test)."""
-        train, unlabelled = SPLITS.index("train"), SPLITS.index(UNLABELLED)
+        train, unlabeled = SPLITS.index("train"), SPLITS.index(UNLABELED)
         first_in_train: dict[str, int] = {}
         first_elsewhere: dict[str, int] = {}
         for row, group in enumerate(self.groups):
-            if group and self.split[row] != unlabelled:
+            if group and self.split[row] != unlabeled:
                 (first_in_train if self.split[row] == train else first_elsewhere).setdefault(group, row)
         return [(name, row, first_elsewhere[name]) for name, row in first_in_train.items() if name in first_elsewhere]
 
@@ -178,8 +178,14 @@ class Samples:
             if seen != row:
                 yield seen, row
 
+    def _are_labeled(self, rows: Sequence[int]) -> NDArray[np.bool_]:
+        return np.asarray(self.split[rows] != SPLITS.index(UNLABELED))
+
     def changes(self, other: Samples) -> dict[str, list[str]]:
-        """What changed from these samples to others: ids by kind of change, for the kinds that occur."""
+        """What changed from these samples to others: ids by kind of change, for the kinds that occur.
+
+        A sample that gets a label, or loses it, is not counted as one in another split.
+        """
         old = {name: row for row, name in enumerate(self.ids)}
         new = {name: row for row, name in enumerate(other.ids)}
         both = [name for name in old if name in new]
@@ -191,13 +197,19 @@ class Samples:
             if name not in old and (content := other.sha256[row].tobytes()) in removed
         }
         old_names = set(renamed.values())
+        same = {**renamed, **{name: name for name in both}}  # new name -> old name
+        before = self._are_labeled([old[name] for name in same.values()])
+        after = other._are_labeled([new[name] for name in same])
+        keeps_having = self._are_labeled(a) == other._are_labeled(b)
         changes = {
             "added": [name for name in new if name not in old and name not in renamed],
             "removed": [name for name in old if name not in new and name not in old_names],
             "renamed": [f"{before} to {after}" for after, before in renamed.items()],
             "changed in content": _where(both, (self.sha256[a] != other.sha256[b]).any(1)),
-            "with another label": _where(both, _label_texts(self, a) != _label_texts(other, b)),
-            "in another split": _where(both, self.split[a] != other.split[b]),
+            "newly labeled": _where([*same], ~before & after),
+            "no longer labeled": _where([*same], before & ~after),
+            "with another label": _where(both, keeps_having & (_label_texts(self, a) != _label_texts(other, b))),
+            "in another split": _where(both, keeps_having & (self.split[a] != other.split[b])),
             "in another group": _where(both, _groups(self, a) != _groups(other, b)),
         }
         return {kind: names for kind, names in changes.items() if names}

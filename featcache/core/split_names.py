@@ -1,13 +1,16 @@
-"""Names of folders and files that mean a split: `train`, `Training`, `seg_train`, `valid`, `dev`, `test2017`."""
+"""Names of folders and files that mean a split: `train`, `Training`, `seg_train`, `valid`, `dev`, `unlabeled`."""
 
 from __future__ import annotations
 
 import re
 
+from featcache.core.samples import UNLABELED
+
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
+    **dict.fromkeys((UNLABELED, "unlabelled", "unsupervised", "unsup"), UNLABELED),
 }
 _FILLERS = ("set", "sets", "data", "dataset", "images", "image", "imgs", "img", "photos", "pictures", "pics", "split",
             "samples", "folder")  # fmt: skip

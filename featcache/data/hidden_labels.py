@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from featcache.core.samples import UNLABELLED
+from featcache.core.samples import UNLABELED
 from featcache.data.modality import IMAGES, Modality
 from featcache.data.sources.base import SampleListing, SampleRecord
 
@@ -13,7 +13,7 @@ _UNKNOWN = "-1"
 
 
 def hide_unknown(listing: SampleListing, modality: Modality = IMAGES) -> SampleListing:
-    """Move samples with the label -1 to the split "unlabelled", if `is_unknown`.
+    """Move samples with the label -1 to the split "unlabeled", if `is_unknown`.
 
     listing : of the whole data set, because all its files and splits decide together.
     modality : what the samples are.
@@ -64,4 +64,4 @@ def is_unknown(
 
 
 def _hide(entry: SampleRecord) -> SampleRecord:
-    return replace(entry, classes=(), split=UNLABELLED) if entry.classes == (_UNKNOWN,) else entry
+    return replace(entry, classes=(), split=UNLABELED) if entry.classes == (_UNKNOWN,) else entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from featcache.core.samples import SPLITS, UNLABELLED, Samples
+from featcache.core.samples import SPLITS, UNLABELED, Samples
 from featcache.data.sources.base import Source
 from featcache.errors import DataLayoutError
 
@@ -19,7 +19,7 @@ def refuse_leaks(data: Source, samples: Samples) -> None:
         (a, b)
         for a, b in samples.copies()
         if samples.split[a] == train
-        and samples.split[b] not in (train, SPLITS.index(UNLABELLED))
+        and samples.split[b] not in (train, SPLITS.index(UNLABELED))
         and samples.sha256[a].tobytes() != EMPTY_SHA256
     ]
     if leaks:

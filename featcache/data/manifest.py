@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featcache._utils.progress_bar import ProgressOption, as_callback
-from featcache.core.class_names import composed, name_notes, nearest_note
+from featcache.core.class_names import composed, name_notes
 from featcache.core.data_summary import DataSummary, summarize
-from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples, join_groups
-from featcache.core.splitting import hold_out
+from featcache.core.samples import SPLITS, UNLABELED, Samples, join_groups
 from featcache.data.file_types import describe_ignored
 from featcache.data.leaks import EMPTY_SHA256, refuse_leaks
 from featcache.data.modality import IMAGES, Modality
-from featcache.data.sources.base import SampleRecord, Source
-from featcache.data.sources.class_folders import preview
+from featcache.data.record_labels import (
+    assign_splits,
+    check_labels,
+    encode_labels,
+    expected_layout,
+    find_classes,
+    label_notes,
+    mark_unlabeled,
+)
+from featcache.data.sources.base import Source
 from featcache.data.sources.registry import open_source
-from featcache.data.sources.table import is_table
 from featcache.errors import DataLayoutError, EmptyFolderError
 
 
@@ -37,7 +41,7 @@ class Manifest:
     source : Source
         Where the bytes of the samples are read.
     samples : Samples
-        Ids, labels, split, hashes and classes; train rows first, then val, test and unlabelled, each sorted by id.
+        Ids, labels, split, hashes and classes; train rows first, then val, test and unlabeled, each sorted by id.
     ignored : dict
         Number of files that were passed over, by reason.
     notes : tuple of str
@@ -104,7 +108,7 @@ class Manifest:
             Ids; of texts in columns, whose ids are hashes, their places.
         """
         labels, sha256 = self.samples.labels, self.samples.sha256
-        has_label = self.samples.split != SPLITS.index(UNLABELLED)
+        has_label = self.samples.split != SPLITS.index(UNLABELED)
         pairs = [
             (a, b)
             for a, b in self.samples.copies()
@@ -113,6 +117,23 @@ class Manifest:
         ids = self.samples.ids
         names = ids if not self.source.has_text_column else [self.where(name) for name in ids]
         return [(names[a], names[b]) for a, b in pairs if np.any(labels[a] != labels[b])]
+
+    def labeled(self, command: str) -> Manifest:
+        """This manifest without samples that have no label, for a command that trains on labels.
+
+        Parameters
+        ----------
+        command : str
+            What the message calls the command.
+
+        Raises
+        ------
+        DataLayoutError
+            Train has fewer than two classes, or val is empty.
+        """
+        check_labels(self.source, self.samples, command)
+        rows = np.flatnonzero(self.samples.split != SPLITS.index(UNLABELED))
+        return self if len(rows) == len(self.samples) else replace(self, samples=self.samples.take(rows))
 
     def single_label(self, command: str) -> Manifest:
         """This manifest, for a command that takes one label an image.
@@ -208,12 +229,15 @@ def read_manifest(
 
         - a folder with `train/<class>/*` and `val/<class>/*` (`valid`, `validation` too), perhaps `test/`;
         - a folder with `<class>/*`;
+        - either, with a folder `unlabeled` in it, or a folder of samples without class folders: these samples, and
+          those beside `<class>`, have no label;
         - a folder with `metadata.csv` or `metadata.jsonl`, with the columns `file_name` and a label;
-        - a CSV, JSON lines or Parquet file with the columns `path`, `label` and perhaps `split`, `sha256` and `group`.
-          Paths are relative to its folder, or URLs. A label `a|b` stands for two labels. An empty label means "none" if
-          other images have several, else "not known". With `sha256` (hexadecimal) of their bytes, images are not read
-          before they are extracted. Images with an equal `group` (a patient, a burst, an object) stay together in
-          splits and folds;
+        - a CSV, JSON lines or Parquet file with the columns `path`, `label` and perhaps `split`, `sha256` and
+          `group`. Paths are relative to its folder, or URLs. A label `a|b` stands for two labels. A sample has no label
+          if the cell is empty or null, or its split is `unlabeled`. If other samples have several labels, an empty cell
+          or list means none of the labels, and null that they are not known. With `sha256` (hexadecimal) of their
+          bytes, images are not read before they are extracted. Images with an equal `group` (a patient, a burst, an
+          object) stay together in splits and folds;
         - tar files, with labels as in WebDataset or class folders, see `TarSource`;
         - data of Hugging Face: a folder that `datasets` saved, or Parquet files with images in them, see
           `HuggingFaceSource`;
@@ -245,14 +269,15 @@ def read_manifest(
     Returns
     -------
     Manifest
+        Samples without a label are in the split "unlabeled".
 
     Raises
     ------
     EmptyFolderError
         The data does not exist or has no samples.
     DataLayoutError
-        The layout is ambiguous, a class is not in train, there are fewer than two classes, samples leak from train into
-        another split, or a table is damaged.
+        The layout is ambiguous, samples leak from train into another split, or a table is damaged. If all samples have
+        a label, also: a class is not in train, or there are fewer than two classes. See `Manifest.labeled`.
     RemoteIOError
         A connection is lost.
     MissingExtraError
@@ -276,99 +301,24 @@ def read_manifest(
     entries, several = listing.entries, listing.several
     if not entries:
         raise EmptyFolderError(
-            f"{source.name} holds no {source.modality.plural}{describe_ignored(ignored)}. {_expected(source)}"
+            f"{source.name} holds no {source.modality.plural}{describe_ignored(ignored)}. {expected_layout(source)}"
         )
     entries.sort(key=lambda entry: entry.id)
     merged = composed({name for entry in entries for name in entry.classes})
     if merged:
         entries = [replace(entry, classes=tuple(merged.get(name, name) for name in entry.classes)) for entry in entries]
-    classes = _classes(source, entries)
+    entries, notes = mark_unlabeled(entries, several, source.modality)
+    classes = find_classes(source, entries)
     hashes = source.modality.hash_content(source, entries, progress)
-    labels = _labels(entries, classes, several)
+    labels = encode_labels(entries, classes, several)
     groups = tuple(entry.group for entry in entries) if any(entry.group for entry in entries) else ()
-    split = _split(entries, labels, join_groups(hashes.keys, groups), val_fraction, seed)
-    is_drawn = all(entry.split != "val" for entry in entries)
+    split = assign_splits(entries, labels, join_groups(hashes.keys, groups), val_fraction, seed)
+    is_drawn = SPLITS.index("val") in split and all(entry.split != "val" for entry in entries)
     order = np.argsort(split, kind="stable")
     ids = tuple(entry.id for entry in entries)
     samples = Samples(ids, labels, split, hashes.sha256, classes, groups, hashes.content_keys).take(order)
     if not allow_leak:
         refuse_leaks(source, samples)
-    notes = (*listing.notes, *name_notes(classes, merged), *_unlabelled_note(samples, source.modality), *hashes.notes)
-    return Manifest(source, samples, dict(ignored), notes, listing.label_column, seed if is_drawn else None)
-
-
-def _expected(data: Source) -> str:
-    source, modality = data.name, data.modality
-    if is_table(source):
-        columns = "text,label[,split][,group]" if data.has_text_column else "path,label[,split][,sha256]"
-        return f"Expected a row for each {modality.name}: {columns}."
-    folders = (posixpath.join(source, folder, modality.example) for folder in ("<class>", "train/<class>"))
-    return f"Expected {' or '.join(folders)}."
-
-
-def _classes(data: Source, entries: list[SampleRecord]) -> tuple[str, ...]:
-    """The class names of the training samples, checked against the other splits."""
-    source, modality = data.name, data.modality
-    if all(entry.split == UNLABELLED for entry in entries):
-        raise DataLayoutError(f"{source}: no {modality.name} has a label.")
-    trained = {name for entry in entries if entry.split in (None, "train") for name in entry.classes}
-    if not trained and any(entry.split in (None, "train") for entry in entries):
-        raise DataLayoutError(f"{source}: no training {modality.name} has a label.")
-    if not trained:
-        raise DataLayoutError(f"{source} has no training {modality.plural}: every split is val or test.")
-    for entry in entries:
-        for name in sorted(set(entry.classes) - trained):
-            raise DataLayoutError(
-                f"{source}: class {name!r} is in {entry.split} ({entry.id}) but not in train. "
-                f"Train has {preview(trained)}. Add training {modality.plural} for it, or remove it."
-                f"{nearest_note(name, trained)}"
-            )
-    if len(trained) < 2:
-        raise DataLayoutError(
-            f"{source}: only one class ({preview(trained)}) was found; a classifier needs two or more. "
-            f"{_expected(data)}"
-        )
-    return tuple(sorted(trained))
-
-
-def _labels(entries: list[SampleRecord], classes: tuple[str, ...], several: bool) -> Labels:
-    number = {name: index for index, name in enumerate(classes)}
-    if not several:
-        labels = (-1 if entry.split == UNLABELLED else number[entry.classes[0]] for entry in entries)
-        return np.fromiter(labels, np.int64, len(entries))
-    several_labels = np.zeros((len(entries), len(classes)), np.uint8)
-    for row, entry in zip(several_labels, entries, strict=True):
-        row[[number[name] for name in entry.classes]] = 1
-    return several_labels
-
-
-def _unlabelled_note(samples: Samples, modality: Modality) -> list[str]:
-    """A note on the samples without a label."""
-    count = len(samples.rows(UNLABELLED))
-    subject = f"{count} of {len(samples)} {modality.plural} have no label (-1, null or empty)"
-    return [f"{subject}: split {UNLABELLED}, extracted for prediction, not trained on or scored"] if count else []
-
-
-def _split(
-    entries: list[SampleRecord],
-    labels: Labels,
-    keys: NDArray[np.uint8],
-    val_fraction: float,
-    seed: int,
-) -> NDArray[np.uint8]:
-    """The split of each sample: that of the data; val is held out of train if the data has none."""
-    names = [entry.split for entry in entries]
-    labelled = {split for split in names if split != UNLABELLED}
-    if None in labelled and len(labelled) > 1:
-        row = names.index(None)
-        raise DataLayoutError(f"{entries[row].id} has no split while others have one. Fill in the column.")
-    split = np.array([SPLITS.index(name or "train") for name in names], dtype=np.uint8)
-    if SPLITS.index("val") in split:
-        return split
-    if not 0 < val_fraction < 1:
-        raise DataLayoutError(
-            f"val_fraction is {val_fraction}; it must lie between 0 and 1, as this data has no val split"
-        )
-    train = np.flatnonzero(split == SPLITS.index("train"))
-    split[train[hold_out(labels[train], keys[train], val_fraction, seed)]] = SPLITS.index("val")
-    return split
+    notes = [*listing.notes, *name_notes(classes, merged), *notes, *label_notes(samples, source.modality)]
+    notes += hashes.notes
+    return Manifest(source, samples, dict(ignored), tuple(notes), listing.label_column, seed if is_drawn else None)

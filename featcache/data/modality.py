@@ -40,6 +40,8 @@ class Modality:
         this reason.
     hash_content : callable
         From a source, the records of its samples and a progress callback to `ContentHashes`.
+    takes_hashes : bool
+        Whether samples are not read for their hashes if a list has these.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Modality:
     accepts: Callable[[Path], bool]
     why_not: Callable[[Path], str]
     hash_content: Callable[[Source, Sequence[SampleRecord], Progress | None], ContentHashes]
+    takes_hashes: bool = True
 
     @property
     def one(self) -> str:
@@ -60,4 +63,4 @@ class Modality:
 
 
 IMAGES = Modality("image", "images", "*.jpg", is_image_name, why_no_image, hash_images)
-TEXTS = Modality("text", "texts", "*.txt", is_text_name, why_no_text, hash_texts)
+TEXTS = Modality("text", "texts", "*.txt", is_text_name, why_no_text, hash_texts, takes_hashes=False)

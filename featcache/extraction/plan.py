@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from featcache.core.options import RuntimeOptions
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.sample_loader import SampleLoader
+from featcache.extraction.input_costs import InputCosts, measure_loader
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class ExtractionPlan(ABC):
     @abstractmethod
     def run_once(self) -> None:
         """Run the network on one small sample: imports and allocates in advance."""
+
+    def measure_inputs(self, manifest: Manifest, rows: Sequence[int], numbers: Sequence[int]) -> InputCosts:
+        """Measure what it takes to make these views of samples; see `measure_loader`."""
+        return measure_loader(self, manifest, rows, numbers)
 
     def select_engine(self, views: int) -> ExtractionPlan:
         """The plan on the engine that suits this number of views; a network of the user keeps its engine."""

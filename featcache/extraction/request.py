@@ -46,20 +46,30 @@ class ExtractionRequest:
     def for_data(
         cls,
         manifest: Manifest,
-        out: Path,
+        out: Path | None,
         backbone: str | Backbone | TextEncoder | None,
         options: ExtractArguments,
         monitor: Monitor,
     ) -> ExtractionRequest:
-        """The request for these samples, with the engine of an unfinished cache `out`. None: the default network.
+        """The request for these samples.
 
-        Raises DataLayoutError for a network and for options of another modality.
+        Parameters
+        ----------
+        out : Path or None
+            The cache to write: an unfinished one decides the engine. None: there is none.
+        backbone : str, Backbone, TextEncoder or None
+            None: the default network of the modality.
+
+        Raises
+        ------
+        DataLayoutError
+            The network, or an option, is for samples of another modality.
         """
         pipeline = select_pipeline(manifest, backbone, {**options})
         if backbone is None:
             backbone = pipeline.default_backbone
         complete = pipeline.complete(backbone, options, out, manifest, monitor)
-        return cls(backbone, complete, engine_of_unfinished(out), pipeline.modality.name)
+        return cls(backbone, complete, engine_of_unfinished(out) if out else "", pipeline.modality.name)
 
     def load(self) -> ExtractionPlan:
         """Load the network.

@@ -15,7 +15,7 @@ from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
 from featcache.core.data_summary import DataSummary
-from featcache.core.samples import SPLITS, UNLABELLED, Samples
+from featcache.core.samples import SPLITS, UNLABELED, Samples
 from featcache.data.input_notes import input_notes, list_inputs, remark_notes, write_list
 from featcache.metrics.run_report import Report
 
@@ -95,14 +95,14 @@ class Extraction(Result, NotebookResult):
             lines += map(printable, str(self.view_trial.get("text")).splitlines())
             lines += [f"  the views took {seconds['views']:.1f} s"] if cache.spec.views and "views" in seconds else []
         if cache.samples.multilabel:
-            is_known = cache.samples.split != SPLITS.index(UNLABELLED)
+            is_known = cache.samples.split != SPLITS.index(UNLABELED)
             without = int(np.count_nonzero(~cache.samples.labels[is_known].any(axis=1)))
             one = "an image" if samples == "images" else "a text"
             lines.append(f"{one} can have several labels; {without} {samples} have none")
         modality = cache.spec.modality
         lines += input_notes(self.ignored, self.conflicts, self.skipped, modality)
         lines += remark_notes(self.remarks, modality=modality)
-        return "\n".join([*lines, *([self.data.missing] if self.data.missing else [])])
+        return "\n".join([*lines, *filter(None, [self.data.too_few_labels, self.data.missing])])
 
     def _json_fields(self) -> dict[str, Any]:
         return {
@@ -222,8 +222,8 @@ class Update(Result, NotebookResult):
         notes = [f"{self.loss}, would be dropped: this needs --yes"] if not self.cache and self.loss.is_large else []
         notes += [unread_note(self.unread, self.modality)] if self.unread else []
         notes += input_notes(self.ignored, self.conflicts, self.skipped, self.modality)
-        missing = self.cache.summary().missing if self.cache else ""
-        return [*notes, missing] if missing else notes
+        summary = self.cache.summary() if self.cache else None
+        return [*notes, *filter(None, [summary.too_few_labels, summary.missing] if summary else [])]
 
     def _json_fields(self) -> dict[str, Any]:
         return {

@@ -62,15 +62,16 @@ def update(
     """Bring the cache `path` up to date with `data`.
 
     Images are compared by content. New and changed images are extracted, removed ones are dropped, renamed and
-    relabelled ones keep their features. Damaged rows are extracted again. The old cache stays until the new one is
-    complete; an interrupted call resumes when it is repeated.
+    relabelled ones keep their features, and so do those that get their first label or lose it. Of images that come into
+    train only the augmented views are extracted. Damaged rows are extracted again. The old cache stays until the new
+    one is complete; an interrupted call resumes when it is repeated.
 
     Parameters
     ----------
     path : str or path
         The cache.
     data : str or path
-        Labelled images, see `read_manifest`.
+        Images with or without labels, see `read_manifest`.
     views : int or None, default None
         Number of augmented views (K) of each training image. None: as before.
     augment : str or None, default None

@@ -182,7 +182,7 @@ def finetune(
     if not overwrite:
         check_before_loading(out, backbone, mode, config, options, resume)
     with timer.phase("hash"):
-        manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
+        manifest = read_manifest(data, **manifest_keywords(options), progress=progress).labeled("finetune")
     pipeline, default = select_live_pipeline(manifest, backbone, {**options, "image_cache": image_cache})
     config = make_train_config(config, default_config(manifest.modality.name, mode, init_head is not None))
     if process_group.size > 1:

@@ -23,6 +23,7 @@ from featcache.core.thresholds import LEAST, Thresholds, check_thresholds, choos
 from featcache.errors import CacheIncompleteError, HeadError
 
 if TYPE_CHECKING:
+    from featcache.heads.held_out import HeldOutScores
     from featcache.heads.ray.coordinator import TrainingCluster
     from featcache.heads.tuning.layer_selection import LayerSelection
     from featcache.heads.tuning.selection import Selection
@@ -82,9 +83,12 @@ class TrainingData:
         Raises
         ------
         CacheError
-            The cache has no such layer or views, it is damaged, or train or val has no readable images.
+            The cache has no such layer or views, it is damaged, or train or val has no readable images, or too few of
+            them have a label.
         """
         layers = cache.layers(layer)
+        if reason := cache.summary().too_few_labels:
+            raise CacheIncompleteError(f"{cache.path}: {reason}")
         train, val = cache.features("train", layer, check=check_train), cache.features("val", layer)
         test = cache.features("test", layer) if with_test else None
         for split, features in (("train", train), ("val", val)):
@@ -202,6 +206,8 @@ class Fitted:
         The layers that it was fitted to.
     layer_selection : LayerSelection, optional
         How they were chosen.
+    held_out : HeldOutScores, optional
+        Scores of held-out training samples, if there are some with one label each.
     """
 
     estimator: BaseEstimator
@@ -213,6 +219,7 @@ class Fitted:
     thresholds: NDArray[np.float64] | None = None
     layers: tuple[str, ...] = (PENULTIMATE,)
     layer_selection: LayerSelection | None = None
+    held_out: HeldOutScores | None = None
 
     def with_thresholds(
         self,

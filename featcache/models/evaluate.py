@@ -15,7 +15,7 @@ from featcache._utils.progress_bar import Progress, ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.core.model_card import REPORT, as_json, prepare_folder
 from featcache.core.model_folder import CARD
-from featcache.core.samples import SPLITS, UNLABELLED
+from featcache.core.samples import SPLITS, UNLABELED
 from featcache.data.sources.base import SampleListing, SampleRecord, Source
 from featcache.data.sources.class_folders import preview
 from featcache.data.sources.registry import open_source
@@ -44,7 +44,7 @@ class _Selection(NamedTuple):
 
     entries: list[SampleRecord]
     left_out: dict[str, int]
-    unlabelled: int
+    unlabeled: int
 
 
 def evaluate(
@@ -179,7 +179,7 @@ def evaluate(
         left_out=selection.left_out,
         unknown=dict(unknown_names.most_common()),
         taken_for=dict(Counter(prediction.label or "" for _, prediction in unknown).most_common()),
-        unlabelled=selection.unlabelled,
+        unlabeled=selection.unlabeled,
         skipped=skipped,
         ignored=dict(ignored),
         own_val=card.metrics,
@@ -205,7 +205,7 @@ def _select(source: Source, listing: SampleListing, split: EvaluatedSplit) -> _S
     name, modality = source.name, source.modality
     if split not in get_args(EvaluatedSplit):
         raise DataLayoutError(f"split is {split!r}; it must be one of {', '.join(get_args(EvaluatedSplit))}")
-    labelled = [entry for entry in listing.entries if entry.split != UNLABELLED and (listing.several or entry.classes)]
+    labelled = [entry for entry in listing.entries if entry.split != UNLABELED and (listing.several or entry.classes)]
     splits = {entry.split for entry in labelled}
     requested: set[Any] = {split}
     if split in ("auto", "all"):

@@ -33,7 +33,7 @@ class Evaluation(Result, NotebookResult):
         The number of samples of each class, or with each label, that the model lacks.
     taken_for : dict of str to int
         The number of samples of unknown classes by the predicted class.
-    unlabelled : int
+    unlabeled : int
         The number of samples without a label.
     skipped : list of (str, str)
         Unreadable samples and the reason of each.
@@ -60,7 +60,7 @@ class Evaluation(Result, NotebookResult):
     left_out: dict[str, int]
     unknown: dict[str, int]
     taken_for: dict[str, int]
-    unlabelled: int
+    unlabeled: int
     skipped: list[tuple[str, str]]
     ignored: dict[str, int]
     own_val: dict[str, Any]
@@ -86,8 +86,8 @@ class Evaluation(Result, NotebookResult):
                 f"{self.own_val['accuracy_low']:.4f} to {self.own_val['accuracy_high']:.4f})"
             )
         lines += self._unknown_lines()
-        if self.unlabelled:
-            lines.append(f"{self.unlabelled} {self.modality}s have no label and are not counted")
+        if self.unlabeled:
+            lines.append(f"{self.unlabeled} {self.modality}s have no label and are not counted")
         lines += input_notes(self.ignored, [], self.skipped[:SHOWN], self.modality)
         if len(self.skipped) > SHOWN:
             lines.append(f"and {len(self.skipped) - SHOWN} more skipped {self.modality}s")
@@ -103,7 +103,7 @@ class Evaluation(Result, NotebookResult):
             "left_out": self.left_out,
             "unknown": self.unknown,
             "taken_for": self.taken_for,
-            "unlabelled": self.unlabelled,
+            "unlabeled": self.unlabeled,
             "skipped": as_records(self.skipped, "path", "reason"),
             "ignored": self.ignored,
             "remarks": as_records(self.remarks, "path", "remark"),

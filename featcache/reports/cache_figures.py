@@ -16,6 +16,7 @@ from featcache.analysis.doctor.findings import Issue, IssueExample
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.samples import Samples, format_labels
 from featcache.core.specs import PENULTIMATE
+from featcache.data.modality import IMAGES
 from featcache.data.sources.base import Source
 from featcache.data.sources.registry import open_source
 from featcache.errors import PictureError
@@ -34,8 +35,7 @@ _NOT_DRAWABLE = ("skipped", "other images")  # issues of images that cannot be r
 def views_figure(cache: _Path | FeatureCache, data: _Path, images: int = 4, seed: int = 0) -> DrawFigure:
     """The clean view and up to eight augmented views of some training images; see `featcache.plot_views`."""
     cache = FeatureCache.open(cache)
-    _refuse_texts(cache, "a figure of views")
-    cache.require_images("a figure of views")
+    _require_images(cache, "a figure of views")
     numbers = range(1 + min(cache.spec.views, _MAX_VIEWS))
     rows = cache.samples.rows("train")
     rows = choose_rows(cache.samples, rows[cache.done[rows] > 0], images, seed)
@@ -67,8 +67,7 @@ def map_figure(
     points = project(x, method, seed)
     small_images = []
     if data is not None:
-        _refuse_texts(cache, "a map with images: leave DATA out")
-        cache.require_images("a map with images")
+        _require_images(cache, "a map with images", ": leave DATA out")
         source = open_source(data)
         _, classes = np.unique(labels, return_inverse=True)
         for row in spread_out(points, misplaced(x, classes, len(x)), thumbnails):
@@ -107,8 +106,7 @@ def issues_figure(
         The cache cannot be read, or was not made from images.
     """
     cache = FeatureCache.open(cache)
-    _refuse_texts(cache, "a figure of the images of issues (with DATA, doctor prints the words of texts)")
-    cache.require_images("a figure of images")
+    _require_images(cache, "a figure of images", " of issues (with DATA, doctor prints the words of texts)")
     with_images = [issue for issue in issues if issue.images and issue.kind not in _NOT_DRAWABLE]
     shown = [*with_images, *rankings]
     rows = {name: row for row, name in enumerate(cache.samples.ids)}
@@ -138,10 +136,17 @@ def issues_figure(
     return partial(plot_issues, sections, title)
 
 
-def _refuse_texts(cache: FeatureCache, what: str) -> None:
-    """Raise PictureError for a figure that texts have not."""
-    if cache.spec.modality == "text":
-        raise PictureError(f"{cache.path} holds features of texts, of which there is no {what.removeprefix('a ')}.")
+def _require_images(cache: FeatureCache, what: str, hint: str = "") -> None:
+    """Raise an error for a figure that only caches of images have.
+
+    hint : what the message says of other samples.
+    """
+    if cache.spec.modality != IMAGES.name:
+        figure = what.removeprefix("a ")
+        raise PictureError(
+            f"{cache.path} holds features of {cache.spec.modality}s, of which there is no {figure}{hint}."
+        )
+    cache.require_images(what)
 
 
 def _grid_images(cache: FeatureCache, source: Source, example: IssueExample, rows: dict[str, int]) -> list[GridImage]:

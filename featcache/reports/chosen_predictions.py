@@ -27,3 +27,8 @@ def choose_predictions(rows: Sequence[ValPrediction], most: int, noun: str) -> t
 def confidence(row: ValPrediction) -> float:
     """The probability of the prediction; with several labels that of the least certain one."""
     return min(row.probabilities, default=0.0)
+
+
+def shown_probability(row: ValPrediction) -> float | None:
+    """The same for a figure or a table; None without probabilities."""
+    return confidence(row) if row.probabilities else None

@@ -63,5 +63,13 @@ def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Sect
     return Path(path)
 
 
+def without_folders(message: object, local: Sequence[str | os.PathLike[str]]) -> str:
+    """The text of a message or an error, with each of these absolute paths shortened to its name."""
+    text = str(message)
+    for path in filter(os.path.isabs, local):
+        text = text.replace(f"{Path(path).parent}{os.sep}", "")
+    return text
+
+
 def _data_url(draw: DrawFigure) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg(draw)).decode('ascii')}"

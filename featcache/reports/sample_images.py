@@ -34,17 +34,6 @@ def load_cached_views(
     return load_views(source, samples.ids[row], spec, numbers, samples.sha256[row].tobytes(), side)
 
 
-def load_text(source: Source, name: str) -> str:
-    """A text. Raises PictureError if it cannot be read."""
-    try:
-        return source.read(name).decode()
-    except OSError as error:
-        raise PictureError(
-            f"{source.place(name)} cannot be read: {error.strerror or error}. Give the data that the texts were taken "
-            "from."
-        ) from error
-
-
 def load_views(
     source: Source, name: str, spec: ViewSpec, numbers: range, expected: bytes | None = None, side: int = SIDE
 ) -> NDArray[np.uint8]:

@@ -30,7 +30,7 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
     Parameters
     ----------
     manifest : Manifest
-        The images; only those of train are read.
+        The images; only those of train are read, or any if train is empty.
     max_pixels : int
         Images with more pixels count as unreadable.
 
@@ -49,6 +49,7 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
         features would depend on the installed packages.
     """
     rows = manifest.samples.rows("train")
+    rows = rows if len(rows) else np.arange(len(manifest.samples))
     rows = rows[[PurePath(manifest.samples.ids[row]).suffix.lower() not in _EIGHT_BITS for row in rows]]
     if not len(rows):
         return None
@@ -82,11 +83,13 @@ def find_value_range(manifest: Manifest, max_pixels: int = MAX_PIXELS) -> ValueR
 
 
 def choose_value_range(
-    requested: ValueRange | None, out: str | os.PathLike[str], manifest: Manifest, max_pixels: int = MAX_PIXELS
+    requested: ValueRange | None, out: str | os.PathLike[str] | None, manifest: Manifest, max_pixels: int = MAX_PIXELS
 ) -> ValueRange | None:
     """The requested range, else that of the cache `out` if it exists, else that of the images."""
     if requested is not None:
         return requested
+    if out is None:
+        return find_value_range(manifest, max_pixels)
     try:
         return FeatureCache.open(out, partial=True).spec.image_view.value_range
     except (FeatcacheError, OSError):  # it does not exist, or is damaged: the error comes when it is written

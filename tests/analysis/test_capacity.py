@@ -25,8 +25,6 @@ from featcache.analysis.planning.rates import (
     RAY_S,
     _forward_s,
     _hash_bytes_per_s,
-    _measure_images,
-    _MeasuredImages,
     measure_rates,
 )
 from featcache.cache.format.layout import REASON_BYTES
@@ -34,6 +32,7 @@ from featcache.core.options import ExtractArguments, with_defaults
 from featcache.data.manifest import read_manifest
 from featcache.errors import EmptyFolderError
 from featcache.extraction.extract import extract
+from featcache.extraction.input_costs import InputCosts
 from featcache.extraction.request import ExtractionRequest
 from featcache.reports.pages.capacity import write_capacity_page
 from featcache.reports.plots import plot_capacity
@@ -43,7 +42,7 @@ from pagereader import read_page
 from toys import toy_backbone
 
 CPU = Rates(
-    image_bytes=100_000,
+    sample_bytes=100_000,
     views=5.0,
     decode_s=0.004,
     view_s=0.001,
@@ -51,7 +50,7 @@ CPU = Rates(
     forward_s=0.002,
     on_gpu=False,
     hash_bytes_per_s=1e9,
-    write_s_per_image=1e-4,
+    write_s_per_sample=1e-4,
     solver_s_per_row=1e-6,
     cache_bytes=13_000,
     memory_bytes=150,
@@ -129,7 +128,7 @@ def test_more_workers_never_take_longer_and_more_images_never_less(
     times: tuple[float, ...], on_gpu: bool, read: float | None, images: int, workers: int
 ) -> None:
     decode, view, forward, driver, row = times
-    rates = replace(CPU, decode_s=decode, view_s=view, forward_s=forward, write_s_per_image=driver,
+    rates = replace(CPU, decode_s=decode, view_s=view, forward_s=forward, write_s_per_sample=driver,
                     solver_s_per_row=row,
                     on_gpu=on_gpu, read_rate=read)  # fmt: skip
     capacity = plan_capacity(rates, [images], [workers])
@@ -175,7 +174,7 @@ def test_the_page_has_the_table_the_rates_the_formula_and_the_picture(tmp_path: 
     assert ["forward_s", "10,000 views/s on a GPU", "provided"] in table
     assert [row[2] for row in table].count("provided") == 1
     assert ["read_rate", "not included", ""] in table
-    assert "hash      N * image_bytes / hash_bytes_per_s" in formula.code
+    assert "hash      N * sample_bytes / hash_bytes_per_s" in formula.code
     assert (
         formula.notes[0] == "The fit of a head takes 150 passes over the rows. The hashes of the images are computed."
     )
@@ -202,7 +201,7 @@ def test_rates_are_those_of_the_images(data: Path, tmp_path: Path) -> None:
     cores = usable_cores() + 1
     rates = measure_rates(data, cores=cores, device="cpu", **OPTIONS)
     sizes = [os.path.getsize(path) for path in data.rglob("*.png")]
-    assert rates.image_bytes == pytest.approx(np.mean(sizes))
+    assert rates.sample_bytes == pytest.approx(np.mean(sizes))
     assert rates.views == pytest.approx((16 * 3 + 8) / 24)
     assert (rates.cores, rates.on_gpu, rates.provided) == (cores, False, ("cores",))
     assert (
@@ -210,7 +209,7 @@ def test_rates_are_those_of_the_images(data: Path, tmp_path: Path) -> None:
         in plan_capacity(rates).remarks()
     )
     assert min(rates.decode_s, rates.view_s, rates.forward_s, rates.solver_s_per_row) > 0
-    assert rates.write_s_per_image > RAY_S
+    assert rates.write_s_per_sample > RAY_S
     assert rates.hash_bytes_per_s > 0
     cache = extract(data, tmp_path / "cache.h5", device="cpu", **OPTIONS).cache
     row = 1024 * 2 * 3 + 2 + 4 + REASON_BYTES + 32 + 1 + 8  # three views; done, crc32, skipped, hash, split, label
@@ -231,9 +230,7 @@ def test_the_network_is_warm_and_the_median_counts(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("featcache.analysis.planning.rates.time.perf_counter", lambda: clock[0])
     network = SimpleNamespace(batch_size=256, max_in_flight=256, submit=submit, select_engine=lambda *_: None)
-    stub = SimpleNamespace(
-        backbone=network, spec=SimpleNamespace(image_view=SimpleNamespace(image_size=8)), runtime={"engine": "auto"}
-    )
+    stub = SimpleNamespace(backbone=network, input_size=8, runtime={"engine": "auto"})
     seconds = _forward_s(stub, np.zeros((5, 8, 8, 3), np.uint8))  # type: ignore[arg-type]
     assert seconds == pytest.approx(1e-4)
     assert len(calls) >= 5
@@ -242,7 +239,7 @@ def test_the_network_is_warm_and_the_median_counts(monkeypatch: pytest.MonkeyPat
 def test_memory_is_what_reading_a_list_takes(data: Path, tmp_path: Path) -> None:
     rates = measure_rates(
         data,
-        provided=dict.fromkeys(("hash_bytes_per_s", "forward_s", "write_s_per_image", "solver_s_per_row"), 1.0),
+        provided=dict.fromkeys(("hash_bytes_per_s", "forward_s", "write_s_per_sample", "solver_s_per_row"), 1.0),
         **OPTIONS,
     )
     n = 20_000
@@ -267,8 +264,8 @@ def test_tars_are_looked_at_as_fast_as_their_bytes_are_read(
     monkeypatch.setattr(manifest.source, "read", lambda name: read.append(name) or b"")
     clock = iter([10.0, 12.0])
     monkeypatch.setattr("featcache.analysis.planning.rates.time.perf_counter", lambda: next(clock))
-    images = _MeasuredImages(np.arange(8), 500.0, 0.0, 0.0, np.zeros((1, 1, 1, 3), np.uint8))
-    assert _hash_bytes_per_s(manifest, images) == 8 * 500 / 2
+    costs = InputCosts(np.arange(8), 500.0, 0.0, 0.0, np.zeros((1, 1, 1, 3), np.uint8))
+    assert _hash_bytes_per_s(manifest, costs) == 8 * 500 / 2
     assert sorted(read) == sorted(manifest.samples.ids[:8])
 
 
@@ -279,7 +276,7 @@ def test_one_image_that_is_not_there_does_not_end_it(data: Path, tmp_path: Path)
     rates = measure_rates(
         tmp_path / "list.csv", provided=dict.fromkeys(("forward_s", "solver_s_per_row"), 1.0), **OPTIONS
     )
-    assert rates.image_bytes == pytest.approx(np.mean([os.path.getsize(path) for path in paths]))
+    assert rates.sample_bytes == pytest.approx(np.mean([os.path.getsize(path) for path in paths]))
 
 
 def test_what_is_given_is_not_measured(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +285,7 @@ def test_what_is_given_is_not_measured(data: Path, monkeypatch: pytest.MonkeyPat
     fields = {
         "hash_bytes_per_s": 1e8,
         "forward_s": 1e-3,
-        "write_s_per_image": 1e-4,
+        "write_s_per_sample": 1e-4,
         "solver_s_per_row": 1e-6,
         "read_rate": 1e7,
     }
@@ -301,11 +298,11 @@ def test_what_is_given_is_not_measured(data: Path, monkeypatch: pytest.MonkeyPat
 
 def test_images_that_cannot_be_read_are_left_out_and_none_is_an_error(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", {"train/a": 3, "train/b": 3})
-    fixed = dict.fromkeys(("hash_bytes_per_s", "forward_s", "write_s_per_image", "solver_s_per_row"), 1.0)
+    fixed = dict.fromkeys(("hash_bytes_per_s", "forward_s", "write_s_per_sample", "solver_s_per_row"), 1.0)
     broken = sorted(folder.rglob("*.png"))
     broken[0].write_bytes(b"no image, and longer than others" * 1000)
     size = np.mean([os.path.getsize(path) for path in broken[1:]])
-    assert measure_rates(folder, provided=fixed, **OPTIONS).image_bytes == pytest.approx(size)
+    assert measure_rates(folder, provided=fixed, **OPTIONS).sample_bytes == pytest.approx(size)
     for number, path in enumerate(broken):
         path.write_bytes(b"no image %d" % number)
     with pytest.raises(EmptyFolderError, match=r"none of 6 images of .* can be read: "):
@@ -323,19 +320,18 @@ def test_the_plan_as_json_says_all(data: Path) -> None:
 
 
 def test_old_names_of_rates_work_and_warn(data: Path) -> None:
-    fields = {"look_rate": 2e8, "driver_s": 1e-4, "row_s": 1e-6}
-    values = {name: getattr(CPU, name) for name in ("image_bytes", "views", "decode_s", "view_s", "cores", "forward_s",
-                                                    "on_gpu", "cache_bytes", "memory_bytes")}  # fmt: skip
+    values = dict(vars(CPU))
     for old, new in RENAMED_RATES.items():
-        others = {RENAMED_RATES[name]: value for name, value in fields.items() if name != old}
+        others = {name: value for name, value in values.items() if name != new}
         with pytest.warns(DeprecationWarning, match=rf"^Rates\.{old} is deprecated: use Rates\.{new}$"):
-            rates = Rates(**values, **others, **{old: fields[old]})
+            rates = Rates(**others, **{old: values[new]})
         with pytest.warns(DeprecationWarning, match=rf"^Rates\.{old} is deprecated: use Rates\.{new}$"):
-            assert getattr(rates, old) == getattr(rates, new) == fields[old]
+            assert getattr(rates, old) == getattr(rates, new) == values[new]
+    fields = {"look_rate": 2e8, "driver_s": 1e-4, "row_s": 1e-6}
     assert replace(rates, cores=3).cores == 3
     measured = measure_rates(data, provided={**fields, "forward_s": 1.0}, **OPTIONS)
     assert measured.hash_bytes_per_s == 2e8
-    assert measured.provided == ("hash_bytes_per_s", "write_s_per_image", "solver_s_per_row", "forward_s")
+    assert measured.provided == ("hash_bytes_per_s", "write_s_per_sample", "solver_s_per_row", "forward_s")
     with pytest.warns(DeprecationWarning, match=r"^measure_rates\(given=...\) is deprecated") as caught:
         assert measure_rates(data, given={**fields, "forward_s": 1.0}, **OPTIONS).provided == measured.provided
     assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
@@ -344,11 +340,18 @@ def test_old_names_of_rates_work_and_warn(data: Path) -> None:
 
 
 def test_plan_measures_and_calculates_or_takes_rates(data: Path) -> None:
-    options = {"images": [1_000_000], "workers": [10], "hashed": True, "passes": 300, "prices": Prices(1.0)}
+    options = {"samples": [1_000_000], "workers": [10], "hashed": True, "passes": 300, "prices": Prices(1.0)}
     assert plan(CPU, **options) == plan_capacity(CPU, **options)
-    fixed = dict.fromkeys(("hash_bytes_per_s", "forward_s", "write_s_per_image", "solver_s_per_row"), 1.0)
+    fixed = dict.fromkeys(("hash_bytes_per_s", "forward_s", "write_s_per_sample", "solver_s_per_row"), 1.0)
     measured = plan(data, provided=fixed, **options, **OPTIONS)
-    assert (measured.rates.provided, measured.images, measured.hashed) == (tuple(fixed), (1_000_000,), True)
+    assert (measured.rates.provided, measured.samples, measured.hashed) == (tuple(fixed), (1_000_000,), True)
+    with pytest.warns(DeprecationWarning, match=r"^plan\(images=...\) is deprecated: use plan\(samples=...\)$"):
+        former = plan(CPU, images=[5], workers=[10])
+    assert former == plan(CPU, samples=[5], workers=[10])
+    with pytest.warns(DeprecationWarning, match=r"^CapacityPlan\.images is deprecated"):
+        assert former.images == (5,)  # type: ignore[attr-defined]
+    with pytest.warns(DeprecationWarning, match=r"^Scenario\.images is deprecated"):
+        assert former.scenarios[0].images == 5  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match=r"^plan was called with Rates and with provided, views, which only apply when"):
         plan(CPU, provided=fixed, views=2)
 
@@ -369,7 +372,7 @@ def test_cores_do_not_make_the_views_that_a_gpu_makes(
     data = write_folder(tmp_path / "data", {"train/ants": 1, "train/bees": 1, "val/ants": 1})
     options = with_defaults(ExtractArguments, {"views": 1, "augment": augment})
     plan = ExtractionRequest(toy_backbone(), {**options, "joins_columns": False}).load()
-    measured = _measure_images(read_manifest(data), np.arange(3), plan)
+    measured = plan.measure_inputs(read_manifest(data), range(3), range(2))
     assert len(made) == 3
-    assert measured.pixels.shape == (6, 8, 8, 3)
+    assert measured.inputs.shape == (6, 8, 8, 3)
     assert (measured.view_s < 0.05) == on_device

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from featcache.analysis.doctor.duplicates import find_outliers, near_duplicates, robust_z
-from featcache.analysis.doctor.neighbors import find_near
+from featcache.analysis.doctor.neighbors import Neighbors, find_near
 
 
 def noise(n: int = 200, d: int = 30, seed: int = 0) -> NDArray[np.float32]:
@@ -56,6 +56,15 @@ def test_a_kind_of_picture_that_is_denser_than_the_rest_is_no_group() -> None:
     x[:60] = 5 + 0.3 * noise(60, 30, 1)
     near = find_near(x)
     assert np.median(near.chord[:60, -1]) < 0.4 * np.median(near.chord[:, -1])
+    assert near_duplicates(near) == []
+
+
+def test_a_row_that_is_far_from_many_equal_ones_overflows_nothing() -> None:
+    """As of texts that were cut to a few words: their distances say a dimension of 1,000, and 10**1000 is no float."""
+    chord = np.full((100, 10), 0.1)
+    chord[7] = 1.0
+    rows = np.stack([np.roll(np.arange(100), -1 - rank) for rank in range(10)], axis=1)
+    near = Neighbors(rows, chord, chord[:, -1], chord[:, -1], np.ones(100), 10_000)
     assert near_duplicates(near) == []
 
 

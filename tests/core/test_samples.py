@@ -94,7 +94,7 @@ def test_labels_are_compared_by_class_name_not_by_number() -> None:
 def test_a_split_that_there_is_not_is_named_with_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(SpecError) as caught:
         HERE.rows(name)
-    assert str(caught.value) == f"there is no split '{name}'; the splits are train, val, test, unlabelled.{hint}"
+    assert str(caught.value) == f"there is no split '{name}'; the splits are train, val, test, unlabeled.{hint}"
 
 
 CLASSES = ("ants", "bees", "cats", "dogs", "eels")

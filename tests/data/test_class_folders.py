@@ -111,7 +111,7 @@ def test_a_data_set_in_a_folder_of_its_own(above: str) -> None:
 
 def test_test_images_without_class_folders_have_no_label() -> None:
     counts, notes, _ = understood(*both("train", "val"), "test")
-    assert counts[("", "unlabelled")] == 2
+    assert counts[("", "unlabeled")] == 2
     assert len(counts) == 5
     assert notes == ("test has no class folders: its images have no label",)
 

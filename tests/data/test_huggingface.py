@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featcache.cache.feature_cache import FeatureCache
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.data.sources.registry import open_source
 from featcache.errors import DataLayoutError
 from featcache.extraction.extract import extract
+from featcache.extraction.update import update
 from featcache.heads.fit_head import fit_head
 from toys import toy_backbone
 
@@ -126,24 +128,45 @@ def test_hidden_labels_of_a_test_split_are_not_scored(tmp_path: Path) -> None:
     extraction = extract(path, tmp_path / "cache.h5", backbone=toy_backbone(), views=0, workers=1)
     samples = extraction.cache.samples
     assert not samples.multilabel
-    assert {split: len(samples.rows(split)) for split in ("train", "val", "test", "unlabelled")} == {
+    assert {split: len(samples.rows(split)) for split in ("train", "val", "test", "unlabeled")} == {
         "train": 12,
         "val": 2,
         "test": 0,
-        "unlabelled": 3,
+        "unlabeled": 3,
     }
-    assert extraction.cache.features("unlabelled").y.tolist() == [-1, -1, -1]
+    assert extraction.cache.features("unlabeled").y.tolist() == [-1, -1, -1]
     assert "3 of 17 images have no label" in str(extraction.data)
     fit = fit_head(tmp_path / "cache.h5", tmp_path / "head")
     assert fit.report.test is None
     assert not (tmp_path / "head/test.csv").exists()
 
 
-def test_unlabelled_copies_are_no_leak_and_no_conflict(tmp_path: Path) -> None:
+def test_a_split_of_unlabeled_images_and_labels_that_are_filled_in(tmp_path: Path) -> None:
+    """The split "unsupervised" has -1 for each row; null in train is filled in later."""
+    out = tmp_path / "cache.h5"
+    more = [{"bytes": png(200 + row), "path": None} for row in range(2)]
+
+    def data(name: str, *last: int | None) -> Path:
+        labels = [*(BY_NUMBER * 2)[:10], *last]
+        return saved(
+            tmp_path / name,
+            train=table({"label": (PETS, labels)}),
+            unsupervised=table({"label": (PETS, [-1, 0])}, more),
+        )
+
+    cache = extract(data("before", None, -1), out, backbone=toy_backbone(), views=0, workers=1).cache
+    assert len(cache.samples.rows("unlabeled")) == 4
+    result = update(out, data("after", 0, 1))
+    assert (result.carried, result.extracted) == (14, 0)
+    assert len(result.changes["newly labeled"]) == 2
+    assert len(FeatureCache.open(out).samples.rows("unlabeled")) == 2
+
+
+def test_unlabeled_copies_are_no_leak_and_no_conflict(tmp_path: Path) -> None:
     images = [{"bytes": png(value), "path": None} for value in (0, 10, 20, 30, 0, 10)]
     manifest = read_manifest(saved(tmp_path / "set", {"label": (PETS, [0, 1, 0, 1, -1, -1])}, images))
     assert manifest.conflicts() == []
-    assert len(manifest.samples.rows("unlabelled")) == 2
+    assert len(manifest.samples.rows("unlabeled")) == 2
 
 
 @pytest.mark.parametrize("rows", [[[0], [1]] * 3, [[0, 1], [1], [], [0], [1], [0]]])
@@ -162,10 +185,10 @@ def test_a_list_of_labels_is_several_whatever_the_rows_hold(tmp_path: Path, rows
 def test_an_unknown_list_is_not_an_empty_one(tmp_path: Path) -> None:
     path = saved(tmp_path / "set", {"label": (datasets.List(PETS), [[0], [1], [], None, [0, 1], [-1]])})
     samples = read_manifest(path).samples
-    assert len(samples.rows("unlabelled")) == 2
+    assert len(samples.rows("unlabeled")) == 2
     labelled = samples.labels[samples.split != 3]
     assert sorted(labelled.tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    assert not samples.labels[samples.rows("unlabelled")].any()
+    assert not samples.labels[samples.rows("unlabeled")].any()
 
 
 def test_rows_without_an_image_are_skipped_with_the_reason(tmp_path: Path) -> None:
@@ -246,7 +269,7 @@ def test_a_parquet_file_of_pandas(tmp_path: Path, cache_home: Path) -> None:
     assert labels_of(manifest) == {f"{row:08d}": ("cat", "dog")[row % 2] for row in range(6)}
 
 
-def test_a_hub_test_file_of_minus_one_alone_is_unlabelled(tmp_path: Path, cache_home: Path) -> None:
+def test_a_hub_test_file_of_minus_one_alone_is_unlabeled(tmp_path: Path, cache_home: Path) -> None:
     number = datasets.Value("int64")
     (tmp_path / "data").mkdir()
     table({"label": (number, BY_NUMBER)}).to_parquet(tmp_path / "data/train-0.parquet")
@@ -254,7 +277,7 @@ def test_a_hub_test_file_of_minus_one_alone_is_unlabelled(tmp_path: Path, cache_
     table({"label": (number, [-1, -1])}, hidden).to_parquet(tmp_path / "data/test-0.parquet")
     samples = read_manifest(tmp_path).samples
     assert samples.classes == ("0", "1")
-    assert [samples.ids[row] for row in samples.rows("unlabelled")] == ["test/t0.png", "test/t1.png"]
+    assert [samples.ids[row] for row in samples.rows("unlabeled")] == ["test/t0.png", "test/t1.png"]
 
 
 def test_the_files_of_two_configurations_are_not_mixed(tmp_path: Path, cache_home: Path) -> None:
@@ -280,7 +303,7 @@ def test_an_empty_text_is_no_label(tmp_path: Path) -> None:
     text = datasets.Value("string")
     manifest = read_manifest(saved(tmp_path / "set", {"label": (text, ["cat", "dog", "cat", "dog", "", " "])}))
     assert manifest.samples.classes == ("cat", "dog")
-    assert len(manifest.samples.rows("unlabelled")) == 2
+    assert len(manifest.samples.rows("unlabeled")) == 2
 
 
 def test_a_label_with_fields_is_refused(tmp_path: Path) -> None:

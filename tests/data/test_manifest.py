@@ -140,7 +140,7 @@ def test_val_is_drawn_from_train_alone_and_test_stays_untouched(make_folder: Mak
 
 
 def test_folders_beside_train_are_counted_as_ignored(make_folder: MakeFolder) -> None:
-    root = make_folder({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1, "unlabelled/x": 4})
+    root = make_folder({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1, "others/x": 4})
     manifest = read_manifest(root)
     assert counts(manifest) == [4, 2, 0]
     assert manifest.ignored == {"in folders other than train, val, test": 4}
@@ -341,7 +341,8 @@ def test_a_single_class_is_no_classification(make_folder: MakeFolder) -> None:
     root = make_folder({"ants": 3})
     assert layout_error(root) == (
         f"{root}: only one class (ants) was found; a classifier needs two or more. "
-        f"Expected {root / '<class>' / '*.jpg'} or {root / 'train' / '<class>' / '*.jpg'}."
+        f"Expected {root / '<class>' / '*.jpg'} or {root / 'train' / '<class>' / '*.jpg'}. "
+        "If its images have no label yet, name the folder unlabeled."
     )
 
 
@@ -367,17 +368,13 @@ def test_an_empty_class_is_named(make_folder: MakeFolder, layout: dict[str, int]
     )
 
 
-def test_images_without_class_folders_are_not_guessed_at(make_folder: MakeFolder) -> None:
-    root = make_folder({"x": 2}) / "x"
-    assert layout_error(root) == (
-        f"{root} holds images but no class folders. Expected {root / '<class>' / '*.jpg'}: "
-        "one folder a class, its name is the label."
-    )
-
-
 def test_images_in_train_without_class_folders_are_not_called_no_images(make_folder: MakeFolder) -> None:
     root = make_folder({"train": 2, "val": 2})
-    assert "holds images but no class folders" in layout_error(root)
+    assert layout_error(root) == (
+        f"{root / 'train'} holds images but no class folders. Expected {root / 'train' / '<class>' / '*.jpg'}: one "
+        "folder a class, its name is the label. If they have no label yet, move them into a folder unlabeled beside "
+        "the split."
+    )
 
 
 def test_val_and_test_without_train_are_not_taken_for_classes(make_folder: MakeFolder) -> None:
@@ -429,8 +426,13 @@ def test_a_csv_without_splits_is_split_like_the_folder(make_folder: MakeFolder, 
             "x/000.png,a",
             "{csv}: the first line must name the columns path,label[,split][,sha256]; found file,label",
         ),
-        ("path", "x/000.png", "{csv}: the first line must name the columns path,label[,split][,sha256]; found path"),
-        ("path,label", ",a", "{csv}, line 2: path and label must not be empty"),
+        (
+            "path",
+            "x/000.png",
+            "{csv}: the first line must name the columns path,label[,split][,sha256]; found path. Name the column of "
+            "the labels: --label-column NAME. If there are no labels yet, add an empty one",
+        ),
+        ("path,label", ",a", "{csv}, line 2: path must not be empty"),
         ("path,label", "x/000.png", "{csv}, line 2: path and label must not be empty"),
         (
             "path,label",
@@ -447,7 +449,7 @@ def test_a_csv_without_splits_is_split_like_the_folder(make_folder: MakeFolder, 
         (
             "path,label,split",
             "x/000.png,a,holdout",
-            "{csv}, line 2: split is 'holdout'; it must be train, val or test",
+            "{csv}, line 2: split is 'holdout'; it must be train, val, test or unlabeled",
         ),
         (
             "path,label",

@@ -90,9 +90,9 @@ def test_an_empty_label_is_none_where_some_image_has_several(empty: str, tmp_pat
     assert read_manifest(path).samples.labels.tolist() == [[1, 1], [0, 0], [0, 0]]
 
 
-def test_an_empty_label_is_an_error_where_none_has_several(tmp_path: Path) -> None:
-    path = write(tmp_path, "0.png,a,train", "1.png,,train", "2.png,b,train")
-    assert refusal(path) == f"{path}, line 3: path and label must not be empty"
+def test_an_empty_label_is_not_known_where_none_has_several(tmp_path: Path) -> None:
+    path = write(tmp_path, "0.png,a,train", "1.png,,train", "2.png,b,train", "3.png,b,val")
+    assert read_manifest(path).samples.labels.tolist() == [0, 1, 1, -1]
 
 
 def test_a_missing_column_is_no_empty_label(tmp_path: Path) -> None:

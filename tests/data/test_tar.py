@@ -258,8 +258,18 @@ def test_images_without_a_label_are_kept_for_prediction(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "pets.tar", *members, *labels.items(), *unknown.items())
     manifest = read_manifest(path, val_fraction=0.5)
     assert labels_of(manifest) == {"a.png": "0", "b.png": "1", "c.png": "0", "d.png": "1", "e.png": "", "f.png": ""}
-    assert manifest.samples.rows("unlabelled").tolist() == [4, 5]
+    assert manifest.samples.rows("unlabeled").tolist() == [4, 5]
     assert not manifest.samples.multilabel
+
+
+def test_samples_of_a_tar_named_unlabeled_need_no_label_files(tmp_path: Path) -> None:
+    labels = [("a.cls", b"cat"), ("b.cls", b"dog"), ("c.cls", b"cat"), ("d.cls", b"dog")]
+    write_tar(tmp_path / "train-000.tar", *((f"{key}.png", key.encode()) for key in "abcd"), *labels)
+    write_tar(tmp_path / "unlabeled-000.tar", ("e.png", b"e"), ("f.png", b"f"))
+    samples = read_manifest(tmp_path, val_fraction=0.5).samples
+    assert [samples.ids[row] for row in samples.rows("unlabeled")] == ["unlabeled/e.png", "unlabeled/f.png"]
+    flat = read_manifest(write_tar(tmp_path / "flat.tar", ("e.png", b"e"), ("f.png", b"f")))
+    assert len(flat.samples.rows("unlabeled")) == 2
 
 
 @pytest.mark.parametrize("end", ["cls", "json"])
@@ -271,7 +281,7 @@ def test_minus_one_is_decided_over_all_tars(tmp_path: Path, end: str) -> None:
         write_tar(tmp_path / f"{split}.tar", *members, *((name, text.encode()) for name, text in texts))
     samples = read_manifest(tmp_path, val_fraction=0.5).samples
     assert samples.classes == ("0", "1")
-    assert [samples.ids[row] for row in samples.rows("unlabelled")] == ["test/te0.png", "test/te1.png"]
+    assert [samples.ids[row] for row in samples.rows("unlabeled")] == ["test/te0.png", "test/te1.png"]
 
 
 @pytest.mark.parametrize("label", [b'{"label": {"a": 0}}', b'{"label": ["cat", null]}', b"[" * 100_000])

@@ -265,7 +265,9 @@ def test_messages_say_texts(tmp_path: Path) -> None:
         read_manifest(one)
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat/a.txt").write_text("a")
-    with pytest.raises(DataLayoutError, match=r"holds texts but no class folders. Expected .*/flat/<class>/\*\.txt"):
-        read_manifest(tmp_path / "flat")
+    with pytest.raises(
+        DataLayoutError, match=r"no text has a label, and fit needs labels. Expected .*/flat/<class>/\*\.txt"
+    ):
+        read_manifest(tmp_path / "flat").labeled("fit")
     with pytest.raises(DataLayoutError, match="has no columns of texts: text_column is for"):
         read_manifest(tmp_path / "flat", text_column="text")

@@ -84,13 +84,16 @@ def test_it_is_named_nowhere_else() -> None:
     files = [path for room in handing_on for path in (ROOT / "featcache" / room).rglob("*.py")]
     files += (ROOT / "cli/featcache_cli").glob("*.py")
     named = {
-        path.name: sum(
+        path.relative_to(ROOT).as_posix(): sum(
             "interpolation" in str(getattr(node, "value", getattr(node, "id", ""))) for node in ast.walk(tree)
         )
         for path in files
         if (tree := ast.parse(path.read_text(encoding="utf-8")))
     }
-    assert {name for name, count in named.items() if count} == {"options.py", "image.py"}  # image.py: options of images
+    assert {name for name, count in named.items() if count} == {
+        "cli/featcache_cli/options.py",
+        "featcache/extraction/pipelines/image.py",  # the options of images
+    }
 
 
 @pytest.mark.parametrize("name", fields_of(HeadOptions))

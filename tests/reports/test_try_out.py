@@ -169,7 +169,7 @@ def test_what_was_typed_is_repeated_with_a_weights_file_by_its_name(tmp_path: Pa
         trial(),
         data=str(tmp_path / "photos"),
         folder=tmp_path / "out",
-        extraction=SimpleNamespace(cache=SimpleNamespace(spec=SimpleNamespace(backbone="resnet18"))),
+        extraction=SimpleNamespace(cache=SimpleNamespace(spec=SimpleNamespace(backbone="resnet18", modality="image"))),
         settings={"weights": str(tmp_path / "w.pth"), "label_column": "kind"},
         own_settings={"views": 2, "seed": None, "budget_s": 30.0},
     )

@@ -146,7 +146,7 @@ def benchmark(
     check_head(head)  # an invalid name is refused before hours of extraction
     check_backbone(backbone)
     network = {"network_sha256": _weights_of(str(backbone))} if is_own else {}
-    manifest = read_manifest(data, **manifest_keywords(options), progress=progress)
+    manifest = read_manifest(data, **manifest_keywords(options), progress=progress).labeled("benchmark")
     pipeline, modality = select_pipeline(manifest, backbone, {**options}), manifest.modality
     backbone = backbone or pipeline.default_backbone
     defaults = default_config(modality.name)

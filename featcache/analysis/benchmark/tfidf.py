@@ -99,7 +99,7 @@ def fit_tfidf(
 
     timer = PhaseTimer()
     with timer.phase("hash"):
-        manifest = read_manifest(data, **manifest_keywords(options))
+        manifest = read_manifest(data, **manifest_keywords(options)).labeled("benchmark")
     skipped: dict[int, str] = {}
     with timer.phase("read"):
         texts = {split: _read(manifest, split, skipped) for split in ("train", "val", "test")}

@@ -19,7 +19,7 @@ STATUS: dict[Severity, int] = {"note": 0, "warning": 3, "error": 4}
 
 _LISTED = 8  # images of an issue in text
 _COLUMNS = ("severity", "finding", "image", "split", "label", "suggested", "other", "score")
-_TEXT_COLUMNS = ("text", "other_text")
+_TEXT_COLUMNS = ("place", "text", "other_text")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class IssueExample:
         margin of labels, robust z of outliers, relative difference of features.
     text, other_text : str
         The beginnings of the two texts, if the samples are texts and `doctor` got the data; "" otherwise.
+    place : str
+        Where a text of a table is, such as "reviews.csv, line 3": its id is a hash. "" without the data, and for files.
     """
 
     image: str
@@ -48,13 +50,19 @@ class IssueExample:
     score: float | None = None
     text: str = ""
     other_text: str = ""
+    place: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the sample is called: its place, or its id."""
+        return self.place or self.image
 
     def __str__(self) -> str:
         score = "" if self.score is None else f" ({self.score:.3g})"
         suggested = f", probably {self.suggested}" if self.suggested else ""
         other = f", like {printable(self.other)}" if self.other else ""
         texts = "".join(f"\n       {printable(text)}" for text in (self.text, self.other_text) if text)
-        return f"{printable(self.image)}: {self.label or 'none'}{suggested}{other}{score}{texts}"
+        return f"{printable(self.name)}: {self.label or 'none'}{suggested}{other}{score}{texts}"
 
 
 @renamed_fields(todo="remedy")
@@ -240,7 +248,7 @@ class DoctorReport(Result, NotebookResult):
                 for example in finding.images:
                     score = "" if example.score is None else f"{example.score:.6g}"
                     cells = (example.image, example.split, example.label, example.suggested, example.other, score)
-                    further = (example.text, example.other_text) if texts else ()
+                    further = (example.place, example.text, example.other_text) if texts else ()
                     file.write(csv_row((finding.severity, finding.kind, *cells, *further)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from featcache._utils.formatting import excerpt, plural
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample, name_row
 from featcache.cache.feature_cache import FeatureCache
+from featcache.core.options import DataOptions, select
 from featcache.data.sources.base import Source
 from featcache.data.sources.registry import open_source
 
@@ -30,7 +32,9 @@ def show_texts(cache: FeatureCache, data: Any, checks: Sequence[Check]) -> list[
     EmptyFolderError, DataLayoutError
         The data does not exist, or holds no texts.
     """
-    source = open_source(data, text_column=cache.split_options.get("text_column"))
+    source = open_source(data, **select(DataOptions, cache.split_options))
+    if source.has_text_column:
+        source.entries(Counter())  # with labels, which number equal texts, and so decide the places
     rows = {name: row for row, name in enumerate(cache.samples.ids)}
     starts: dict[str, str] = {}
     changed: dict[str, str] = {}
@@ -40,12 +44,18 @@ def show_texts(cache: FeatureCache, data: Any, checks: Sequence[Check]) -> list[
             starts[name] = _read(source, name, cache.samples.sha256[rows[name]].tobytes(), changed)
         return starts.get(name, "")
 
+    def place(name: str) -> str:
+        return source.place(name) if source.has_text_column and starts[name] else ""
+
     def with_texts(issue: Issue) -> Issue:
         if issue.kind == "skipped":  # they cannot be read
             return issue
         return replace(
             issue,
-            images=tuple(replace(one, text=start(one.image), other_text=start(one.other)) for one in issue.images),
+            images=tuple(
+                replace(one, text=start(one.image), other_text=start(one.other), place=place(one.image))
+                for one in issue.images
+            ),
         )
 
     shown = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import sys
@@ -10,21 +11,19 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Unpack, cast
+from typing import Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featcache._utils.deprecation import warn_renamed
 from featcache._utils.environment import usable_cores
-from featcache._utils.formatting import printable
 from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.analysis.planning.capacity import RENAMED_RATES, Rates
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.engines.base import PendingFeatures
-from featcache.backbones.sources.registry import check_name
+from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.lazy_arrays import MAX_CACHED_BYTES, CenteredMatrix, LazyRows
 from featcache.cache.writer import CacheWriter
@@ -40,24 +39,25 @@ from featcache.core.options import (
     with_defaults,
 )
 from featcache.core.samples import Samples
-from featcache.core.specs import EMBEDDED, ExtractSpec
+from featcache.core.specs import ExtractSpec
 from featcache.data.content_hashes import hash_all
 from featcache.data.manifest import Manifest, read_manifest
+from featcache.data.sample_loader import Inputs, join_inputs
+from featcache.data.sources.base import SampleRecord
 from featcache.data.sources.tar import TarSource
-from featcache.errors import EmptyFolderError, UnreadableImageError
-from featcache.extraction.pipelines.image import ImagePlan
+from featcache.errors import EmptyFolderError
+from featcache.extraction.input_costs import InputCosts
+from featcache.extraction.pipelines.registry import check_backbone
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.request import ExtractionRequest
 from featcache.heads.solvers.softmax import CVSoftmaxProblem, loss_and_gradient
-from featcache.vision.decode import decode_for
-from featcache.vision.loader import read_image
-from featcache.vision.value_range import describe_value_range, find_value_range
 
 RAY_S = 1e-5
-"""Seconds per image that Ray takes of the driver's thread: up to 1e-5 (benchmarks/results/plan.json)."""
+"""Seconds per sample that Ray takes of the driver's thread: up to 1e-5 (benchmarks/results/plan.json)."""
 
-_MAX_IMAGES, _MAX_VIEWS = 128, 16  # measured images, and views of each
+_MAX_SAMPLES, _MAX_VIEWS = 128, 16  # measured samples, and views of each
 _WRITTEN_ROWS, _DISTINCT_ROWS, _LISTED_ROWS = 4096, 512, 5000  # of a file; different ones of a pass; of a list
+_LISTED_BYTES = 16_000_000  # of the texts of a list
 _NETWORK_S, _MIN_BATCHES = 2.0, 3  # at least, of forward passes of the warm network
 
 
@@ -69,7 +69,7 @@ class RateOptions(ExtractOptions, ViewCount, DataOptions, DeviceOptions, EngineO
 def measure_rates(
     data: str | os.PathLike[str],
     *,
-    backbone: str | Backbone | None = None,
+    backbone: str | Backbone | TextEncoder | None = None,
     cores: int | None = None,
     provided: Mapping[str, float] | None = None,
     progress: ProgressOption = None,
@@ -77,16 +77,16 @@ def measure_rates(
     given: Mapping[str, float] | None = None,
     **options: Unpack[RateOptions],
 ) -> Rates:
-    """Measure how fast this machine reads, decodes, computes, writes and fits, with a few images of `data`.
+    """Measure how fast this machine reads, decodes, computes, writes and fits, with a few samples of `data`.
 
-    The images are read twice; the second time they come from the disk cache of the operating system. Images of val
+    The samples are read twice; the second time they come from the disk cache of the operating system. Samples of val
     that are also in train are accepted.
 
     Parameters
     ----------
     data : str or path
-        Labelled images, see `read_manifest`. They stand for all images to come.
-    backbone : str, Backbone or None, default None
+        Labelled images or texts, see `read_manifest`. They stand for all samples to come.
+    backbone : str, Backbone, TextEncoder or None, default None
         The frozen network, see `extract`.
     cores : int or None, default None
         Cores of a worker. None: those that this process may use.
@@ -95,7 +95,7 @@ def measure_rates(
     progress : callable, bool or None, default None
         Called as progress(step, done, total); True shows a bar.
     on_note : callable or None, default None
-        Called with one line of text: how the data was read, and how many images could not be read.
+        Called with one line of text: how the data was read, and how many samples could not be read.
     given : mapping or None, default None
         Deprecated name of `provided`.
     {options}
@@ -107,7 +107,7 @@ def measure_rates(
     Raises
     ------
     ImageError
-        The folder or the manifest is not valid, or none of the images can be read.
+        The folder or the manifest is not valid, or none of the samples can be read.
     BackboneError
         The network or its weights cannot be loaded.
 
@@ -115,39 +115,38 @@ def measure_rates(
     --------
     >>> from featcache import plan
     >>> rates = measure_rates("photos")  # doctest: +SKIP
-    >>> print(plan(rates, images=[10**7], workers=[1, 8]))  # doctest: +SKIP
+    >>> print(plan(rates, samples=[10**7], workers=[1, 8]))  # doctest: +SKIP
     """
     if given is not None:
         warn_renamed("measure_rates(given=...)", "measure_rates(provided=...)", stacklevel=3)
         provided = {**given, **(provided or {})}
     monitor = Monitor(progress, on_note)
     provided = {RENAMED_RATES.get(name, name): value for name, value in (provided or {}).items()}
-    backbone = backbone or EMBEDDED
-    check_name(backbone)
+    check_backbone(backbone)
     manifest = read_manifest(data, **select(DataOptions, options), allow_leak=True, progress=monitor.progress)
-    manifest.of_images("plan")
-    samples = manifest.samples
+    samples, modality = manifest.samples, manifest.modality
     monitor.note(str(manifest.summary()))
-    if options["value_range"] is None:
-        options["value_range"] = find_value_range(manifest)
-    monitor.note(describe_value_range(options["value_range"]))
-    request = ExtractionRequest(backbone, {**with_defaults(ExtractArguments, options), "joins_columns": False})
-    plan = cast(ImagePlan, request.load())
+    arguments = with_defaults(ExtractArguments, options)
+    plan = ExtractionRequest.for_data(manifest, None, backbone, arguments, monitor).load()
     network, spec = plan.backbone, plan.spec
     dims = dict(network.dims)
-    views_per_image = float(expected_views(spec, samples).mean())
+    views = float(expected_views(spec, samples).mean())
     header_bytes = size_needed(spec, samples.take(np.arange(0)), dims)
-    rows = np.unique(np.linspace(0, len(samples) - 1, _MAX_IMAGES).astype(np.int64))
-    measured_images = _measure_images(manifest, rows, plan)
-    if unread := len(rows) - len(measured_images.rows):
+    rows = np.unique(np.linspace(0, len(samples) - 1, _MAX_SAMPLES).astype(np.int64)).tolist()
+    costs = plan.measure_inputs(manifest, rows, range(1 + min(spec.views, _MAX_VIEWS)))
+    if not len(costs.rows):
+        raise EmptyFolderError(
+            f"none of {modality.count(len(rows))} of {manifest.source.name} can be read: {costs.unread}"
+        )
+    if unread := len(rows) - len(costs.rows):
         monitor.note(
-            f"{unread} of the {len(rows)} measured images cannot be read, for example {measured_images.unread}"
+            f"{unread} of the {len(rows)} measured {modality.plural} cannot be read, for example {costs.unread}"
         )
     tasks: dict[str, Callable[[], float]] = {
-        "hash_bytes_per_s": lambda: _hash_bytes_per_s(manifest, measured_images),
-        "forward_s": lambda: _forward_s(plan, measured_images.pixels),
-        "write_s_per_image": lambda: RAY_S + views_per_image * _write_s(spec, dims),
-        "solver_s_per_row": lambda: _solver_s_per_row(sum(dims.values()), len(samples.classes)),
+        "hash_bytes_per_s": lambda: _hash_bytes_per_s(manifest, costs),
+        "forward_s": lambda: _forward_s(plan, costs.inputs),
+        "write_s_per_sample": lambda: RAY_S + views * _write_s(spec, dims),
+        "solver_s_per_row": lambda: _solver_s_per_row(sum(dims.values()), max(2, len(samples.classes))),
     }
     values = dict(provided)
     for step, (name, task) in enumerate(tasks.items()):
@@ -156,91 +155,38 @@ def measure_rates(
             values[name] = task()
     monitor.report("measure", len(tasks), len(tasks))
     return Rates(
-        image_bytes=measured_images.bytes,
-        views=views_per_image,
-        decode_s=measured_images.decode_s,
-        view_s=measured_images.view_s,
+        modality=modality.name,
+        takes_hashes=modality.takes_hashes,
+        sample_bytes=costs.sample_bytes,
+        views=views,
+        decode_s=costs.decode_s,
+        view_s=costs.view_s,
         cores=cores or usable_cores(),
         on_gpu=network.device_name != "cpu" or "forward_s" in provided,
         cache_bytes=(size_needed(spec, samples, dims) - header_bytes) / len(samples),
-        memory_bytes=_list_memory_bytes(samples),
+        memory_bytes=_list_memory_bytes(manifest, costs),
         provided=(*provided, *(["cores"] if cores not in (None, usable_cores()) else [])),
         **values,
     )
 
 
-class _MeasuredImages(NamedTuple):
-    """Means over the readable images: bytes of a file, core-seconds to decode it and to make a view.
-
-    rows : the readable images. pixels : their views, (v, s, s, 3). unread : an unreadable image with the reason.
-    """
-
-    rows: NDArray[np.int64]
-    bytes: float
-    decode_s: float
-    view_s: float
-    pixels: NDArray[np.uint8]
-    unread: str = ""
-
-
-def _measure_images(manifest: Manifest, rows: NDArray[np.int64], plan: ImagePlan) -> _MeasuredImages:
-    """Read, decode and augment the images. Raises EmptyFolderError if none is readable.
-
-    Where a GPU makes the views, the cores only plan them.
-    """
-    from featcache.vision.augment import make_views  # needs PyTorch
-
-    spec, device_views = plan.spec, plan.device_views
-    read, sizes, decoding, viewing, pixels = [], [], [], [], []
-    numbers, reason, unread = range(1 + min(spec.views, _MAX_VIEWS)), "", ""
-    for row in rows.tolist():
-        expected = manifest.samples.sha256[row].tobytes()
-        try:
-            content = read_image(manifest, row, expected)
-            started = time.perf_counter()
-            image = decode_for(content, spec.image_view).pixels
-        except UnreadableImageError as error:
-            reason = str(error)
-            unread = unread or f"{printable(manifest.samples.ids[row])}: {reason}"
-            continue
-        decoded = time.perf_counter()
-        is_planned = device_views is not None and device_views.plan(image, expected, numbers) is not None
-        planned = time.perf_counter()
-        pixels.append(make_views(image, spec.image_view, expected, numbers))
-        decoding.append(decoded - started)
-        viewing.append(((planned if is_planned else time.perf_counter()) - decoded) / len(numbers))
-        sizes.append(len(content))
-        read.append(row)
-    if not sizes:
-        raise EmptyFolderError(f"none of {len(rows)} images of {manifest.source.name} can be read: {reason}")
-    skip = int(len(sizes) > 1)  # the first image includes loading the decoder
-    return _MeasuredImages(
-        np.array(read),
-        float(np.mean(sizes)),
-        float(np.mean(decoding[skip:])),
-        float(np.mean(viewing[skip:])),
-        np.concatenate(pixels),
-        unread,
-    )
-
-
-def _hash_bytes_per_s(manifest: Manifest, images: _MeasuredImages) -> float:
+def _hash_bytes_per_s(manifest: Manifest, costs: InputCosts) -> float:
     """Bytes per second that as many threads as in `extract` read and hash."""
-    source, names = manifest.source, [manifest.samples.ids[row] for row in images.rows]
+    source, names = manifest.source, [manifest.samples.ids[row] for row in costs.rows]
     started = time.perf_counter()
     if isinstance(source, TarSource):  # has hashed all members already
         hash_all(lambda name: hashlib.sha256(source.read(name)).digest(), names)
     else:
-        source.hash(names)
-    return images.bytes * len(names) / (time.perf_counter() - started)
+        manifest.modality.hash_content(source, [SampleRecord(name, (), None) for name in names], None)
+    return costs.sample_bytes * len(names) / (time.perf_counter() - started)
 
 
-def _forward_s(plan: ExtractionPlan, pixels: NDArray[np.uint8]) -> float:
+def _forward_s(plan: ExtractionPlan, inputs: Inputs) -> float:
     """Seconds per view of the warm network, in batches as in `extract`: the median."""
-    network, image_size = plan.backbone, plan.spec.image_view.image_size
-    network.select_engine(image_size, plan.runtime["engine"], sys.maxsize, "")
+    network = plan.backbone
+    network.select_engine(plan.input_size, plan.runtime["engine"], sys.maxsize, "")
     size = network.batch_size
-    batch = np.resize(pixels, (size, *pixels.shape[1:]))
+    batch = join_inputs(*[inputs] * -(-size // len(inputs)))[:size]
     queue: InFlightQueue[PendingFeatures] = InFlightQueue(network.max_in_flight)
     in_flight = max(1, -(-network.max_in_flight // size))  # batches, which can be finished at once
     warm_up, finished = in_flight + 1, [0.0]
@@ -292,22 +238,33 @@ def _solver_s_per_row(d: int, classes: int) -> float:
     return (time.perf_counter() - started) / n
 
 
-def _list_memory_bytes(samples: Samples) -> float:
-    """Peak bytes of memory per image while this machine reads a list with splits and hashes, and names this long.
+def _list_memory_bytes(manifest: Manifest, costs: InputCosts) -> float:
+    """Peak bytes of memory per sample while this machine reads a list of them. An extraction needs less.
 
-    An extraction needs less.
+    It is a table with splits and hashes and names this long; or of texts, if the samples are the texts of a table.
     """
-    length = round(sum(map(len, samples.ids)) / len(samples))
+    header, row_of, n = "path,label,split,sha256", _row_of_path(manifest.samples), _LISTED_ROWS
+    if manifest.source.has_text_column:
+        texts = [manifest.read(row).decode() for row in costs.rows.tolist()]
+        header, row_of = "text,label,split", lambda row: (f"{row} {texts[row % len(texts)]}",)
+        n = max(1, min(n, int(_LISTED_BYTES / costs.sample_bytes)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "list.csv")
-        with path.open("w", encoding="ascii") as file:
-            file.write("path,label,split,sha256\n")
-            for row in range(_LISTED_ROWS):
-                digest = hashlib.sha256(row.to_bytes(8)).hexdigest()
-                file.write(f"https://host/{row:0{length}d},{'ab'[row % 2]},{'train' if row % 5 else 'val'},{digest}\n")
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(header.split(","))
+            for row in range(n):
+                name, *further = row_of(row)
+                table.writerow([name, "ab"[row % 2], "train" if row % 5 else "val", *further])
         tracemalloc.start()
         try:
             read_manifest(path)
-            return tracemalloc.get_traced_memory()[1] / _LISTED_ROWS
+            return tracemalloc.get_traced_memory()[1] / n
         finally:
             tracemalloc.stop()
+
+
+def _row_of_path(samples: Samples) -> Callable[[int], tuple[str, ...]]:
+    """The path and the hash of a row of a list."""
+    length = round(sum(map(len, samples.ids)) / len(samples))
+    return lambda row: (f"https://host/{row:0{length}d}", hashlib.sha256(row.to_bytes(8)).hexdigest())

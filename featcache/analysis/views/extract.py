@@ -125,7 +125,7 @@ def extract(
     monitor, path = Monitor(progress, on_note), on_disk(out)
     with monitor.phase("hash"):
         manifest = read_manifest(data, **manifest_keywords(options), progress=monitor.progress)
-        manifest.of_images("--views auto")
+        manifest.of_images("--views auto").labeled("--views auto")
     shared |= {**options, "progress": monitor.progress, "on_note": on_note}
     run = partial(extract_views, manifest, path, **shared)
     augment = options["augment"]

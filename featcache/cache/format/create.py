@@ -17,7 +17,7 @@ from featcache._utils.formatting import human_bytes
 from featcache._utils.locks import lock_folder
 from featcache.cache.format.container import MIN_HEADER_BYTES, OWNER_BYTES, FormatSpec, write_header
 from featcache.cache.format.layout import CACHE, encode, row_arrays, sparse_keys
-from featcache.core.samples import LABELLED_SPLITS, SPLITS, UNLABELLED, Samples
+from featcache.core.samples import LABELED_SPLITS, SPLITS, UNLABELED, Samples
 from featcache.core.specs import ExtractSpec
 from featcache.errors import CacheSpaceError
 
@@ -94,7 +94,7 @@ def write_cache(
     index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
     index |= {"groups": samples.groups} if samples.groups else {}
     index |= {"content_keys": sparse_keys(samples)} if samples.content_keys is not None else {}
-    splits = SPLITS if len(samples.rows(UNLABELLED)) else LABELLED_SPLITS  # as in earlier files
+    splits = SPLITS if len(samples.rows(UNLABELED)) else LABELED_SPLITS  # as in earlier files
     split_dtype = h5py.enum_dtype({name: code for code, name in enumerate(splits)}, basetype="u1")
     tables: dict[str, dict[str, Any]] = {
         "index": {"data": np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)},

@@ -22,7 +22,7 @@ from featcache.cache.format.container import (
     damage_error,
     open_container,
 )
-from featcache.core.samples import SPLITS, UNLABELLED, Labels, Samples
+from featcache.core.samples import SPLITS, UNLABELED, Labels, Samples
 from featcache.core.specs import ExtractSpec
 
 REASON_BYTES = 120
@@ -222,12 +222,12 @@ def _read(path: Path, arrays: ContainerReader) -> Layout:
 
 
 def _labels(path: Path, arrays: ContainerReader, split: NDArray[np.uint8], n_classes: int) -> Labels:
-    """One label a row, -1 in the split "unlabelled"; or 0 or 1 for each class."""
-    n, is_unlabelled = len(split), split == SPLITS.index(UNLABELLED)
+    """One label a row, -1 in the split "unlabeled"; or 0 or 1 for each class."""
+    n, is_unlabeled = len(split), split == SPLITS.index(UNLABELED)
     several = len(arrays.locations["labels"].shape) == 2
     labels = arrays.table("labels", (n, n_classes), "|u1") if several else arrays.table("labels", (n,), "<i8")
-    labelled = labels[~is_unlabelled]
-    if np.any(labels[is_unlabelled] != (0 if several else -1)) or (
+    labelled = labels[~is_unlabeled]
+    if np.any(labels[is_unlabeled] != (0 if several else -1)) or (
         labelled.size and not 0 <= labelled.min() <= labelled.max() < (2 if several else n_classes)
     ):
         raise damage_error(path, CACHE, "a label is not one of its classes")

@@ -42,7 +42,7 @@ class SampleRecord:
     classes : tuple of str
         Names of its classes; empty if it has no label.
     split : str or None
-        "train", "val" or "test"; "unlabelled" if the label is not known; None if the data has no splits.
+        "train", "val" or "test"; "unlabeled" if the label is not known; None if the data has no splits.
     sha256 : bytes or None
         Hash of its bytes, if it is known before they are read.
     group : str

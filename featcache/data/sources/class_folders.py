@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from featcache.core.samples import UNLABELLED
+from featcache.core.samples import UNLABELED
 from featcache.core.split_names import hinted_split, split_of
 from featcache.data.file_types import describe_ignored
 from featcache.data.sources.base import SampleListing, SampleRecord
@@ -25,12 +25,23 @@ class ClassFolder:
 
     path : relative POSIX path in the tree.
     label : name of the class; "" for samples without a label.
-    split : "train", "val", "test", "unlabelled", or None if there are no splits.
+    split : "train", "val", "test", "unlabeled", or None if there are no splits.
+    is_parent : whether only the files in the folder itself count, as it holds other class folders.
     """
 
     path: str
     label: str
     split: str | None
+    is_parent: bool = False
+
+    def samples(self, tree: FileTree, ignored: Counter[str]) -> Iterator[str]:
+        """Paths of the samples of the folder; files that are passed over are counted in `ignored`."""
+        if not self.is_parent:
+            yield from tree.samples(self.path, ignored)
+            return
+        for name in sorted(tree.files(self.path)):
+            if not name.startswith(".") and tree.modality.accepts(Path(name)):
+                yield posixpath.join(self.path, name)
 
 
 @dataclass(slots=True)
@@ -59,7 +70,7 @@ def scan_class_folders(tree: FileTree, ignored: Counter[str]) -> SampleListing:
     for folder in layout.classes:
         ignored_here = Counter[str]()
         classes = (folder.label,) if folder.label else ()
-        samples = [SampleRecord(path, classes, folder.split) for path in tree.samples(folder.path, ignored_here)]
+        samples = [SampleRecord(path, classes, folder.split) for path in folder.samples(tree, ignored_here)]
         if not samples:
             raise EmptyFolderError(
                 f"Class folder {posixpath.join(tree.name, folder.path)} holds no {tree.modality.plural}"
@@ -67,14 +78,19 @@ def scan_class_folders(tree: FileTree, ignored: Counter[str]) -> SampleListing:
             )
         entries += samples
         ignored.update(ignored_here)
+    ids = {entry.id for entry in entries}
     for parent in layout.parents:
         for name in tree.files(parent):
-            ignored["hidden" if name.startswith(".") else "beside the class folders"] += 1
+            if posixpath.join(parent, name) not in ids:
+                ignored["hidden" if name.startswith(".") else "beside the class folders"] += 1
     return SampleListing(entries, False, tuple(layout.notes))
 
 
 def find_class_folders(tree: FileTree, ignored: Counter[str]) -> FolderLayout:
     """Recognise `train/CLASS/*`, `CLASS/train/*` and `CLASS/*`, with the usual names for splits.
+
+    Samples have no label in folders that are named `unlabeled`, beside class folders without splits, and in a folder
+    without folders.
 
     Folders that the system or featcache wrote are passed over. They, and samples in folders beside the splits, are
     counted in `ignored`.
@@ -101,6 +117,7 @@ class _Finder:
     def find(self) -> FolderLayout:
         top = self._data_folder()
         folders = self._without_empty_splits(top, self._folders(top, self.ignored))
+        folders = self._without_unlabeled(top, folders)
         splits = self._splits(top, folders)
         if not splits:
             self._add_classes(top, folders)
@@ -123,7 +140,7 @@ class _Finder:
             path = posixpath.join(path, folders[0])
             folders = self._folders(path)
         filled = [folder for folder in folders if self._has(path, folder)]
-        is_data = len(filled) > 1 or [split_of(folder) for folder in filled] == ["train"]
+        is_data = len(filled) > 1 or [split_of(folder) for folder in filled] in (["train"], [UNLABELED])
         if not path or not is_data or self._has_samples(path):
             return ""
         self._note(f"all {self._plural} lie in its folder {path}")
@@ -140,6 +157,14 @@ class _Finder:
         for folder in empty:
             self.ignored[f"folders: {folder}, which is named like a split and holds no {self._plural}"] += 1
         return [folder for folder in folders if folder not in empty]
+
+    def _without_unlabeled(self, path: str, folders: list[str]) -> list[str]:
+        """The folders without those named `unlabeled`, whose samples have no label."""
+        unlabeled = [folder for folder in folders if split_of(folder) == UNLABELED and self._has(path, folder)]
+        for folder in unlabeled:
+            self.layout.classes.append(ClassFolder(posixpath.join(path, folder), "", UNLABELED))
+            self._note(f"{posixpath.join(path, folder)} is not a class: its {self._plural} have no label")
+        return [folder for folder in folders if folder not in unlabeled]
 
     def _splits(self, top: str, folders: list[str]) -> dict[str, str]:
         """Folder -> split, empty where the folders are classes."""
@@ -200,13 +225,13 @@ class _Finder:
     def _add_split(self, folder: str, split: str) -> None:
         """The class folders of a split."""
         path = self._split_folder(folder, split)
-        inner = self._folders(path, self.ignored)
+        inner = self._without_unlabeled(path, self._folders(path, self.ignored))
         where = posixpath.join(self.tree.name, path)
         nested = [name for name in inner if split_of(name) and self._has(path, name)]
         if len(nested) > 1 and len(nested) == len(inner):
             raise DataLayoutError(f"{where} is named like a split and holds splits: {preview(nested)}. {self._rename}")
         if not inner and split == "test" and self._has_samples(path):
-            self.layout.classes.append(ClassFolder(path, "", UNLABELLED))
+            self.layout.classes.append(ClassFolder(path, "", UNLABELED))
             self._note(f"{path} has no class folders: its {self._plural} have no label")
             return
         self._refuse_no_classes(path, inner)
@@ -215,7 +240,10 @@ class _Finder:
 
     def _add_classes(self, top: str, folders: list[str]) -> None:
         """Class folders without splits around them; perhaps with splits in them."""
-        self._refuse_no_classes(top, folders)
+        if not folders and not self.layout.classes and self._has_samples(top):
+            self.layout.classes.append(ClassFolder(top, "", UNLABELED))
+            self._note(f"no class folders: no {self.tree.modality.name} has a label")
+            return
         name = posixpath.join(self.tree.name, top).rstrip("/")
         inner = {folder: self._inner(top, folder) for folder in folders}
         direct = {folder for folder in folders if self._has_samples(posixpath.join(top, folder))}
@@ -236,6 +264,9 @@ class _Finder:
                     "class, a split, or sorted pictures? Rename it train, val or test, or move it elsewhere."
                 )
         self.layout.parents.append(top)
+        if self._has_samples(top):
+            self.layout.classes.append(ClassFolder(top, "", UNLABELED, is_parent=True))
+            self._note(f"{self._plural} beside the class folders have no label")
         if not split:
             self.layout.classes += [ClassFolder(posixpath.join(top, folder), folder, None) for folder in folders]
             return
@@ -256,7 +287,8 @@ class _Finder:
             where = posixpath.join(self.tree.name, path).rstrip("/")
             raise DataLayoutError(
                 f"{where} holds {self._plural} but no class folders. Expected {where}/<class>/"
-                f"{self.tree.modality.example}: one folder a class, its name is the label."
+                f"{self.tree.modality.example}: one folder a class, its name is the label. If they have no label yet, "
+                f"move them into a folder {UNLABELED} beside the split."
             )
 
     def _folders(self, path: str, ignored: Counter[str] | None = None) -> list[str]:

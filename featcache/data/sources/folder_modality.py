@@ -70,7 +70,7 @@ def _class_folders(tree: FileTree, modality: Modality) -> list[str]:
     """Paths of the class folders, if the samples are of this modality; empty if the layout is not clear."""
     try:
         with _reading(tree, modality):
-            return [folder.path for folder in find_class_folders(tree, Counter()).classes]
+            return [folder.path for folder in find_class_folders(tree, Counter()).classes if not folder.is_parent]
     except DataLayoutError:
         return []
 

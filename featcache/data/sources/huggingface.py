@@ -13,7 +13,7 @@ from typing import Any
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import read_regular
 from featcache._utils.telemetry import decline_usage_data
-from featcache.core.samples import UNLABELLED
+from featcache.core.samples import UNLABELED
 from featcache.data.hidden_labels import is_unknown
 from featcache.data.label_columns import AmbiguousLabelError
 from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord, Source, SourceOptions
@@ -33,7 +33,7 @@ class HuggingFaceSource(Source):
     """A data set with a column of images and one of labels; see `Source`.
 
     Ids are SPLIT/CLASS/NAME, with the file's name if the data set has it, else the row's number. Images can have
-    several labels if the type of the column is a list. Rows whose label is -1 or null form the split "unlabelled"; rows
+    several labels if the type of the column is a list. Rows whose label is -1 or null form the split "unlabeled"; rows
     without an image are skipped.
 
     Parameters
@@ -156,7 +156,7 @@ class HuggingFaceSource(Source):
         self._rows.update({name: (images, row) for row, name in enumerate(ids)})
         split = _split_name(split)
         return [
-            SampleRecord(name, names or (), UNLABELLED if names is None else split, group=group)
+            SampleRecord(name, names or (), UNLABELED if names is None else split, group=group)
             for name, names, group in zip(ids, classes, groups, strict=True)
         ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.regular_files import read_json
-from featcache.core.samples import UNLABELLED
+from featcache.core.samples import UNLABELED
 from featcache.data.hidden_labels import hide_unknown
 from featcache.data.label_columns import choose_label, label_note
 from featcache.data.modality import TEXTS, Modality
@@ -93,7 +93,7 @@ class HuggingFaceTextSource(HuggingFaceSource):
                 classes = self._classes(table, label)
             split = SPLIT_NAMES[split] if split else None
             records += [
-                SampleRecord(name, names or (), UNLABELLED if names is None else split, group=group)
+                SampleRecord(name, names or (), UNLABELED if names is None else split, group=group)
                 for name, names, group in zip(ids, classes, groups, strict=True)
             ]
         listing = SampleListing(number_copies(records), several, tuple(notes), label)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from featcache._utils.formatting import brief
-from featcache.core.samples import SEPARATOR, UNLABELLED
+from featcache.core.samples import SEPARATOR, UNLABELED
 from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord
 from featcache.data.sources.table_columns import (
     NO_LABEL,
@@ -127,7 +127,7 @@ def _entry(
     """The sample of a row, and whether its file exists. where : the row, for messages."""
     name = row[columns.path]
     if not name:
-        raise DataLayoutError(f"{where}: {columns.path} and {columns.label} must not be empty")
+        raise DataLayoutError(f"{where}: {columns.path} must not be empty")
     record = row_record(where, row, columns, several)
     name, exists = resolve(name)
     return replace(record, id=name), exists
@@ -135,6 +135,9 @@ def _entry(
 
 def row_record(where: str, row: dict[str, str | None], columns: Columns, several: bool) -> SampleRecord:
     """Label, split, hash and group of a row, with an empty id.
+
+    A null label (JSON lines, Parquet) is not known. An empty one is not known either, or, if a sample can have several
+    labels, it means none of them.
 
     Parameters
     ----------
@@ -155,20 +158,19 @@ def row_record(where: str, row: dict[str, str | None], columns: Columns, several
     sha256 = (row.get(columns.sha256) if columns.sha256 else None) or None
     group = ((row.get(columns.group) if columns.group else None) or "").strip()
     if split is not None and split not in SPLIT_NAMES:
-        raise DataLayoutError(f"{where}: split is {split!r}; it must be train, val or test")
+        raise DataLayoutError(f"{where}: split is {split!r}; it must be train, val, test or unlabeled")
     try:
         content = bytes.fromhex(sha256) if sha256 else None
         if content and len(content) != 32:
             raise ValueError
     except ValueError:
         raise DataLayoutError(f"{where}: sha256 is {sha256!r}; it must be 64 hexadecimal digits") from None
+    is_null = row[columns.label] is None
     label = (row[columns.label] or "").strip()
     classes = tuple(part.strip() for part in label.split(SEPARATOR)) if label else ()
     if "" in classes:
         raise DataLayoutError(f"{where}: the label {label!r} has an empty part")
     split = SPLIT_NAMES[split] if split else None
-    if split == "train" and not (classes or several):
-        raise DataLayoutError(f"{where}: {columns.samples[0]} and {columns.label} must not be empty")
-    if not (several or classes):
-        return SampleRecord("", (), UNLABELLED, content, group)
+    if not classes and (is_null or not several):
+        return SampleRecord("", (), UNLABELED, content, group)
     return SampleRecord("", classes, split, content, group)

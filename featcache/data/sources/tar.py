@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from featcache._utils import remote
 from featcache._utils.progress_bar import Progress
 from featcache._utils.regular_files import MAX_IMAGE, open_regular, too_large
-from featcache.core.samples import SEPARATOR, UNLABELLED
+from featcache.core.samples import SEPARATOR, UNLABELED
 from featcache.data.hidden_labels import hide_unknown
 from featcache.data.modality import IMAGES, Modality
 from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord, Source, SourceOptions
@@ -205,15 +205,15 @@ class TarSource(Source):
         samples = self._tree().samples("", ignored)
         entries = []
         for name, key in pair_labels(self.name, samples, by_key, ignored).items():
-            if key is None and not several:
+            split = SPLIT_NAMES.get(name.partition("/")[0].lower())
+            if key is None and not several and split != UNLABELED:
                 stem = name.rpartition(".")[0]
                 raise DataLayoutError(
                     f"{self._members[name].shard}: {name} has no label. Expected it in a file beside it, {stem}.cls or "
                     ".json."
                 )
             classes, group = (by_key[key].classes, by_key[key].group) if key else ((), "")
-            split = SPLIT_NAMES.get(name.partition("/")[0].lower()) if classes or several else UNLABELLED
-            entries.append(SampleRecord(name, classes, split, group=group))
+            entries.append(SampleRecord(name, classes, split if classes or several else UNLABELED, group=group))
         return hide_unknown(SampleListing(entries, several))
 
 

@@ -8,6 +8,7 @@ from featcache._utils.formatting import brief, split_names
 from featcache.data.label_columns import choose_label, find_column, label_note
 from featcache.data.sources.table_columns import (
     NO_LABEL,
+    NO_LABELS_HINT,
     PATH_NAMES,
     Columns,
     MissingColumnsError,
@@ -90,7 +91,8 @@ def choose_text_columns(
         notes = [label_note(label, others)] if label else []
     if label is None:
         names = f"{','.join(header[:8])}{',...' if len(header) > 8 else ''}"
-        raise MissingColumnsError(f"{where} {EXPECTED_TEXT_COLUMNS}; found {names}")
+        hint = NO_LABELS_HINT if texts else ""
+        raise MissingColumnsError(f"{where} {EXPECTED_TEXT_COLUMNS}; found {names}{hint}")
     optional = () if label_column == NO_LABEL else ("split", "group")  # they mean nothing without labels
     split, group = (find_column(others, (column,)) if column in optional else None for column in ("split", "group"))
     columns = Columns("", label, split, None, group, [*notes, *text_note(texts)], texts)

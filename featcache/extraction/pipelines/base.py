@@ -44,9 +44,9 @@ class Pipeline(Protocol):
         """Raise BackboneError, with close names, for the name of a network that certainly does not exist."""
 
     def complete(
-        self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
+        self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
     ) -> CompleteArguments:
-        """The options with values that depend on the data or on an unfinished cache `out`."""
+        """The options with values that depend on the data or on an unfinished cache `out`, if there is to be one."""
 
     def load(self, backbone: Any, options: CompleteArguments, /) -> tuple[Encoder, ExtractSpec]:
         """Load a network by its name, or take it as it is; and the spec of the features that the options request.

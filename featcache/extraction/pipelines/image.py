@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from featcache._utils.monitor import Monitor
 from featcache._utils.timing import PhaseTimer
@@ -16,10 +19,13 @@ from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeO
 from featcache.core.specs import EMBEDDED, ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest
 from featcache.data.modality import IMAGES
+from featcache.errors import UnreadableImageError
+from featcache.extraction.input_costs import NO_INPUTS, InputCosts, describe_unread
 from featcache.extraction.pipelines.registry import PIPELINES
 from featcache.extraction.plan import ExtractionPlan
+from featcache.vision.decode import decode_for
 from featcache.vision.device_views import support
-from featcache.vision.loader import ViewLoader
+from featcache.vision.loader import ViewLoader, read_image
 from featcache.vision.value_range import choose_value_range, describe_value_range
 
 if TYPE_CHECKING:
@@ -73,10 +79,46 @@ class ImagePlan(ExtractionPlan):
             device_views=self.device_views,
         )
 
+    def measure_inputs(self, manifest: Manifest, rows: Sequence[int], numbers: Sequence[int]) -> InputCosts:
+        """See `ExtractionPlan`. Images are read, decoded and made views of one by one.
+
+        Where a GPU makes the views, the cores only plan them.
+        """
+        from featcache.vision.augment import make_views  # needs PyTorch
+
+        view, device_views = self.spec.image_view, self.device_views
+        read, sizes, decoding, viewing, pixels, unread = [], [], [], [], [], ""
+        for row in rows:
+            expected = manifest.samples.sha256[row].tobytes()
+            try:
+                content = read_image(manifest, row, expected)
+                started = time.perf_counter()
+                image = decode_for(content, view).pixels
+            except UnreadableImageError as error:
+                unread = unread or describe_unread(manifest, row, str(error))
+                continue
+            decoded = time.perf_counter()
+            is_planned = device_views is not None and device_views.plan(image, expected, numbers) is not None
+            planned = time.perf_counter()
+            pixels.append(make_views(image, view, expected, numbers))
+            decoding.append(decoded - started)
+            viewing.append(((planned if is_planned else time.perf_counter()) - decoded) / len(numbers))
+            sizes.append(len(content))
+            read.append(row)
+        if not read:
+            return InputCosts(np.zeros(0, np.int64), 0.0, 0.0, 0.0, NO_INPUTS, unread)
+        skip = int(len(read) > 1)  # the first image includes loading the decoder
+        return InputCosts(
+            np.array(read, np.int64),
+            float(np.mean(sizes)),
+            float(np.mean(decoding[skip:])),
+            float(np.mean(viewing[skip:])),
+            np.concatenate(pixels),
+            unread,
+        )
+
     def run_once(self) -> None:
         """See `ExtractionPlan`."""
-        import numpy as np
-
         from featcache.vision.augment import make_views  # needs PyTorch
 
         view = self.spec.image_view
@@ -102,7 +144,7 @@ class ImagePipeline:
         check_name(name)
 
     def complete(
-        self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
+        self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
     ) -> CompleteArguments:
         """See `Pipeline`: the value range of the images."""
         if side := options["decode_side"]:

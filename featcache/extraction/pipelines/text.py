@@ -56,7 +56,7 @@ class TextPipeline:
         get_text_source(name)
 
     def complete(
-        self, backbone: Any, options: ExtractArguments, out: Path, manifest: Manifest, monitor: Monitor, /
+        self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
     ) -> CompleteArguments:
         """See `Pipeline`."""
         monitor.note(f"texts, encoded by {backbone if isinstance(backbone, str) else backbone.name}")

@@ -34,11 +34,13 @@ class Prepared(NamedTuple):
     """The views of a sample, and what is odd about it.
 
     views : inputs of the network, shape (v, ...); of an image (v, s, s, 3), uint8. remark : empty if nothing is odd.
-    text : the beginning of a text, as one line; None for other samples.
+    sha256 : hash of the bytes of its file, as caches have it; of a sample in memory that of its pixels. text : the
+    beginning of a text, as one line; None for other samples.
     """
 
     views: Inputs
     remark: str
+    sha256: bytes
     text: str | None = None
 
 

@@ -107,8 +107,8 @@ def prepare_images(view: ViewSpec) -> Prepare:
 
     def views_of(decoded: Decoded, content: bytes | memoryview, numbers: Sequence[int]) -> Prepared:
         """content : seeds the augmented views."""
-        views = make_views(decoded.pixels, view, hashlib.sha256(content).digest(), numbers)
-        return Prepared(np.asarray(views), decoded.remark)
+        digest = hashlib.sha256(content).digest()
+        return Prepared(np.asarray(make_views(decoded.pixels, view, digest, numbers)), decoded.remark, digest)
 
     return prepare
 

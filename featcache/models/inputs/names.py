@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from featcache._utils import remote
+from featcache.cache.paths import names_cache
 from featcache.data.file_listing import find_samples, walk
 from featcache.data.file_types import describe_ignored
 from featcache.data.input_notes import input_notes
@@ -110,6 +111,9 @@ def list_inputs(
     samples: list[NamedSample] = []
     empty: dict[str, str] = {}
     for name in names:
+        if names_cache(name):
+            empty[name] = "a cache or another HDF5 file; a cache is predicted without other samples beside it"
+            continue
         try:
             if is_collection(name, text_column) or remote.is_url(name):
                 samples += samples_of_name(name, inputs, text_column, ignored)

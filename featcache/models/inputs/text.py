@@ -90,11 +90,10 @@ class TextInputs:
         def prepare(sample: bytes, name: str = "") -> MakeViews:
             def make(numbers: Sequence[int]) -> Prepared:
                 content = check_text(sample)
-                text = content.decode()
-                views = make_text_views(text, view, hashlib.sha256(content).digest(), numbers)
-                tokenized = tokenizer(views, view.separator)
+                text, digest = content.decode(), hashlib.sha256(content).digest()
+                tokenized = tokenizer(make_text_views(text, view, digest, numbers), view.separator)
                 remark = cut_remark(view) if tokenized.cut.any() else ""
-                return Prepared(tokenized.tokens, remark, excerpt(text))
+                return Prepared(tokenized.tokens, remark, digest, excerpt(text))
 
             return make
 

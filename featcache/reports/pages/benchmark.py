@@ -23,8 +23,8 @@ from featcache.reports.benchmark_report import (
     remarks,
 )
 from featcache.reports.commands import format_command
-from featcache.reports.html import Figure, Section, write_page
-from featcache.reports.pages.sections import add_figure, head_section, origin_section, without_folders
+from featcache.reports.html import Figure, Section, without_folders, write_page
+from featcache.reports.pages.sections import add_figure, head_section, origin_section
 from featcache.reports.plots import plot_comparison, plot_curve
 
 _OPTIONS = ("routes", "budget_s", "backbone", "head", "train_precision", "repeats", *fields_of(BenchmarkOptions))

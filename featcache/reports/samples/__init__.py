@@ -1,0 +1,1 @@
+"""How reports show samples: a module for each modality."""

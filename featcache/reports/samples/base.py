@@ -1,0 +1,65 @@
+"""`SampleReport`: how reports speak of the samples of one modality, and show them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from featcache.analysis.doctor.findings import Issue
+from featcache.cache.feature_cache import FeatureCache
+from featcache.core.model_card import ModelCard
+from featcache.data.sources.base import Source
+from featcache.errors import PictureError
+from featcache.metrics.predictions import ValPrediction
+from featcache.reports import cache_figures
+from featcache.reports.html import Section
+from featcache.reports.style import DrawFigure
+
+Data = str | os.PathLike[str]
+Add = Callable[[Callable[[], DrawFigure], str], bool]
+"""Adds a figure with its caption to a section, or a note with the reason; returns whether it was drawn."""
+
+MAP = "Features of val in two dimensions"
+
+
+class SampleReport:
+    """How reports speak of samples of one modality, and show them. `SAMPLE_REPORTS` has an object for each.
+
+    This class shows no sample: a modality without a module has figures of features and metrics only.
+
+    Parameters
+    ----------
+    name : str
+        The modality.
+
+    Attributes
+    ----------
+    noun : str
+        What a user calls a sample, such as "photo".
+    argument : str
+        What stands for a new sample in a command of `featcache predict`, such as "PHOTO".
+    tries_with_data : bool
+        Whether the doctor of `try` reads the data again. If not, it has the features alone.
+    """
+
+    tries_with_data = False
+
+    def __init__(self, name: str) -> None:
+        self.noun, self.argument = name, name.upper()
+
+    def predictions_figure(
+        self, card: ModelCard, chosen: Sequence[ValPrediction], source: Source, title: str
+    ) -> DrawFigure:
+        """Samples with their predictions. Raises PictureError if they are not drawn."""
+        raise PictureError(f"samples of the modality {card.spec.modality} are not drawn.")
+
+    def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
+        """Add the map of the features, and val samples with their predictions, to the section of a head."""
+        layer = ModelCard.read(head).layer
+        add(lambda: cache_figures.map_figure(cache, layer=layer), MAP)
+
+    def add_issues(
+        self, add: Add, cache: FeatureCache, issues: Sequence[Issue], rankings: Sequence[Issue], data: Data, most: int
+    ) -> None:
+        """Add a figure of samples whose labels may be wrong, at most so many."""

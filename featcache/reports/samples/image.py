@@ -1,0 +1,69 @@
+"""How reports show images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from featcache.analysis.doctor.findings import Issue
+from featcache.cache.feature_cache import FeatureCache
+from featcache.core.model_card import ModelCard
+from featcache.data.modality import IMAGES
+from featcache.data.sources.base import Source
+from featcache.errors import PictureError
+from featcache.metrics.predictions import ValPrediction
+from featcache.reports import cache_figures, model_figures
+from featcache.reports.chosen_predictions import shown_probability
+from featcache.reports.html import Section
+from featcache.reports.image_grids import PredictionImage, plot_predictions
+from featcache.reports.sample_images import load_views
+from featcache.reports.samples.base import MAP, Add, Data, SampleReport
+from featcache.reports.samples.registry import SAMPLE_REPORTS
+from featcache.reports.style import DrawFigure
+
+
+class ImageReport(SampleReport):
+    """Images; see `SampleReport`."""
+
+    def __init__(self) -> None:
+        super().__init__("photo")
+
+    def predictions_figure(
+        self, card: ModelCard, chosen: Sequence[ValPrediction], source: Source, title: str
+    ) -> DrawFigure:
+        """See `SampleReport`."""
+        view = card.spec.image_view
+        images = [
+            PredictionImage(
+                load_views(source, row.image, view, range(1))[0], row.label, row.predicted, shown_probability(row)
+            )
+            for row in chosen
+        ]
+        return partial(plot_predictions, images, title)
+
+    def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
+        """See `SampleReport`: also augmented views."""
+        layer, with_images = ModelCard.read(head).layer, f"{MAP}, with images that lie among another class"
+        if data is None or not add(lambda: cache_figures.map_figure(cache, data, layer=layer), with_images):
+            super().add_samples(section, add, head, cache, data)
+        if data is not None:
+            add(lambda: model_figures.predictions_figure(head, data), "Wrong and right predictions of val images")
+            if cache.spec.views:
+                add(lambda: cache_figures.views_figure(cache, data), "Augmented views of training images")
+
+    def add_issues(
+        self, add: Add, cache: FeatureCache, issues: Sequence[Issue], rankings: Sequence[Issue], data: Data, most: int
+    ) -> None:
+        """See `SampleReport`."""
+
+        def make() -> DrawFigure:
+            figure = cache_figures.issues_figure(cache, issues, data, most, rankings)
+            if figure is None:
+                raise PictureError("Their files are missing or have changed.")
+            return figure
+
+        add(make, "Labels that may be wrong")
+
+
+SAMPLE_REPORTS.register(IMAGES.name, ImageReport())
