@@ -33,6 +33,7 @@ from .metrics.predictions import compare_heads as compare_heads
 from .models.classifier import Classifier as Classifier
 from .models.evaluate import evaluate as evaluate
 from .models.export.export import export as export
+from .models.feature_classifier import FeatureClassifier as FeatureClassifier
 from .models.prediction import Prediction as Prediction
 from .models.serving.app import serve as serve
 from .reports.figures import plot_confusion as plot_confusion

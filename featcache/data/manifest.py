@@ -263,8 +263,8 @@ def read_manifest(
     progress : callable, bool or None
         Called with a phase, and with how much of it is done, of how much; True shows a bar. Default None.
     text_column : str or None
-        The column of the texts, for texts in columns; or several with commas between them, which are joined by line
-        breaks. None, the default, takes `text`.
+        The column of the texts, for texts in columns; or several with commas between them, which the separator of the
+        encoder joins. None, the default, takes `text`.
 
     Returns
     -------

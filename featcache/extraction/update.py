@@ -31,7 +31,7 @@ from featcache.extraction.extractor import LocalExtractor
 from featcache.extraction.fill import fill_cache, reject_unreadable
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.results import Update, with_ids
-from featcache.extraction.update_plan import UpdatePlan, check_modality
+from featcache.extraction.update_plan import UpdatePlan, check_samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,7 +138,7 @@ def update(
     split = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
     with monitor.phase("hash"):
         manifest = read_manifest(data, **split, progress=monitor.progress)
-    check_modality(old, manifest)
+    check_samples(old, manifest)
     summary = manifest.summary()
     monitor.note(str(summary))
     manifest, unread = keep_unread(old, manifest)
@@ -236,7 +236,7 @@ def repair(
         return replace(result, seconds=monitor.seconds())
     with monitor.phase("hash"):
         manifest = read_manifest(data, **{**old.split_options, "allow_leak": True}, progress=monitor.progress)
-    check_modality(old, manifest)
+    check_samples(old, manifest)
     new_names = {content.tobytes(): manifest.samples.ids[row] for row, content in enumerate(manifest.samples.sha256)}
     names = [new_names.get(content.tobytes()) for content in old.samples.sha256]
     lost = [old.samples.ids[row] for row in damaged if names[row] is None and not matches.views[row]]

@@ -16,6 +16,7 @@ from matplotlib.offsetbox import AnnotationBbox
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
+from caches import clouds
 from commands import toy_cache, write_folder
 from featcache.analysis.curves import Curve, Point
 from featcache.cache.feature_cache import FeatureCache
@@ -28,6 +29,7 @@ from featcache.metrics.calibration import reliability
 from featcache.reports.cache_figures import map_figure, views_figure
 from featcache.reports.model_figures import (
     confusion_figure,
+    coverage_figure,
     curve_figure,
     history_figure,
     predictions_figure,
@@ -326,6 +328,26 @@ def test_the_reliability_is_that_of_the_predictions(tmp_path: Path) -> None:
     assert_allclose(point.get_xdata(), sums[:, 1] / sums[:, 0])
     assert_allclose(point.get_ydata(), sums[:, 2] / sums[:, 0])
     assert top.get_title().endswith("(n = 8)")
+
+
+def overlapping() -> FeatureCache:
+    """400 samples of four overlapping clouds, a fifth of them val."""
+    x, y = clouds(400, 4)
+    return FeatureCache.from_arrays(x, [f"c{label}" for label in y])
+
+
+def test_the_coverage_is_that_of_the_report(tmp_path: Path) -> None:
+    fit = fit_head(overlapping(), tmp_path / "head", head="ridge")
+    top, bottom = coverage_figure(tmp_path / "head")().axes
+    assert bottom.lines[0].get_ydata().tolist() == [one.mean_size for one in fit.sets]
+    points = top.containers[0].lines[0]
+    assert points.get_xdata().tolist() == [0.8, 0.9, 0.95, 0.99]
+    assert points.get_ydata().tolist() == [one.coverage for one in fit.sets]
+
+
+def test_a_head_without_held_out_samples_has_no_coverage(tmp_path: Path) -> None:
+    fit_head(overlapping(), tmp_path / "head", head="logreg")
+    assert "has no scores of held-out samples" in refusal(lambda: coverage_figure(tmp_path / "head"))
 
 
 def test_without_probabilities_there_is_no_reliability(tmp_path: Path) -> None:
