@@ -201,6 +201,17 @@ def test_an_unknown_list_is_not_an_empty_one(tmp_path: Path) -> None:
     assert not samples.labels[samples.rows("unlabeled")].any()
 
 
+@pytest.mark.parametrize("rows", [[None] * 6, [[], None] * 3, [[-1]] * 6])
+def test_lists_without_any_label_are_not_known(tmp_path: Path, rows: list[list[int] | None]) -> None:
+    path, out = saved(tmp_path / "set", {"label": (datasets.List(PETS), rows)}), tmp_path / "cache.h5"
+    cache = extract(path, out, backbone=toy_backbone(), views=0, workers=1).cache
+    assert len(cache.samples.rows("unlabeled")) == 6
+    filled = saved(tmp_path / "filled", {"label": (datasets.List(PETS), [[0], [1], [0, 1], [0], [], None])})
+    result = update(out, filled)
+    assert (result.carried, result.extracted, len(result.changes["newly labeled"])) == (6, 0, 5)
+    assert FeatureCache.open(out).samples.multilabel
+
+
 def test_rows_without_an_image_are_skipped_with_the_reason(tmp_path: Path) -> None:
     images = [{"bytes": png(10 * row), "path": f"{row}.png"} for row in range(5)] + [None]
     path = saved(tmp_path / "set", {"label": (PETS, BY_NUMBER)}, images)
