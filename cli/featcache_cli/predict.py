@@ -178,7 +178,7 @@ def _open_cache(model: str, request: _Request, data: str | None, split: str | No
     from featcache.cache.feature_cache import FeatureCache
     from featcache.cache.rows import ALL, select_splits
     from featcache.models.feature_classifier import FeatureClassifier
-    from featcache.models.inputs.registry import INPUTS
+    from featcache.models.inputs.registry import inputs_of
 
     (name,), split = request.samples, split or ALL
     cache, classifier = FeatureCache.open(name), FeatureClassifier.load(model)
@@ -193,7 +193,7 @@ def _open_cache(model: str, request: _Request, data: str | None, split: str | No
         {},
         Counter(),
         cache.spec.modality,
-        _columns(INPUTS.get(cache.spec.modality) if data else None, request, naming),
+        _columns(inputs_of(cache.spec) if data else None, request, naming),
         sorter=_make_sorter(classifier, request),
         source={"cache": name, "split": split},
     )
@@ -206,10 +206,10 @@ def _open_samples(model: str, request: _Request, naming: Mapping[str, Any], sett
     """
     import featcache
     from featcache.core.model_card import ModelCard
-    from featcache.models.inputs.registry import INPUTS
+    from featcache.models.inputs.registry import inputs_of
 
     ignored: Counter[str] = Counter()
-    inputs = INPUTS.get(ModelCard.read(Path(model)).spec.modality)
+    inputs = inputs_of(ModelCard.read(Path(model)).spec)
     listed, total, missing = _list_inputs(inputs, request, ignored)
     options.step("load the model")
     classifier = featcache.Classifier.load(model, views=total * (1 + (naming["tta"] or 0)), **settings)
@@ -221,7 +221,7 @@ def _open_samples(model: str, request: _Request, naming: Mapping[str, Any], sett
         ignored,
         inputs.modality.name,
         _columns(inputs, request, naming),
-        inputs.remark_hint(classifier.card.spec),
+        inputs.remark_hint(),
         _make_sorter(classifier, request),
     )
 

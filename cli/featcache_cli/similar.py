@@ -69,13 +69,13 @@ def _list_samples(cache: str, names: tuple[str, ...], texts: tuple[str, ...], te
     from featcache.cache.feature_cache import FeatureCache
     from featcache.data.input_notes import input_notes
     from featcache.models.inputs.names import list_inputs
-    from featcache.models.inputs.registry import INPUTS
+    from featcache.models.inputs.registry import inputs_of
 
     if not (names or texts):
         raise click.UsageError("Missing argument 'SAMPLES...'.")
     opened = FeatureCache.open(cache)
     opened.require_images(f"a search for similar {opened.spec.modality}s")
-    inputs, ignored, missing = INPUTS.get(opened.spec.modality), Counter[str](), dict[str, str]()
+    inputs, ignored, missing = inputs_of(opened.spec), Counter[str](), dict[str, str]()
     listing: list[Any] = [*inputs.of_strings(texts)]
     if names:
         listing += list_inputs(names, inputs, missing, ignored, text_column)

@@ -8,7 +8,7 @@ from collections import Counter
 
 from featcache._utils.formatting import excerpt
 from featcache.cache.feature_cache import FeatureCache
-from featcache.cache.mismatch import check_modality
+from featcache.cache.mismatch import check_source
 from featcache.core.options import DataOptions, select
 from featcache.data.sources.registry import open_source
 from featcache.errors import RemoteIOError
@@ -42,9 +42,9 @@ class CachedData:
     def __init__(self, cache: FeatureCache, data: str | os.PathLike[str]) -> None:
         cache.require_images("reading the samples of the cache")
         self.source = open_source(data, **select(DataOptions, cache.split_options))
-        check_modality(cache.path, cache.spec, self.source)
         if self.source.has_text_column:
             self.source.entries(Counter())  # with labels, which number equal texts, and so decide the places
+        check_source(cache.path, cache.spec, self.source)
         self._samples = cache.samples
         self.rows = {name: row for row, name in enumerate(cache.samples.ids)}
         self.changed: dict[str, str] = {}

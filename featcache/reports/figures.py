@@ -290,7 +290,7 @@ def plot_map(
         Draw light lines on dark paper.
     method : "pca", "tsne" or "umap", default "pca"
         The projection: principal components; t-SNE (van der Maaten and Hinton 2008); UMAP (McInnes et al. 2018).
-    split : "train", "val" or "test", default "val"
+    split : "train", "val", "test" or "unlabeled", default "val"
         Whose images are drawn.
     images : int, default 2000
         Highest number of points, from all classes in turn.

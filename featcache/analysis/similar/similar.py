@@ -23,7 +23,7 @@ from featcache.core.specs import PENULTIMATE, is_arrays
 from featcache.data.modality import IMAGES, TEXTS
 from featcache.errors import DataLayoutError
 from featcache.extraction.request import load_cache_backbone
-from featcache.models.inputs.registry import INPUTS
+from featcache.models.inputs.registry import inputs_of
 from featcache.models.sample_stream import ReadSample, stream_samples
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _read_samples(
         engine = str(cache.provenance.get("engine", ""))
         encoder.select_engine(spec.view.input_size, engine="auto", views=0, like=engine)
     numbers, is_image = [encoder.layers.index(layer) for layer in layers], spec.modality == IMAGES.name
-    inputs, shown = INPUTS.get(spec.modality), 0
+    inputs, shown = inputs_of(spec), 0
 
     def finish(batch: list[ReadSample], features: list[NDArray[np.float32]] | None) -> list[_Read]:
         nonlocal shown
@@ -204,7 +204,7 @@ def _read_samples(
 
     return stream_samples(
         inputs.each(samples, text_column),
-        inputs.prepare_for(spec, encoder),
+        inputs.prepare_for(encoder),
         encoder.submit,
         finish,
         encoder,
