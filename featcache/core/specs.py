@@ -52,6 +52,7 @@ _NEWER: dict[str, Any] = {
     "val_views": 0,
     "value_range": None,
     "decode_side": None,
+    "separator": "",
 }  # left out at these values, so that older caches keep their digest
 MOST_PIXELS = 4096  # of the side of a view; larger values are rejected as invalid
 
@@ -213,6 +214,9 @@ class TextSpec:
         Name of the view recipe for views 1, 2, ...: "word-dropout", "sentence-crop" or "none".
     seed : int, default 0
         Seed of the augmentation.
+    separator : str, default ""
+        Takes the place of the unit separator, U+001F, between the texts of several columns: special tokens such as
+        "[SEP]", by the encoder's tokenizer. Empty for texts of one column, in which U+001F is text.
 
     Raises
     ------
@@ -232,6 +236,7 @@ class TextSpec:
     normalize: bool = False
     augment: Augment = "none"
     seed: int = 0
+    separator: str = ""
 
     def __post_init__(self) -> None:
         _check("pooling", self.pooling, TextPooling)

@@ -178,7 +178,9 @@ def _label_count(multilabel: bool) -> str:
 
 def _check_same_features(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tuple[str, ...]) -> None:
     """Raise RunError for a head that was fitted on other features, or for other classes."""
-    fitted, current = ({"value_range": None, "decode_side": None, **fields.flat()} for fields in (card.spec, spec))
+    fitted, current = (
+        {"value_range": None, "decode_side": None, "separator": "", **fields.flat()} for fields in (card.spec, spec)
+    )
     preprocessing = [field.name for field in fields(spec.view) if field.name not in _NO_PREPROCESSING]
     pairs = {
         "backbone": (fitted["backbone"], current["backbone"]),

@@ -49,6 +49,17 @@ class MissingColumnsError(DataLayoutError):
     """A table has no column of paths, or no column of labels and the user names none."""
 
 
+def not_a_text(what: str) -> DataLayoutError:
+    """The error for a value or a column of another type where texts are read, in tables whose values have types.
+
+    what : where it is, and what it is.
+    """
+    return DataLayoutError(
+        f"{what}; a text must be a string or null. Name the column of the texts with --text-column, or write the "
+        "values as strings if they are texts."
+    )
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns of a table that are read; `notes` name them, a line each.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from featcache._utils.monitor import Monitor
 from featcache.backbones.encoder import Encoder
-from featcache.core.options import ExtractArguments, RuntimeOptions
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.modality import Modality
@@ -45,10 +45,10 @@ class Pipeline(Protocol):
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
-    ) -> ExtractArguments:
+    ) -> CompleteArguments:
         """The options with values that depend on the data or on an unfinished cache `out`, if there is to be one."""
 
-    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[Encoder, ExtractSpec]:
+    def load(self, backbone: Any, options: CompleteArguments, /) -> tuple[Encoder, ExtractSpec]:
         """Load a network by its name, or take it as it is; and the spec of the features that the options request.
 
         Raises

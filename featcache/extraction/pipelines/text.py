@@ -12,7 +12,7 @@ from featcache._utils.timing import PhaseTimer
 from featcache.backbones.load_text import load_text_encoder, load_text_encoder_of
 from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_sources.registry import find_text_source, get_text_source
-from featcache.core.options import ExtractArguments, RuntimeOptions
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions
 from featcache.core.specs import EMBEDDED_TEXT, ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest
 from featcache.data.modality import TEXTS
@@ -57,12 +57,12 @@ class TextPipeline:
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
-    ) -> ExtractArguments:
-        """See `Pipeline`. No option depends on the texts."""
+    ) -> CompleteArguments:
+        """See `Pipeline`."""
         monitor.note(f"texts, encoded by {backbone if isinstance(backbone, str) else backbone.name}")
-        return options
+        return {**options, "joins_columns": manifest.source.joins_columns}
 
-    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[TextEncoder, ExtractSpec]:
+    def load(self, backbone: Any, options: CompleteArguments, /) -> tuple[TextEncoder, ExtractSpec]:
         """See `Pipeline`."""
         encoder = backbone
         if isinstance(backbone, TextEncoder):
@@ -88,6 +88,7 @@ class TextPipeline:
             dtype=options["dtype"],
             augment=cached_augment(options["augment"], options["views"], TEXTS.name),
             seed=options["seed"],
+            joins_columns=options["joins_columns"],
         )
         return encoder, spec
 
