@@ -19,7 +19,7 @@ from .cache.verify import diff as diff
 from .cache.verify import verify as verify
 from .core.ray_cluster import Cluster as Cluster
 from .core.specs import ExtractSpec as ExtractSpec
-from .core.specs import ViewSpec as ViewSpec
+from .core.view_specs.image import ViewSpec as ViewSpec
 from .data.manifest import Manifest as Manifest
 from .data.manifest import read_manifest as read_manifest
 from .errors import FeatcacheError as FeatcacheError

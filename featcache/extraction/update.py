@@ -279,7 +279,7 @@ def _plan(
     if augment is None:
         is_kept = old.spec.views or not views
         augment = old.spec.view.augment if is_kept else cached_augment(None, views, old.spec.modality)
-    view = replace(old.spec.view, augment=augment)
+    view = old.spec.view.with_augment(augment)
     spec = replace(old.spec, views=views, view=view)
     damaged = _damaged(old, monitor)
     expected = expected_views(spec, manifest.samples)

@@ -104,7 +104,7 @@ def run_trial(
     plan = plan_like(cache, cache.spec, runtime, shown, backbone=backbone)
     views, is_there = {}, np.ones(len(rows), bool)
     for number, recipe in enumerate(recipes):
-        spec = replace(cache.spec, views=COUNTS[-1], view=replace(cache.spec.view, augment=recipe))
+        spec = replace(cache.spec, views=COUNTS[-1], view=cache.spec.view.with_augment(recipe))
         done = number * len(rows)
         views[recipe], is_read = _extract_views(
             manifest, replace(plan, spec=spec), rows, layers, monitor, done, len(rows) * len(recipes)
