@@ -25,7 +25,6 @@ from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
 from featcache.extraction.pipelines.registry import check_backbone
 from featcache.finetuning.checks import check_distributed, explain_torch_errors, process_device
-from featcache.finetuning.defaults import default_config
 from featcache.finetuning.initial_weights import build_initial_model
 from featcache.finetuning.notes import run_notes
 from featcache.finetuning.pipelines.registry import select_live_pipeline
@@ -184,7 +183,7 @@ def finetune(
     with timer.phase("hash"):
         manifest = read_manifest(data, **manifest_keywords(options), progress=progress).labeled("finetune")
     pipeline, default = select_live_pipeline(manifest, backbone, {**options, "image_cache": image_cache})
-    config = make_train_config(config, default_config(manifest.modality.name, mode, init_head is not None))
+    config = make_train_config(config, pipeline.default_config(mode, init_head is not None))
     if process_group.size > 1:
         check_distributed(process_group, config, image_cache, compile)
     if on_note and process_group.is_main_process:
