@@ -42,6 +42,8 @@ class Modality:
         From a source, the records of its samples and a progress callback to `ContentHashes`.
     takes_hashes : bool
         Whether samples are not read for their hashes if a list has these.
+    hint : str
+        What to do about data that holds other samples, for the end of a message; begins with a space.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Modality:
     why_not: Callable[[Path], str]
     hash_content: Callable[[Source, Sequence[SampleRecord], Progress | None], ContentHashes]
     takes_hashes: bool = True
+    hint: str = ""
 
     @property
     def one(self) -> str:
@@ -63,4 +66,13 @@ class Modality:
 
 
 IMAGES = Modality("image", "images", "*.jpg", is_image_name, why_no_image, hash_images)
-TEXTS = Modality("text", "texts", "*.txt", is_text_name, why_no_text, hash_texts, takes_hashes=False)
+TEXTS = Modality(
+    "text",
+    "texts",
+    "*.txt",
+    is_text_name,
+    why_no_text,
+    hash_texts,
+    takes_hashes=False,
+    hint=" Name the column of the texts with text_column.",
+)

@@ -106,7 +106,7 @@ def load_cache_backbone(cache: FeatureCache, weights: str | None, device: str, b
     network = PIPELINES.get(spec.modality).load_of(
         spec,
         cache.path,
-        backbone=backbone,
+        backbone,
         weights=weights or cache.provenance.get("weights", "pretrained"),
         layers=spec.layers,
         device=device,
