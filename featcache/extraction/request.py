@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.monitor import Monitor
-from featcache.backbones.backbone import Backbone
 from featcache.backbones.encoder import Encoder
-from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
 from featcache.core.options import ExtractArguments, RuntimeOptions, select
@@ -37,7 +35,7 @@ class ExtractionRequest:
         What the samples are.
     """
 
-    backbone: str | Backbone | TextEncoder
+    backbone: str | Encoder
     options: ExtractArguments
     match_engine: str = ""
     modality: str = IMAGES.name
@@ -47,7 +45,7 @@ class ExtractionRequest:
         cls,
         manifest: Manifest,
         out: Path | None,
-        backbone: str | Backbone | TextEncoder | None,
+        backbone: str | Encoder | None,
         options: ExtractArguments,
         monitor: Monitor,
     ) -> ExtractionRequest:

@@ -14,10 +14,8 @@ from featcache._utils.environment import check_writable
 from featcache._utils.locks import exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import check_training_device
 from featcache.backbones.engines.base import has_compiler
-from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.trainable import TrainableNetwork
 from featcache.core.model_card import CHECKPOINT, REPORT, prepare_folder, write_json
 from featcache.core.options import LiveOptions, manifest_keywords, takes_options
@@ -49,7 +47,7 @@ def finetune(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone | TextEncoder | None = None,
+    backbone: str | TrainableNetwork | None = None,
     weights: str = "pretrained",
     config: TrainConfig | Mapping[str, Any] | None = None,
     precision: str | None = None,

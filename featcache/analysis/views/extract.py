@@ -13,8 +13,7 @@ from typing import Any, Unpack, cast
 from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.paths import on_disk, partial_path
 from featcache.core.options import (
@@ -43,7 +42,7 @@ def extract(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone | TextEncoder | None = None,
+    backbone: str | Encoder | None = None,
     strict: bool = False,
     cluster: Cluster | None = None,
     progress: ProgressOption = None,
@@ -128,7 +127,7 @@ def extract(
     shared |= {**options, "progress": monitor.progress, "on_note": on_note}
     run = partial(extract_views, manifest, path, **shared)
     augment, defaults = options["augment"], VIEW_SPECS.get(manifest.modality.name).recipes.trial
-    recipes = defaults if augment in (*defaults, "none", None) else (*defaults, augment)
+    recipes = defaults if augment is None or augment in (*defaults, "none") else (*defaults, augment)
     finished = FeatureCache.open(path) if path.exists() else None
     had_trial = finished is not None and VIEW_TRIAL in finished.provenance
     if finished and had_trial:

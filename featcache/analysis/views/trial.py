@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.formatting import plural
 from featcache._utils.monitor import Monitor
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows
@@ -71,7 +70,7 @@ class ViewTrial:
 def run_trial(
     cache: FeatureCache,
     manifest: Manifest,
-    backbone: Backbone | TextEncoder | None,
+    backbone: Encoder | None,
     recipes: Sequence[str],
     seed: int,
     runtime: RuntimeOptions,
