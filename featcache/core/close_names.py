@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -23,8 +24,6 @@ def closest_names(name: str, existing: Iterable[str], most: int = 5, prefixes: S
     >>> closest_names("ResNet18", ["resnet34", "resnet18"])
     ['resnet18', 'resnet34']
     """
-    import difflib  # which no help waits for
-
     plain: dict[str, list[str]] = {}
     for item in existing:
         prefix = next((prefix for prefix in prefixes if item.startswith(prefix)), "")
