@@ -38,8 +38,9 @@ def command(out: str, dry_run: bool, listed: str | None, as_json: bool, **settin
 
     DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV, JSON lines or Parquet manifest
     (path,label[,split]), either of them by URL (s3://, gs://, https://), tar files (shards-{000..099}.tar), or a data
-    set of Hugging Face (saved, Parquet files, a folder with metadata.csv). Run the same command again to resume after
-    an interruption.
+    set of Hugging Face (saved, Parquet files, a folder with metadata.csv). Images may have no label (a folder without
+    class folders, a folder unlabeled, empty cells): `featcache update` fills labels in. Run the same command again to
+    resume after an interruption.
     """
     import featcache
 

@@ -17,6 +17,7 @@ from featcache.core.specs import AUGMENTS, EMBEDDED, TEXT_AUGMENTS
 from featcache.reports.file_types import FORMATS
 from featcache_cli import outputs
 from featcache_cli.base import command as command
+from featcache_cli.lazy_choice import LazyChoice
 from featcache_cli.progress import LOADING as LOADING
 from featcache_cli.progress import StoppedError as StoppedError
 from featcache_cli.progress import ask as ask
@@ -134,6 +135,19 @@ val_views_option = shared("val_views", type=click.IntRange(0))
 layers_option = shared("layers")
 dtype_option = shared("dtype")
 layer_option = shared("layer", LayerOptions)
+
+
+def _split_names() -> tuple[str, ...]:
+    from featcache.cache.rows import SPLIT_NAMES
+
+    return SPLIT_NAMES
+
+
+def split_option(default: str | None, text: str) -> Callable[[_F], _F]:
+    """The option that selects rows of a cache."""
+    return click.option(
+        "--split", type=LazyChoice(_split_names), default=default, show_default=bool(default), help=text
+    )
 
 
 class Finite(click.FloatRange):

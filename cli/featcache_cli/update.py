@@ -47,8 +47,8 @@ from featcache_cli import options, outputs
 def command(cache: str, data: str, yes: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Bring CACHE up to date with DATA: extract new and changed images, keep the others, drop removed ones.
 
-    Images are compared by content, so renamed and relabelled ones are not extracted again. The old cache stays until
-    the new one is complete. Run the same command again to resume after an interruption.
+    Images are compared by content, so renamed, relabelled and newly labeled ones are not extracted again. The old cache
+    stays until the new one is complete. Run the same command again to resume after an interruption.
     """
     import featcache
 

@@ -217,8 +217,11 @@ class TextEncoder(FrozenNetwork):
         """See `TrainableNetwork`."""
         return self.text_features.exact()
 
-    def text_spec(self, *, augment: Augment = "none", seed: int = 0) -> TextSpec:
-        """A TextSpec with this encoder's tokenizer and pooling; for the parameters see `TextSpec`."""
+    def text_spec(self, *, augment: Augment = "none", seed: int = 0, joins_columns: bool = False) -> TextSpec:
+        """A TextSpec with this encoder's tokenizer and pooling.
+
+        joins_columns : whether texts are those of several columns. For the other parameters see `TextSpec`.
+        """
         return TextSpec(
             tokenizer_sha256=self.tokenizer.sha256,
             max_length=self.tokenizer.max_length,
@@ -227,13 +230,21 @@ class TextEncoder(FrozenNetwork):
             normalize=self.normalize,
             augment=augment,
             seed=seed,
+            separator=self.tokenizer.separator if joins_columns else "",
         )
 
     def extract_spec(
-        self, *, views: int, dtype: StorageDtype, val_views: int = 0, augment: Augment = "none", seed: int = 0
+        self,
+        *,
+        views: int,
+        dtype: StorageDtype,
+        val_views: int = 0,
+        augment: Augment = "none",
+        seed: int = 0,
+        joins_columns: bool = False,
     ) -> ExtractSpec:
-        """The spec of features of this encoder; for the parameters see `ExtractSpec` and `TextSpec`."""
-        view = self.text_spec(augment=augment, seed=seed)
+        """The spec of features of this encoder; for the parameters see `ExtractSpec` and `text_spec`."""
+        view = self.text_spec(augment=augment, seed=seed, joins_columns=joins_columns)
         return self._spec(view, views=views, dtype=dtype, val_views=val_views)
 
     def _trainable(self, network: nn.Module) -> nn.Module:

@@ -72,11 +72,12 @@ def describe_cache(cache: FeatureCache) -> str:
     state = f"DAMAGED: {cache.problem}" if cache.problem else state
     splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
     names = ", ".join(map(printable, samples.classes[:8])) + (", ..." if len(samples.classes) > 8 else "")
+    several = f", several {indefinite(noun)}" if samples.multilabel else ""
     layers = ", ".join(f"{layer} (width {dim})" for layer, dim in cache.dims.items())
     lines = [
         f"{cache.path}: feature cache, format {CACHE.version}, {human_bytes(cache.size_bytes)}, {state}",
         f"{f'{noun}s':11} {len(samples)} ({splits}), {len(cache.skipped)} skipped",
-        f"classes     {len(samples.classes)} ({names}){f', several {indefinite(noun)}' if samples.multilabel else ''}",
+        f"classes     {len(samples.classes)} ({names or 'none yet'}){several}",
         f"views       1 clean + {cache.spec.views} augmented of each training {noun}",
         f"layers      {layers}",
         f"digest      {cache.spec.digest()}",

@@ -27,7 +27,7 @@ from featcache.cache.paths import on_disk, partial_path
 from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.layer_names import choose_layers
 from featcache.core.options import manifest_keywords
-from featcache.core.samples import Samples
+from featcache.core.samples import UNLABELED, Samples
 from featcache.core.specs import PENULTIMATE, ExtractSpec, is_arrays, no_network
 from featcache.data.input_notes import list_inputs, write_list
 from featcache.errors import (
@@ -186,7 +186,7 @@ class FeatureCache(NotebookResult):
     def from_arrays(
         cls,
         x: ArrayLike,
-        y: ArrayLike | Sequence[Any],
+        y: ArrayLike | Sequence[Any] | None,
         out: str | os.PathLike[str] | None = None,
         *,
         classes: Sequence[str] | None = None,
@@ -207,9 +207,9 @@ class FeatureCache(NotebookResult):
         x : array-like or torch.Tensor, shape (n, d) or (n, v, d)
             Finite numbers. The first of v views is the clean one. float16 is stored as float16, anything else as
             float32.
-        y : array-like, shape (n,) or (n, c)
+        y : array-like, shape (n,) or (n, c), or None
             Class names, or integers that index `classes`; -1, None, NaN and "" mean no label. Or 0 and 1 in shape
-            (n, c) for samples with several labels.
+            (n, c) for samples with several labels, a row of -1 or NaN if they are not known. None: no labels at all.
         out : path-like, optional
             The cache file. None makes a temporary one, which is deleted with this object.
         classes : sequence of str, optional
@@ -280,7 +280,7 @@ class FeatureCache(NotebookResult):
 
     @classmethod
     def _open_remote(cls, url: str) -> FeatureCache:
-        """Open the local copy of a remote cache. A copy that does not open is downloaded again."""
+        """Open the local copy of a remote cache, downloaded again if it does not open."""
         try:
             copy = remote.cached_copy(url)
             try:
@@ -304,7 +304,7 @@ class FeatureCache(NotebookResult):
         Parameters
         ----------
         split : {"train", "val", "test", "unlabeled"}, default "train"
-            The split.
+            The split. In "unlabeled" the labels are -1, or rows of 0 for samples with several labels.
         layer : str, default "penultimate"
             One layer, several joined by commas, or a set such as "all". Several layers lie side by side.
         images : slice, default slice(None)
@@ -326,8 +326,7 @@ class FeatureCache(NotebookResult):
         CacheIncompleteError
             There is no such layer.
         """
-        names = self.layers(layer)
-        rows = self.readable_rows(split)
+        names, rows = self.layers(layer), self.readable_rows(split)
         views = int(self.done[rows].min()) if len(rows) else 1
         rows = rows[images]
         damaged = damaged_rows(self.layout, rows) if check else rows[:0]
@@ -388,8 +387,9 @@ class FeatureCache(NotebookResult):
         return describe_cache(self)
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
-        """Write all skipped images to a CSV file: kind, image, other, reason."""
-        write_list(path, list_inputs([], self.skipped, {}))
+        """Write all skipped and unlabeled images to a CSV file: kind, image, other, reason."""
+        unlabeled = self.samples.take(self.samples.rows(UNLABELED)).ids
+        write_list(path, list_inputs([], self.skipped, {UNLABELED: unlabeled}))
 
     def check_matches(self, spec: ExtractSpec, samples: Samples, data: str = "DATA") -> None:
         """Raise CacheMismatchError unless the cache was made with this spec from these samples.

@@ -28,7 +28,7 @@ _NAMED = 5
 def write_arrays(
     path: Path,
     x: ArrayLike,
-    y: ArrayLike | Sequence[Any],
+    y: ArrayLike | Sequence[Any] | None,
     *,
     classes: Sequence[str] | None,
     split: Sequence[str] | None,
@@ -122,11 +122,10 @@ def _samples(
     seed: int,
 ) -> Samples:
     n = len(values)
-    labels, names = _labels(y, n, classes)
+    labels, names, unlabeled = _labels([None] * n if y is None else y, n, classes)
     for what, values_of_samples in (("split", split), ("ids", ids), ("groups", groups)):
         if values_of_samples is not None and len(values_of_samples) != n:
             raise DataLayoutError(f"{what} has {len(values_of_samples)} entries, and x has {n} rows.")
-    unlabeled = labels < 0 if labels.ndim == 1 else np.zeros(n, bool)
     keys = tuple(map(str, ids)) if ids is not None else tuple(f"{row:0{len(str(n - 1))}d}" for row in range(n))
     if len(set(keys)) != n:
         raise DataLayoutError("ids must be different from each other.")
@@ -135,22 +134,23 @@ def _samples(
     texts = texts if any(texts) else ()
     codes = np.zeros(n, np.uint8) if split is None else np.array([split_index(str(name)) for name in split], np.uint8)
     codes[unlabeled] = SPLITS.index(UNLABELED)
-    train = np.flatnonzero(codes == SPLITS.index("train"))
-    if not len(train):
+    train, some_wait = np.flatnonzero(codes == SPLITS.index("train")), bool(unlabeled.any())
+    if not len(train) and not some_wait:
         raise DataLayoutError("no sample with a label is in train.")
     if SPLITS.index("val") not in codes:
-        held = hold_out(labels[train], join_groups(sha256, texts)[train], val_fraction, seed)
+        keys_of_groups = join_groups(sha256, texts)[train]
+        held = hold_out(labels[train], keys_of_groups, val_fraction, seed, may_be_empty=some_wait)
         codes[train[held]] = SPLITS.index("val")
     train = codes == SPLITS.index("train")
-    if labels.ndim == 1:
-        lacking = [names[label] for label in np.unique(labels[~train & ~unlabeled]) if label not in labels[train]]
+    if labels.ndim == 1 and not some_wait:
+        lacking = [names[label] for label in np.unique(labels[~train]) if label not in labels[train]]
         if lacking:
             raise DataLayoutError(f"train has no sample of {', '.join(lacking[:_NAMED])}, which val or test has.")
     return Samples(keys, labels, codes, sha256, names, texts)
 
 
-def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...]]:
-    """Labels as in `Samples`, and the sorted class names."""
+def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...], NDArray[np.bool_]]:
+    """Labels as in `Samples`, the sorted class names, and which samples have no label."""
     if hasattr(y, "detach"):
         y = y.detach().cpu().numpy()
     values = np.asarray(y, dtype=object if isinstance(y, (list, tuple)) and None in y else None)
@@ -178,10 +178,11 @@ def _labels(y: Any, n: int, classes: Sequence[str] | None) -> tuple[Labels, tupl
             raise DataLayoutError(f"y has the class {others[0]!r}, which classes does not name.")
     present = {text for text in texts if text is not None}
     names = tuple(sorted(present if classes is None else set(map(str, classes))))
-    if len(present) < 2:
+    if len(present) < 2 and None not in texts:
         raise DataLayoutError(f"y has {len(present)} class; a classifier needs two or more.")
     index: Mapping[str, int] = {name: number for number, name in enumerate(names)}
-    return np.array([-1 if text is None else index[text] for text in texts], np.int64), names
+    labels = np.array([-1 if text is None else index[text] for text in texts], np.int64)
+    return labels, names, labels < 0
 
 
 def _text(label: Any) -> str | None:
@@ -195,9 +196,13 @@ def _text(label: Any) -> str | None:
     return str(label)
 
 
-def _multilabel_targets(labels: NDArray[Any], classes: Sequence[str] | None) -> tuple[Labels, tuple[str, ...]]:
+def _multilabel_targets(
+    labels: NDArray[Any], classes: Sequence[str] | None
+) -> tuple[Labels, tuple[str, ...], NDArray[np.bool_]]:
+    unlabeled = ((labels == -1) | (labels != labels)).all(axis=1)
+    labels = np.where(unlabeled[:, None], 0, labels)
     if not np.isin(labels, (0, 1)).all():
-        raise DataLayoutError("y of shape (n, c) must hold 0 and 1.")
+        raise DataLayoutError("y of shape (n, c) must hold 0 and 1, or a row of -1 or NaN for a sample without labels.")
     c = labels.shape[1]
     names = (
         tuple(map(str, classes)) if classes is not None else tuple(f"{label:0{len(str(c - 1))}d}" for label in range(c))
@@ -205,4 +210,4 @@ def _multilabel_targets(labels: NDArray[Any], classes: Sequence[str] | None) -> 
     if len(set(names)) != c:
         raise DataLayoutError(f"y has {c} columns, and classes names {len(set(names))} labels.")
     order = np.argsort(np.array(names))
-    return labels[:, order].astype(np.uint8), tuple(names[label] for label in order)
+    return labels[:, order].astype(np.uint8), tuple(names[label] for label in order), unlabeled

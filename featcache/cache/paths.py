@@ -1,4 +1,4 @@
-"""Names of cache files."""
+"""Names of cache files, and which files are caches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from featcache._utils import remote
+from featcache.data.file_types import HDF5, is_hdf5
 from featcache.errors import CacheError
 
 
@@ -22,3 +23,17 @@ def on_disk(path: str | os.PathLike[str]) -> Path:
             "`featcache pull` from one."
         )
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
+def names_cache(path: str | os.PathLike[str]) -> bool:
+    """Whether a path or a URL names a cache or another HDF5 file, by its ending, or its first bytes if it is local."""
+    name = os.fspath(path)
+    if name.lower().endswith(HDF5):
+        return remote.is_url(name) or not os.path.isdir(name)
+    if remote.is_url(name) or not os.path.isfile(name):  # reading a pipe would wait
+        return False
+    try:
+        with open(name, "rb") as file:
+            return is_hdf5(file.read(32))
+    except OSError:
+        return False

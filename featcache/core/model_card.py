@@ -26,6 +26,7 @@ _FILES = {"head": ("head.safetensors", "head.skops"), "network": ("network.safet
 _STEMS = (
     "model",
     "head",
+    "held-out",
     "network",
     "last",
     "run",

@@ -77,13 +77,13 @@ class Samples:
         Unique names: relative POSIX paths of files.
     labels : ndarray, shape (n,), int64, or (n, c), uint8
         Indices into `classes`, -1 in the split "unlabeled". Or several labels a sample: 1 for each class that it has;
-        0 in the split "unlabeled".
+        a row of 0 in the split "unlabeled", and elsewhere for a sample that has none of the labels.
     split : ndarray, shape (n,), uint8
         Indices into `SPLITS`.
     sha256 : ndarray, shape (n, 32), uint8
         Hash of the bytes of each sample.
     classes : tuple of str, length c
-        Class names, sorted.
+        Class names, sorted; none if all samples are in the split "unlabeled".
     groups : tuple of str, length n or 0
         What samples have in common, such as a patient or a burst; "" for a sample without a group. Splits and folds
         keep the samples of a group together.

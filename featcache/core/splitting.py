@@ -71,7 +71,9 @@ def _rows_to_keep(labels: Labels) -> Iterator[NDArray[np.int64]]:
     yield from (rows for rows in groups if len(rows))
 
 
-def hold_out(labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.int64]:
+def hold_out(
+    labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int, *, may_be_empty: bool = False
+) -> NDArray[np.int64]:
     """Rows to hold out: a fraction of each class, at least one and never all; rows with equal keys stay together.
 
     Rare classes come first. An image with several labels counts for the rarest of them; images without labels form a
@@ -80,9 +82,10 @@ def hold_out(labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int
     Parameters
     ----------
     keys : (n, 32), uint8, see `Samples.split_keys`: hashes of the bytes or of the group.
+    may_be_empty : whether to return no row, and not to raise DataLayoutError, if none can be held out.
     """
-    if not len(labels):
-        raise DataLayoutError("no image of train has a label: nothing can be held out for val")
+    if not len(labels) and may_be_empty:
+        return np.empty(0, np.int64)
     _, first, group, sizes = np.unique(content_words(keys), return_index=True, return_inverse=True, return_counts=True)
     rows_of = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
     stratum, several = strata(labels), is_multilabel(labels)
@@ -120,6 +123,8 @@ def hold_out(labels: Labels, keys: NDArray[np.uint8], fraction: float, seed: int
         if training[label] == images[label]:  # none is held out
             has = group[labels[:, label] != 0 if several else labels == label]  # a group can have several classes
             any(hold(int(member)) for member in by_content(np.unique(has)))
+    if not held and may_be_empty:
+        return np.empty(0, np.int64)
     if not held:
         raise DataLayoutError(
             "every class has a single distinct image, or lies in a single group: nothing can be held out for val"

@@ -31,6 +31,11 @@ _CAMERA_RAW = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"}
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
+HDF5 = (".h5", ".hdf5")
+"""Ends of the names of caches and other HDF5 files."""
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_CACHE = re.compile(rb"featcache(-images)? \d{1,4} \d{1,9}\n")  # the first line of a file that featcache wrote
+
 _SIGNATURES = (
     (b"version https://git-lfs", "a git-lfs pointer in place of the image: run `git lfs pull`"),
     (b"\xff\x0a", "JPEG XL, which Pillow does not read: convert it to JPEG or PNG"),
@@ -41,7 +46,7 @@ _SIGNATURES = (
     (b"PK\x03\x04", "a ZIP archive, not an image: unpack it"),
     (b"\x1f\x8b", "a gzip archive, not an image: unpack it"),
     (b"8BPS", "a Photoshop document that Pillow cannot read: export it as PNG"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, not an image"),
+    (_HDF5_SIGNATURE, "an HDF5 file, not an image"),
     (b"\x93NUMPY", "a NumPy array, not an image"),
 )
 
@@ -86,6 +91,11 @@ def is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 
+def is_hdf5(data: bytes) -> bool:
+    """Whether these bytes, 32 or more, begin a cache or another HDF5 file."""
+    return _CACHE.match(data) is not None or data.startswith(_HDF5_SIGNATURE)
+
+
 def describe_content(data: bytes) -> str:
     """The kind of a file that Pillow cannot identify, as the reason why it is skipped."""
     if is_heif(data):
@@ -97,6 +107,8 @@ def describe_content(data: bytes) -> str:
     for signature, kind in _SIGNATURES:
         if data.startswith(signature):
             return kind
+    if is_hdf5(data):
+        return "a cache of featcache, not an image"
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "a web page (HTML), not an image: download the image again"

@@ -209,12 +209,15 @@ def read_manifest(
 
         - a folder with `train/<class>/*` and `val/<class>/*` (`valid`, `validation` too), perhaps `test/`;
         - a folder with `<class>/*`;
+        - either, with a folder `unlabeled` in it, or a folder of samples without class folders: these samples, and
+          those beside `<class>`, have no label;
         - a folder with `metadata.csv` or `metadata.jsonl`, with the columns `file_name` and a label;
-        - a CSV, JSON lines or Parquet file with the columns `path`, `label` and perhaps `split`, `sha256` and `group`.
-          Paths are relative to its folder, or URLs. A label `a|b` stands for two labels. An empty label means "none" if
-          other images have several, else "not known". With `sha256` (hexadecimal) of their bytes, images are not read
-          before they are extracted. Images with an equal `group` (a patient, a burst, an object) stay together in
-          splits and folds;
+        - a CSV, JSON lines or Parquet file with the columns `path`, `label` and perhaps `split`, `sha256` and
+          `group`. Paths are relative to its folder, or URLs. A label `a|b` stands for two labels. A sample has no label
+          if the cell is empty or null, or its split is `unlabeled`. If other samples have several labels, an empty cell
+          or list means none of the labels, and null that they are not known. With `sha256` (hexadecimal) of their
+          bytes, images are not read before they are extracted. Images with an equal `group` (a patient, a burst, an
+          object) stay together in splits and folds;
         - tar files, with labels as in WebDataset or class folders, see `TarSource`;
         - data of Hugging Face: a folder that `datasets` saved, or Parquet files with images in them, see
           `HuggingFaceSource`;
@@ -240,20 +243,21 @@ def read_manifest(
     progress : callable, bool or None
         Called with a phase, and with how much of it is done, of how much; True shows a bar. Default None.
     text_column : str or None
-        The column of the texts, for texts in columns; or several with commas between them, which are joined by line
-        breaks. None, the default, takes `text`.
+        The column of the texts, for texts in columns; or several with commas between them, which the separator of the
+        encoder joins. None, the default, takes `text`.
 
     Returns
     -------
     Manifest
+        Samples without a label are in the split "unlabeled".
 
     Raises
     ------
     EmptyFolderError
         The data does not exist or has no samples.
     DataLayoutError
-        The layout is ambiguous, a class is not in train, there are fewer than two classes, samples leak from train into
-        another split, or a table is damaged.
+        The layout is ambiguous, samples leak from train into another split, or a table is damaged. If all samples have
+        a label, also: a class is not in train, or there are fewer than two classes. See `Manifest.labeled`.
     RemoteIOError
         A connection is lost.
     MissingExtraError
@@ -274,7 +278,7 @@ def read_manifest(
     source = open_source(data, label_column=label_column, skip_missing=skip_missing, text_column=text_column)
     ignored: Counter[str] = Counter()
     listing = source.entries(ignored, progress)
-    entries, several = listing.entries, listing.several
+    entries = listing.entries
     if not entries:
         raise EmptyFolderError(
             f"{source.name} holds no {source.modality.plural}{describe_ignored(ignored)}. {expected_layout(source)}"
@@ -283,6 +287,7 @@ def read_manifest(
     merged = composed({name for entry in entries for name in entry.classes})
     if merged:
         entries = [replace(entry, classes=tuple(merged.get(name, name) for name in entry.classes)) for entry in entries]
+    several = listing.several and any(entry.classes for entry in entries if entry.split != UNLABELED)
     entries, notes = mark_unlabeled(entries, several, source.modality)
     classes = find_classes(source, entries)
     hashes = source.modality.hash_content(source, entries, progress)

@@ -90,7 +90,9 @@ def find_classes(data: Source, entries: Sequence[SampleRecord]) -> tuple[str, ..
                 f"{nearest_note(name, trained)}"
             )
     if len(trained) < 2:
-        raise _too_few_classes(data, trained)
+        hint = f" If its {modality.plural} have no label yet, name the folder {UNLABELED}."
+        is_one_folder = data.is_folder and not data.has_columns and all(entry.split is None for entry in entries)
+        raise _too_few_classes(data, trained, hint if is_one_folder else "")
     return tuple(sorted(trained))
 
 
@@ -121,9 +123,9 @@ def check_labels(data: Source, samples: Samples, command: str) -> None:
         )
 
 
-def _too_few_classes(data: Source, names: Sequence[str] | set[str]) -> DataLayoutError:
+def _too_few_classes(data: Source, names: Sequence[str] | set[str], hint: str = "") -> DataLayoutError:
     found = f"only one class ({preview(names)}) was found" if names else f"no training {data.modality.name} has a label"
-    return DataLayoutError(f"{data.name}: {found}; a classifier needs two or more. {expected_layout(data)}")
+    return DataLayoutError(f"{data.name}: {found}; a classifier needs two or more. {expected_layout(data)}{hint}")
 
 
 def encode_labels(entries: Sequence[SampleRecord], classes: tuple[str, ...], several: bool) -> Labels:
@@ -169,12 +171,7 @@ def assign_splits(
             f"val_fraction is {val_fraction}; it must lie between 0 and 1, as this data has no val split"
         )
     train = np.flatnonzero(split == SPLITS.index("train"))
-    try:
-        held = hold_out(labels[train], keys[train], val_fraction, seed)
-    except DataLayoutError:
-        if UNLABELED not in names:
-            raise
-        return split
+    held = hold_out(labels[train], keys[train], val_fraction, seed, may_be_empty=UNLABELED in names)
     split[train[held]] = SPLITS.index("val")
     return split
 

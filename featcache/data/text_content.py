@@ -13,6 +13,7 @@ from featcache._utils.formatting import brief
 from featcache._utils.progress_bar import Progress
 from featcache.core.normalized_text import join_near_copies, normalized_sha256
 from featcache.data.content_hashes import ContentHashes, hash_all
+from featcache.data.file_types import is_hdf5
 from featcache.errors import RemoteIOError
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def check_text(content: bytes) -> bytes:
     except UnicodeDecodeError as error:
         if content.startswith(_UTF_16):
             raise OSError("a text in UTF-16, not in UTF-8: convert it") from error
+        if is_hdf5(content):
+            raise OSError("an HDF5 file, such as a cache, not a text") from error
         byte = content[error.start]
         raise OSError(f"not a text in UTF-8 (byte 0x{byte:02x} at {error.start}): convert it") from error
     if not text.strip():

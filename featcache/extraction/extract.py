@@ -58,14 +58,14 @@ def extract(
 ) -> Extraction:
     """Extract the features of all images of `data` into the cache `out`.
 
-    A training image gets the clean view and `views` augmented ones, a val or test image the clean view and
-    `val_views` augmented ones. An interrupted call resumes when it is repeated. A complete cache that fits is left
-    unchanged.
+    A training image gets the clean view and `views` augmented ones, any other image the clean view and `val_views`
+    augmented ones. Images may have no label, see `read_manifest`; `update` fills labels in. An interrupted call resumes
+    when it is repeated. A complete cache that fits is left unchanged.
 
     Parameters
     ----------
     data : str, path or Manifest
-        Labelled images, see `read_manifest`.
+        Images with or without labels, see `read_manifest`.
     out : str or path
         The cache file to write.
     backbone : str, Backbone, TextEncoder or None, default None

@@ -10,7 +10,7 @@ from featcache._utils.monitor import Monitor
 from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
-from featcache.core.options import ExtractArguments, RuntimeOptions, select
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions, select
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.modality import IMAGES
@@ -27,8 +27,8 @@ class ExtractionRequest:
     ----------
     backbone : str, Backbone or TextEncoder
         A network brings its own weights, layers, device, precision and engine.
-    options : ExtractArguments
-        Complete, with the values that depend on the data.
+    options : CompleteArguments
+        With the values that depend on the data.
     match_engine : str
         See `ExtractionPlan`.
     modality : str, default "image"
@@ -36,7 +36,7 @@ class ExtractionRequest:
     """
 
     backbone: str | Encoder
-    options: ExtractArguments
+    options: CompleteArguments
     match_engine: str = ""
     modality: str = IMAGES.name
 
@@ -66,8 +66,8 @@ class ExtractionRequest:
         pipeline = select_pipeline(manifest, backbone, {**options})
         if backbone is None:
             backbone = pipeline.default_backbone
-        options = pipeline.complete(backbone, options, out, manifest, monitor)
-        return cls(backbone, options, engine_of_unfinished(out) if out else "", pipeline.modality.name)
+        complete = pipeline.complete(backbone, options, out, manifest, monitor)
+        return cls(backbone, complete, engine_of_unfinished(out) if out else "", pipeline.modality.name)
 
     def load(self) -> ExtractionPlan:
         """Load the network.

@@ -17,7 +17,6 @@ from featcache.core.options import RuntimeOptions
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
-from featcache.errors import CacheMismatchError
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.request import plan_like
 
@@ -87,12 +86,3 @@ class UpdatePlan:
             provenance.pop("val_is_held_out", None)
             provenance |= {} if self.manifest.held_out_seed is None else {"val_is_held_out": True}
         return {**provenance, **self.record}
-
-
-def check_modality(cache: FeatureCache, manifest: Manifest) -> None:
-    """Raise CacheMismatchError if the cache has features of other samples than the data, such as texts."""
-    if cache.spec.modality != manifest.modality.name:
-        raise CacheMismatchError(
-            f"{cache.path} holds features of {cache.spec.modality}s, and {manifest.source.name} holds "
-            f"{manifest.modality.plural}. Give the data of the cache."
-        )

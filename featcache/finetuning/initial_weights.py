@@ -178,7 +178,7 @@ def _label_count(multilabel: bool) -> str:
 
 def _check_same_features(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tuple[str, ...]) -> None:
     """Raise RunError for a head that was fitted on other features, or for other classes."""
-    fitted, current = (each.flat() for each in (card.spec, spec))
+    fitted, current = ({**spec.view.newer, **each.flat()} for each in (card.spec, spec))
     preprocessing = [name for name in spec.view.field_names() if name not in _NO_PREPROCESSING]
     pairs = {
         "backbone": (fitted["backbone"], current["backbone"]),

@@ -23,6 +23,8 @@ from featcache.core.options import select, takes_options
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import PENULTIMATE
 from featcache.heads.fit import default_layer, fit
+from featcache.heads.held_out import FILE as HELD_OUT
+from featcache.heads.held_out import HeldOutScores
 from featcache.heads.io import save_head
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
@@ -31,9 +33,12 @@ from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.heads.tuning.layer_selection import LayerSelection
 from featcache.heads.tuning.selection import Selection
 from featcache.metrics.classification import Accuracy
+from featcache.metrics.conformal import SetFigures
 from featcache.metrics.multilabel import LabelAccuracy
 from featcache.metrics.predictions import FILE, TEST, predictions_csv
 from featcache.metrics.run_report import Report
+
+_SHOWN_COVERAGE = 0.95  # of the sets of labels that the text names
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,6 +73,9 @@ class HeadFit(Result, NotebookResult):
         The layers that it was fitted to.
     layer_selection : LayerSelection, optional
         How they were chosen.
+    sets : tuple of SetFigures
+        How often sets of labels with a requested coverage hold the true label of val, and how large they are; see
+        `featcache.metrics.conformal`. Empty for heads without scores of held-out samples.
     """
 
     estimator: BaseEstimator
@@ -83,6 +91,7 @@ class HeadFit(Result, NotebookResult):
     at_half: LabelAccuracy | None = None
     layers: tuple[str, ...] = (PENULTIMATE,)
     layer_selection: LayerSelection | None = None
+    sets: tuple[SetFigures, ...] = ()
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -107,6 +116,7 @@ class HeadFit(Result, NotebookResult):
                 f"before {_temperature(self.selection.temperature)}: log-loss "
                 f"{self.before.log_loss:.4f}, calibration error {self.before.calibration_error:.4f}{self._made_worse()}"
             )
+        lines += [str(figures) for figures in self.sets if figures.requested == _SHOWN_COVERAGE]
         if self.report.test:
             lines += ["test:", self.report.test.describe()]
         return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
@@ -139,6 +149,7 @@ class HeadFit(Result, NotebookResult):
             "at_half": self.at_half,
             "layers": self.layers,
             "layer_selection": self.layer_selection,
+            "sets": self.sets,
         }
 
 
@@ -224,7 +235,7 @@ def fit_head(
         prepare_folder(folder, "head")
     cache = FeatureCache.open(cache)
     summary = replace(cache.summary(), name=str(name))
-    if on_note:
+    if on_note and not summary.too_few_labels:  # which the error says
         on_note(str(summary))
     layer = options["layer"] or default_layer(head, parameters, cache.spec.layers, cluster)
     with timer.phase("read"):  # machines of a cluster check their rows of train themselves
@@ -267,9 +278,10 @@ def fit_head(
         evaluation.at_half,
         fitted.layers,
         fitted.layer_selection,
+        evaluation.sets,
     )
     if folder is not None:
-        _save(result, evaluation, data, cache, folder, tta)
+        _save(result, fitted.held_out, evaluation, data, cache, folder, tta)
     return result
 
 
@@ -280,7 +292,13 @@ def _temperature(temperature: float | tuple[float, ...] | None) -> str:
 
 
 def _save(
-    result: HeadFit, evaluation: Evaluation, data: TrainingData, cache: FeatureCache, folder: Path, tta: int
+    result: HeadFit,
+    held_out: HeldOutScores | None,
+    evaluation: Evaluation,
+    data: TrainingData,
+    cache: FeatureCache,
+    folder: Path,
+    tta: int,
 ) -> None:
     """Write the head, its card, its predictions of val and test, and the report."""
     file, weights = save_head(result.estimator)
@@ -305,6 +323,7 @@ def _save(
     files = {
         FILE: predictions_csv(data.val.samples, *evaluation.val),
         TEST: test,
+        HELD_OUT: held_out.to_bytes() if held_out else None,
         REPORT: as_json(result.to_dict()),
     }
     card.write(folder, weights, files)

@@ -14,6 +14,7 @@ from featcache.errors import HeadError
 from featcache.heads.binary_relevance import BinaryRelevance
 from featcache.heads.class_weights import weights_by_index
 from featcache.heads.estimators import fit_estimator, is_multilabel, make_estimator, with_scaling
+from featcache.heads.held_out import HeldOutScores
 from featcache.heads.io import reject_unsavable
 from featcache.heads.registry import HeadSpec
 from featcache.heads.training_data import FitOptions, Fitted, TrainingData
@@ -48,7 +49,10 @@ def fit_fixed(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted
         estimator = calibrate_platt(estimator, train, options.view_use, options.cv or 5, options.seed)
     else:
         fit_estimator(estimator, train.flatten(options.view_use))
-    fitted = Fitted(estimator, spec.name, selection=selection)
+    scores = None
+    if rows is not None and probabilities is not None and not samples.multilabel:
+        scores = HeldOutScores.from_probabilities(probabilities, train.y[rows])
+    fitted = Fitted(estimator, spec.name, selection=selection, held_out=scores)
     return fitted.with_thresholds(thresholds, samples.classes, None if rows is None else train.y[rows], probabilities)
 
 

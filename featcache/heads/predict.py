@@ -16,8 +16,10 @@ from featcache.cache.lazy_arrays import LazyRows
 from featcache.core.thresholds import decide
 from featcache.errors import HeadError
 from featcache.heads.estimators import thresholds_of
+from featcache.heads.held_out import HeldOutScores
 from featcache.heads.training_data import Fitted, TrainingData
 from featcache.metrics.classification import Accuracy
+from featcache.metrics.conformal import COVERAGES, SetFigures, evaluate_sets, least_samples
 from featcache.metrics.multilabel import LabelAccuracy, evaluate_labels, judge
 
 _BLOCK = 8192  # rows that are predicted at a time
@@ -169,6 +171,8 @@ class Evaluation:
     accuracy, test_accuracy : their figures.
     before : figures of val without the temperature, if the head has one.
     at_half : figures of val at thresholds of 0.5, if the head has other thresholds.
+    sets : figures of sets of labels on val, for each of `featcache.metrics.conformal.COVERAGES` that the held-out
+        samples suffice for.
     """
 
     val: Predictions
@@ -177,6 +181,7 @@ class Evaluation:
     test_accuracy: Accuracy | LabelAccuracy | None = None
     before: Accuracy | LabelAccuracy | None = None
     at_half: LabelAccuracy | None = None
+    sets: tuple[SetFigures, ...] = ()
 
 
 def evaluate(fitted: Fitted, data: TrainingData, tta: int = 0) -> Evaluation:
@@ -193,6 +198,20 @@ def evaluate(fitted: Fitted, data: TrainingData, tta: int = 0) -> Evaluation:
         _judge(test, data.test) if test is not None and data.test is not None else None,
         evaluate_head(fitted.uncalibrated, data.val, tta) if fitted.uncalibrated is not None else None,
         at_half,
+        _evaluate_sets(fitted.held_out, val, data.val),
+    )
+
+
+def _evaluate_sets(
+    held_out: HeldOutScores | None, predictions: Predictions, features: Features
+) -> tuple[SetFigures, ...]:
+    probabilities = predictions.probabilities
+    if held_out is None or probabilities is None or not len(features.y):
+        return ()
+    return tuple(
+        evaluate_sets(probabilities >= held_out.set_threshold(coverage), features.y, coverage)
+        for coverage in COVERAGES
+        if least_samples(coverage) <= len(held_out.probability)
     )
 
 

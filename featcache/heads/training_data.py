@@ -23,6 +23,7 @@ from featcache.core.thresholds import LEAST, Thresholds, check_thresholds, choos
 from featcache.errors import CacheIncompleteError, HeadError
 
 if TYPE_CHECKING:
+    from featcache.heads.held_out import HeldOutScores
     from featcache.heads.ray.coordinator import TrainingCluster
     from featcache.heads.tuning.layer_selection import LayerSelection
     from featcache.heads.tuning.selection import Selection
@@ -205,6 +206,8 @@ class Fitted:
         The layers that it was fitted to.
     layer_selection : LayerSelection, optional
         How they were chosen.
+    held_out : HeldOutScores, optional
+        Scores of held-out training samples, if there are some with one label each.
     """
 
     estimator: BaseEstimator
@@ -216,6 +219,7 @@ class Fitted:
     thresholds: NDArray[np.float64] | None = None
     layers: tuple[str, ...] = (PENULTIMATE,)
     layer_selection: LayerSelection | None = None
+    held_out: HeldOutScores | None = None
 
     def with_thresholds(
         self,

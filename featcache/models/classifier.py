@@ -1,57 +1,48 @@
-"""`Classifier`: a saved model that predicts new images or texts.
-
-`stream` has three stages, which work at the same time on different batches: threads read and prepare samples, one
-thread starts the network, and one thread takes the features and runs the head. Samples are taken from the caller's
-iterable in the caller's thread, and only as far ahead as keeps the stages busy.
-"""
+"""`Classifier`: a saved model that predicts new images or texts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.environment import usable_cores
 from featcache._utils.formatting import brief
-from featcache._utils.in_flight import InFlightQueue
-from featcache._utils.regular_files import read_regular
 from featcache._utils.results import NotebookResult
 from featcache.backbones.frozen_network import FrozenNetwork
+from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.paths import names_cache
+from featcache.cache.rows import ALL
 from featcache.core.model_card import ModelCard
-from featcache.core.samples import format_labels
 from featcache.core.thresholds import format_thresholds
-from featcache.data.sample_loader import Inputs, join_inputs
-from featcache.errors import UnreadableImageError
-from featcache.heads import predict
+from featcache.data.sample_loader import Inputs
+from featcache.errors import DataLayoutError
+from featcache.heads.predict import average_views, classify
 from featcache.models.defaults import TOP_CLASSES
-from featcache.models.inputs.base import Prepared, SampleFile, SampleInputs
-from featcache.models.inputs.registry import INPUTS
-from featcache.models.load import open_model
+from featcache.models.feature_classifier import FeatureClassifier
+from featcache.models.inputs.registry import inputs_of
+from featcache.models.labelling import Labelling, Labels
+from featcache.models.load import network_error, open_model
 from featcache.models.network_classifier import network_classifier
 from featcache.models.prediction import Prediction
+from featcache.models.sample_stream import ReadSample, stream_samples
 
 if TYPE_CHECKING:
     from torch import nn
 
     from featcache.backbones.encoder import Encoder
 
-_Answer = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64] | None]]
-"""Waits for class indices, shape (b,), and probabilities, shape (b, c); None for heads without probabilities."""
+_Labelled = tuple[NDArray[np.int64], NDArray[np.float64] | None]
+"""Class indices, shape (b,), and probabilities, shape (b, c); None for heads without probabilities."""
+
+_Answer = Callable[[], _Labelled]
+"""Waits for them."""
 
 _Classify = Callable[[Inputs], _Answer]
 """Starts on prepared views; of images (b, s, s, 3)."""
-
-
-class _Submitted(NamedTuple):
-    """A sample that is being prepared. path : "" for a sample in memory."""
-
-    path: str
-    future: Future[Prepared | OSError]
 
 
 class Classifier(NotebookResult):
@@ -84,13 +75,23 @@ class Classifier(NotebookResult):
     True
     """
 
-    def __init__(self, card: ModelCard, backbone: FrozenNetwork, classify: _Classify) -> None:
+    def __init__(
+        self,
+        name: str,
+        card: ModelCard,
+        backbone: FrozenNetwork,
+        classify: _Classify,
+        on_features: FeatureClassifier | None = None,
+    ) -> None:
+        """name : the folder. on_features : the head alone; None for a fine-tuned network."""
+        self._name = name
         self.card = card
         self.classes = card.classes
         self.backbone = backbone
-        self.inputs: SampleInputs = INPUTS.get(card.spec.modality)
+        self.inputs = inputs_of(card.spec)
         self._classify = classify
-        self._prepare = self.inputs.prepare_for(card.spec, backbone)
+        self._on_features = on_features
+        self._prepare = self.inputs.prepare_for(backbone)
 
     def __str__(self) -> str:
         """Two lines: the model, and its classes."""
@@ -100,7 +101,7 @@ class Classifier(NotebookResult):
         options = f"; thresholds {format_thresholds(card.thresholds)}" if card.thresholds else ""
         if card.tta:
             options += f"; averages {card.tta} augmented views of {self.inputs.modality.one} with the clean one"
-        return f"{model}, {self.inputs.describe(card.spec)}\n{len(self.classes)} classes: {names}{options}"
+        return f"{model}, {self.inputs.describe()}\n{len(self.classes)} classes: {names}{options}"
 
     @classmethod
     def load(
@@ -140,12 +141,13 @@ class Classifier(NotebookResult):
             The backbone's weights cannot be loaded, or differ from those that the head was fitted on.
         """
         saved = open_model(path, weights=weights, device=device, backbone=backbone)
-        card, network = saved.card, saved.backbone
+        name, card, network = os.fspath(path), saved.card, saved.backbone
         if card.kind == "network":
-            return cls(card, network, network_classifier(network, saved.model, card))
+            return cls(name, card, network, network_classifier(network, saved.model, card))
         if backbone is None:
             network.select_engine(card.spec.view.input_size, views=views, like=card.engine)
-        return cls(card, network, _head_classifier(network, saved.model, len(card.classes), card.multilabel))
+        start = _head_classifier(network, saved.model, len(card.classes), card.multilabel)
+        return cls(name, card, network, start, FeatureClassifier(name, card, saved.model))
 
     def predict(
         self,
@@ -155,6 +157,9 @@ class Classifier(NotebookResult):
         tta: int | None = None,
         batch_size: int | None = None,
         text_column: str | None = None,
+        split: str | None = None,
+        coverage: float | None = None,
+        unknown: bool = False,
     ) -> list[Prediction]:
         """Predict images or texts, in their order.
 
@@ -170,12 +175,29 @@ class Classifier(NotebookResult):
             See `stream`.
         text_column : str, optional
             See `stream`.
+        split : str, optional
+            See `stream`.
+        coverage : float, optional
+            See `stream`.
+        unknown : bool
+            See `stream`. Default: False.
 
         Returns
         -------
         list of Prediction
         """
-        return list(self.stream(samples, top=top, tta=tta, batch_size=batch_size, text_column=text_column))
+        return list(
+            self.stream(
+                samples,
+                top=top,
+                tta=tta,
+                batch_size=batch_size,
+                text_column=text_column,
+                split=split,
+                coverage=coverage,
+                unknown=unknown,
+            )
+        )
 
     def stream(
         self,
@@ -185,6 +207,9 @@ class Classifier(NotebookResult):
         tta: int | None = None,
         batch_size: int | None = None,
         text_column: str | None = None,
+        split: str | None = None,
+        coverage: float | None = None,
+        unknown: bool = False,
     ) -> Generator[Prediction, None, None]:
         """Predict images or texts as they arrive.
 
@@ -210,6 +235,9 @@ class Classifier(NotebookResult):
             or the path-like of a folder, with all `.txt` files below it, of a table (CSV, TSV, JSON lines, Parquet; it
             needs only the column `text`) or of a saved data set; or a URL of any of these.
 
+            Or a cache: a FeatureCache, or its path or URL. Its samples are predicted from their features, see
+            `FeatureClassifier.stream`; `FeatureClassifier.load` needs no network.
+
             An unreadable sample gives a Prediction with an error.
         top : int
             How many classes to name. Default: 5.
@@ -222,6 +250,17 @@ class Classifier(NotebookResult):
             batch. Default: 32, on a GPU 256; for texts, whose batches are cut by length, 512, on a GPU 2048.
         text_column : str, optional
             The column of the texts in a table, or several with commas between them. Default: `text`.
+        split : str, optional
+            Of a cache, see `FeatureClassifier.stream`. Default: all splits.
+        coverage : float, optional
+            Name for each sample a set of labels (`Prediction.label_set`) that holds the true one so often, above 0 and
+            below 1, such as 0.95. The sets are as small as the scores of held-out training samples allow; see
+            `featcache.metrics.conformal`. They hold what they promise for samples like the training samples. Default:
+            no sets.
+        unknown : bool
+            Refuse samples that are like none of the classes: they have no label, and `Prediction.is_unknown` is True.
+            So is one in 20 samples of the known classes. With two classes these are the samples that lie between them.
+            Default: False.
 
         Yields
         ------
@@ -231,7 +270,12 @@ class Classifier(NotebookResult):
         Raises
         ------
         DataLayoutError
-            An object that is no sample of the model's modality, or an array of another shape or type.
+            An object that is no sample of the model's modality, or an array of another shape or type; or an option
+            that is not for such samples.
+        HeadError
+            The model has no scores of held-out samples, which `coverage` and `unknown` need, or too few.
+        CacheError
+            A cache cannot be read, or has other features than the head was fitted on.
         EmptyFolderError
             A folder or a table without samples.
 
@@ -240,113 +284,57 @@ class Classifier(NotebookResult):
         IgnoredFilesWarning
             A folder, a tar file or a URL has files that are not samples. It counts them by reason.
         """
-        numbers, workers = range(1 + (self.card.tta if tta is None else tta)), usable_cores()
-        size = max(1, (batch_size or self.backbone.batch_size) // len(numbers))
-        max_in_flight = self.backbone.max_in_flight
-        samples_ahead = 2 * size + 2 * workers + max_in_flight // len(numbers)  # for threads, network and head
-        readers, network, head = pools = [ThreadPoolExecutor(n, "predict") for n in (workers, 1, 1)]
+        if self._is_cache(samples):
+            if batch_size is not None or text_column is not None:
+                raise DataLayoutError("batch_size and text_column are not for caches: no network runs. Leave them out.")
+            if self._on_features is None:
+                raise network_error("this model", self.card)
+            return self._on_features.stream(
+                samples, split=split or ALL, top=top, tta=tta, coverage=coverage, unknown=unknown
+            )
+        if split is not None:
+            raise DataLayoutError("split is for the samples of a cache. Leave it out.")
+        views = 1 + (self.card.tta if tta is None else tta)
+        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown)
+        return stream_samples(
+            self.inputs.each(samples, text_column),
+            self._prepare,
+            self._classify,
+            partial(self._predictions, labelling=labelling, views=views),
+            self.backbone,
+            views=views,
+            batch_size=batch_size,
+            name=self.inputs.modality.name,
+        )
 
-        def predict(batch: list[_Submitted]) -> Future[list[Prediction]]:
-            answer = network.submit(self._start, batch)
-            return head.submit(self._predictions, batch, answer, top, len(numbers))
-
-        batch: list[_Submitted] = []
-        errors: list[Exception] = []
-        queue: InFlightQueue[Future[list[Prediction]]]
-        queue = InFlightQueue(samples_ahead - size + 1, is_ready=Future.done)
-        try:
-            name = self.inputs.modality.name
-            for index, sample in enumerate(_until_error(self.inputs.each(samples, text_column), errors)):
-                batch.append(self._submit(readers, sample, f"{name} {index}", numbers))
-                if len(batch) == size:
-                    queue.add(predict(batch), size)
-                    batch = []
-                for predictions in queue.due():
-                    yield from predictions.result()
-            if batch:
-                queue.add(predict(batch), size)
-            for predictions in queue.drain():
-                yield from predictions.result()
-            if errors:
-                raise errors[0]
-        finally:
-            for pool in pools:
-                pool.shutdown(cancel_futures=True)
-
-    def _submit(self, readers: ThreadPoolExecutor, sample: Any, name: str, numbers: Sequence[int]) -> _Submitted:
-        """Start to prepare a sample."""
-        if isinstance(sample, (str, os.PathLike)):
-            path = os.fspath(sample)
-            return _Submitted(path, readers.submit(self._prepare_file, partial(read_regular, path), numbers))
-        if isinstance(sample, SampleFile):
-            return _Submitted(sample.name, readers.submit(self._prepare_file, sample.read, numbers))
-        try:
-            make_views = self._prepare(sample, name)  # now: the caller may change or close the image afterwards
-        except UnreadableImageError as error:
-            unreadable: Future[Prepared | OSError] = Future()
-            unreadable.set_result(error)
-            return _Submitted("", unreadable)
-        return _Submitted("", readers.submit(make_views, numbers))
-
-    def _prepare_file(self, read: Callable[[], bytes], numbers: Sequence[int]) -> Prepared | OSError:
-        try:
-            return self._prepare(read())(numbers)
-        except OSError as error:
-            return error
-        except ValueError as error:  # a path with NUL in it
-            return OSError(str(error))
-
-    def _start(self, batch: list[_Submitted]) -> _Answer | None:
-        """Start the network on the readable samples of a batch."""
-        results = [submitted.future.result() for submitted in batch]
-        views = [result.views for result in results if isinstance(result, Prepared)]
-        return self._classify(join_inputs(*views)) if views else None
+    def _is_cache(self, samples: Any) -> bool:
+        """Whether samples are a cache, or name one."""
+        is_path = isinstance(samples, os.PathLike) or (isinstance(samples, str) and self.inputs.stream_has_names)
+        return isinstance(samples, FeatureCache) or (is_path and names_cache(samples))
 
     def _predictions(
-        self, batch: list[_Submitted], started: Future[_Answer | None], top: int, views: int
+        self, batch: list[ReadSample], answer: _Labelled | None, labelling: Labelling, views: int
     ) -> list[Prediction]:
         """The predictions of a batch. views : of each sample."""
-        answer = started.result()
-        labelled = iter(self._labels_and_top(*answer(), top, views) if answer else ())
+        found: list[Labels] = []
+        if answer is not None:
+            averaged = average_views(*answer, views, len(self.classes), self.card.thresholds)
+            found = labelling.apply(*averaged)
+        labelled = iter(found)
         predictions = []
-        for path, future in batch:
-            result = future.result()
+        for path, result in batch:
             if isinstance(result, OSError):
                 predictions.append(Prediction(path, None, (), result.strerror or str(result)))
             else:
-                label, classes = next(labelled)
                 several, remark, text = self.card.multilabel, result.remark or None, result.text
-                predictions.append(Prediction(path, label, classes, several=several, remark=remark, text=text))
+                labels = next(labelled)._asdict()
+                predictions.append(Prediction(path, several=several, remark=remark, text=text, **labels))
         return predictions
-
-    def _labels_and_top(
-        self, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None, top: int, views: int
-    ) -> list[tuple[str, tuple[tuple[str, float | None], ...]]]:
-        """The label and the top classes of each sample."""
-        predicted, probabilities = predict.average_views(
-            predicted, probabilities, views, len(self.classes), self.card.thresholds
-        )
-        labels = format_labels(predicted, self.classes)
-        if probabilities is None:
-            return [(label, ((label, None),)) for label in labels]
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        return [
-            (label, tuple((self.classes[i], float(row[i])) for i in best))
-            for label, row, best in zip(labels, probabilities, order, strict=True)
-        ]
-
-
-def _until_error(samples: Iterator[Any], errors: list[Exception]) -> Iterator[Any]:
-    """Each sample. An error of the iterator ends them; it is kept until the samples before it are predicted."""
-    try:
-        yield from samples
-    except Exception as error:
-        errors.append(error)
 
 
 def _head_classifier(backbone: FrozenNetwork, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:
-    def classify(views: Inputs) -> _Answer:
+    def start(views: Inputs) -> _Answer:
         features = backbone.submit(views)
-        return lambda: predict.classify(estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel)
+        return lambda: classify(estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel)
 
-    return classify
+    return start

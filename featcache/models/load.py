@@ -91,9 +91,7 @@ def _open(
     lazy: bool,
     backbone: Encoder | nn.Module | None,
 ) -> SavedModel:
-    card = ModelCard.read(folder)
-    if not locate(folder, card.file).is_file():  # reading a pipe would wait
-        raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
+    card = _read_card(folder)
     spec, device = card.spec, resolve_device(device)
     is_network = card.kind == "network"
     network: Any = PIPELINES.get(spec.modality).load_of(
@@ -119,7 +117,9 @@ def _open(
             f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
             f"{named_network if backbone is None else own_network}"
         )
-    return SavedModel(card, network, _load_head(folder, card, network))
+    head = _load_head(folder, card)
+    check_width(folder, card, head, sum(network.dims.values()), "the backbone")
+    return SavedModel(card, network, head)
 
 
 def layers_of(spec: ExtractSpec, layer: str) -> tuple[str, ...]:
@@ -138,18 +138,80 @@ def _load_network(folder: Path, card: ModelCard, backbone: TrainableNetwork) -> 
     return network
 
 
-def _load_head(folder: Path, card: ModelCard, backbone: Encoder) -> Any:
+def open_head(path: str | os.PathLike[str]) -> tuple[ModelCard, Any]:
+    """Load the head that `fit_head` wrote, without its network: for features that are there already.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+
+    Returns
+    -------
+    card : ModelCard
+    estimator : estimator
+        A fitted classifier.
+
+    Raises
+    ------
+    HeadError
+        The folder holds no model, a damaged one, or a fine-tuned network, whose features no cache has.
+    """
+    folder = Path(path)
+    with reading(folder):
+        card = _read_card(folder)
+        if card.kind == "network":
+            raise network_error(str(folder), card)
+        return card, _load_head(folder, card)
+
+
+def network_error(name: str, card: ModelCard) -> HeadError:
+    """The error of a fine-tuned network that is to predict a cache. name : of the model."""
+    return HeadError(
+        f"{name} is a fine-tuned network, whose features no cache has. Give the {card.spec.modality}s themselves, or a "
+        "head of `featcache fit-head`."
+    )
+
+
+def check_width(path: str | os.PathLike[str], card: ModelCard, estimator: Any, width: int, source: str) -> None:
+    """Raise HeadError if a head has not as many features as its layers give.
+
+    Parameters
+    ----------
+    path : path
+        The folder of the head.
+    card : ModelCard
+    estimator : estimator
+        A fitted classifier.
+    width : int
+        Of all its layers together.
+    source : str
+        What gives the features, for the message: "the backbone".
+    """
+    if estimator.n_features_in_ != width or np.max(estimator.classes_) >= len(card.classes):
+        raise HeadError(
+            f"{path} is damaged: its head has {estimator.n_features_in_} features and "
+            f"{len(estimator.classes_)} classes, {source} gives {width} and model.json names "
+            f"{len(card.classes)}."
+        )
+
+
+def _read_card(folder: Path) -> ModelCard:
+    card = ModelCard.read(folder)
+    if not locate(folder, card.file).is_file():  # reading a pipe would wait
+        raise HeadError(f"{folder} is damaged: it has no {card.file}. Fit or train it again.")
+    return card
+
+
+def _load_head(folder: Path, card: ModelCard) -> Any:
     estimator = load_head(locate(folder, card.file))
     if is_multilabel(estimator) != card.multilabel:
         raise HeadError(
             f"{folder} is damaged: its head and model.json disagree on whether samples have several labels."
         )
-    has_other_labels = card.multilabel and len(estimator.classes_) != len(card.classes)
-    width = sum(backbone.dims.values())
-    if has_other_labels or estimator.n_features_in_ != width or np.max(estimator.classes_) >= len(card.classes):
+    if card.multilabel and len(estimator.classes_) != len(card.classes):
         raise HeadError(
-            f"{folder} is damaged: its head has {estimator.n_features_in_} features and "
-            f"{len(estimator.classes_)} classes, the backbone gives {width} and model.json names "
+            f"{folder} is damaged: its head has {len(estimator.classes_)} labels, and model.json names "
             f"{len(card.classes)}."
         )
     if card.multilabel:

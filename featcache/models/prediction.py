@@ -12,7 +12,7 @@ from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.core.samples import SEPARATOR
 
 Format = Literal["text", "csv", "json", "jsonl"]
-OptionalColumn = Literal["text", "moved_to"]
+OptionalColumn = Literal["text", "moved_to", "label_set", "unknown"]
 _COLUMNS = ["path", "label", "probability", "error", "remark"]
 
 
@@ -26,7 +26,8 @@ class Prediction(Result, NotebookResult):
         The file, or the place of a text in a table, such as "reviews.csv, line 7"; "" for a sample in memory.
     label : str, optional
         The most probable class. If samples have several labels: those whose probability is above their threshold
-        (usually 0.5), as "a|b". None if the sample could not be read; then `error` gives the reason.
+        (usually 0.5), as "a|b". None if the sample could not be read, then `error` gives the reason; or if it is
+        unknown.
     top : tuple of (str, float or None)
         Classes and their probabilities, the most probable first. The probability is None for heads without one.
     error : str, optional
@@ -39,6 +40,11 @@ class Prediction(Result, NotebookResult):
         What is odd about the sample, such as "nearly black" or "first of several pages".
     text : str, optional
         The beginning of a text, as one line. None for images.
+    label_set : tuple of str, optional
+        The labels that together hold the true one as often as requested, the most probable first; it can be empty.
+        None without a requested coverage.
+    is_unknown : bool
+        Whether the sample is like none of the classes, and was refused.
 
     Examples
     --------
@@ -56,6 +62,8 @@ class Prediction(Result, NotebookResult):
     moved_to: tuple[str, ...] | None = None
     remark: str | None = None
     text: str | None = None
+    label_set: tuple[str, ...] | None = None
+    is_unknown: bool = False
 
     @property
     def probability(self) -> float | None:
@@ -64,9 +72,10 @@ class Prediction(Result, NotebookResult):
 
     def __str__(self) -> str:
         """One line: the path and the top classes; if samples have several labels, first the labels; a text is last."""
-        if self.label is None:
+        if self.label is None and not self.is_unknown:
             return f"{printable(self.path)}\tunreadable: {printable(self.error or '')}"
-        labels = [self.label or "none"] if self.several else []
+        labels = [self.label or "none"] if self.several else ["unknown"] if self.is_unknown else []
+        labels += [] if self.label_set is None else [f"{{{', '.join(self.label_set)}}}"]
         classes = [name if probability is None else f"{name} {probability:.4f}" for name, probability in self.top]
         targets = [f"-> {target}" for target in self.moved_to or ()]
         notes = [*([self.error] if self.error else []), *([f"remark: {self.remark}"] if self.remark else [])]
@@ -84,6 +93,8 @@ class Prediction(Result, NotebookResult):
             "remark": self.remark,
             **({} if self.text is None else {"text": self.text}),
             **({} if self.moved_to is None else {"moved_to": self.moved_to}),
+            **({} if self.label_set is None else {"label_set": self.label_set}),
+            **({"unknown": True} if self.is_unknown else {}),
         }
 
 
@@ -101,8 +112,8 @@ def format_predictions(
     kind : {"text", "csv", "json", "jsonl"}
         "text" has a line for each, "json" is one object, "jsonl" has an object a line. JSON is ASCII. Bytes of a path
         that are not text become surrogates: write with errors="surrogateescape".
-    columns : sequence of {"text", "moved_to"}
-        Further columns of CSV. Several targets of `moved_to` are written as "a|b". Default: none.
+    columns : sequence of {"text", "moved_to", "label_set", "unknown"}
+        Further columns of CSV. Several values of `moved_to` and `label_set` are written as "a|b". Default: none.
     summary : Callable[[Exception or None], dict]
         Further fields of the object of "json". It is called after the last prediction, or with the error that ended the
         predictions, which is raised after the object is complete. With "jsonl" they are a last line, only after an
@@ -137,5 +148,10 @@ def _csv_cells(prediction: Prediction, columns: Sequence[OptionalColumn]) -> lis
     """The cells of `_COLUMNS`, and then of further columns."""
     probability = "" if prediction.probability is None else f"{prediction.probability:.6f}"
     cells = [prediction.path, prediction.label or "", probability, prediction.error or "", prediction.remark or ""]
-    further = {"text": prediction.text or "", "moved_to": SEPARATOR.join(prediction.moved_to or ())}
+    further = {
+        "text": prediction.text or "",
+        "moved_to": SEPARATOR.join(prediction.moved_to or ()),
+        "label_set": SEPARATOR.join(prediction.label_set or ()),
+        "unknown": "yes" if prediction.is_unknown else "",
+    }
     return [*cells, *(further[column] for column in columns)]

@@ -17,9 +17,10 @@ from featcache.analysis.curves import Curve
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard
 from featcache.data.sources.registry import open_source
 from featcache.errors import HeadError, PictureError
+from featcache.metrics.conformal import SetFigures
 from featcache.metrics.predictions import read_predictions
 from featcache.reports.chosen_predictions import choose_predictions
-from featcache.reports.plots import plot_confusion, plot_curve, plot_history, plot_reliability
+from featcache.reports.plots import plot_confusion, plot_coverage, plot_curve, plot_history, plot_reliability
 from featcache.reports.samples.registry import sample_report
 from featcache.reports.style import DrawFigure
 
@@ -66,6 +67,18 @@ def reliability_figure(model: _Path) -> DrawFigure:
         raise PictureError(f"{model} has no probabilities: {remedy}.")
     confidence = np.array([row.probabilities[0] for row in rows])
     return partial(plot_reliability, confidence, np.array([row.right for row in rows]))
+
+
+def coverage_figure(model: _Path) -> DrawFigure:
+    """How often sets of labels hold the true one on val, by the requested coverage, and how large they are."""
+    path = Path(model) / REPORT
+    sets = _read(path).get("sets")
+    if not sets:
+        raise PictureError(f"{model} has no scores of held-out samples, which sets of labels need.")
+    try:
+        return partial(plot_coverage, [SetFigures(**one) for one in sets])
+    except TypeError as error:
+        raise PictureError(f"{path} is damaged: its sets are invalid.") from error
 
 
 def history_figure(model: _Path) -> DrawFigure:

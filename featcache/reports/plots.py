@@ -11,7 +11,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import plural
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from featcache.analysis.benchmark.outcomes import Comparison
     from featcache.analysis.curves import Curve
     from featcache.analysis.planning.capacity import CapacityPlan
+    from featcache.metrics.conformal import SetFigures
     from featcache.training.loop import EpochMetrics
 
 _SHADES = LinearSegmentedColormap.from_list(
@@ -215,6 +216,31 @@ def plot_reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], 
     bottom.set_xlim(0, 1)
     for axes in (top, bottom):
         axes.grid()
+    return figure
+
+
+def plot_coverage(figures: Sequence[SetFigures]) -> Figure:
+    """How often sets of labels hold the true one against what was requested, with 95 % intervals, and their sizes."""
+    requested = np.array([one.requested for one in figures])
+    covered = np.array([one.coverage for one in figures])
+    bars: Any = np.array([[one.coverage - one.low for one in figures], [one.high - one.coverage for one in figures]])
+    figure = Figure(figsize=(4.6, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, height_ratios=(3, 2), sharex=True)
+    ends = [float(requested.min()) - 0.02, 1.0]
+    top.plot(ends, ends, "--", color=GREY, label="as requested")
+    top.errorbar(requested, covered, yerr=bars, fmt="o", ms=6, capsize=3, color=BLUE, label="val (95 % interval)")
+    top.set_ylabel("sets with the true label")
+    top.set_title(f"sets of labels (n = {figures[0].n})", fontsize="medium")
+    top.legend(fontsize="small", loc="upper left")
+    bottom.plot(requested, [one.mean_size for one in figures], "o-", ms=5, color=ORANGE)
+    bottom.set_ylabel("labels in a set")
+    bottom.set_xlabel("requested coverage")
+    for axes in (top, bottom):
+        axes.grid()
+    bottom.set_ylim(bottom=0)
+    top.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bottom.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bottom.set_xticks(requested)
     return figure
 
 

@@ -18,7 +18,14 @@ from featcache.analysis.curves import label_curve
 from featcache.analysis.doctor.doctor import doctor
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.verify import verify
-from featcache.errors import BackboneError, CacheError, CacheMismatchError, DataLayoutError, HeadError
+from featcache.errors import (
+    BackboneError,
+    CacheError,
+    CacheIncompleteError,
+    CacheMismatchError,
+    DataLayoutError,
+    HeadError,
+)
 from featcache.extraction.update import update
 from featcache.heads.fit_head import fit_head
 from featcache.metrics.predictions import compare_heads
@@ -75,6 +82,39 @@ def test_unlabeled_rows_are_a_split_and_groups_stay_together() -> None:
         sides[group].add(int(split))
     assert {len(one) for name, one in sides.items() if name != "19"} == {1}
     assert fit_head(cache).accuracy.n == len(cache.samples.rows("val"))
+
+
+@pytest.mark.parametrize("y", [None, [None] * 80, np.full(80, -1), np.full(80, np.nan)])
+def test_features_without_any_label(y: Any) -> None:
+    x, _ = cats_and_dogs()
+    cache = FeatureCache.from_arrays(x, y, classes=["cat", "dog"] if isinstance(y, list) else None)
+    assert cache.samples.classes == (("cat", "dog") if isinstance(y, list) else ())
+    assert len(cache.samples.rows("unlabeled")) == 80
+    np.testing.assert_array_equal(cache.features("unlabeled").clean(), x.astype(np.float32))
+    assert doctor(cache).images == 80
+    with pytest.raises(CacheIncompleteError, match="no training image has a label yet"):
+        fit_head(cache)
+
+
+def test_few_labels_leave_val_empty() -> None:
+    x, _ = cats_and_dogs()
+    cache = FeatureCache.from_arrays(x[:5], ["cat", "dog", None, None, None])
+    assert [len(cache.samples.rows(split)) for split in ("train", "val", "unlabeled")] == [2, 0, 3]
+    one = FeatureCache.from_arrays(x[:5], ["cat", None, None, None, None])
+    assert [len(one.samples.rows(split)) for split in ("train", "val", "unlabeled")] == [1, 0, 4]
+
+
+@pytest.mark.parametrize("unknown", [-1, np.nan])
+def test_several_labels_that_are_not_known(unknown: float) -> None:
+    x, _ = cats_and_dogs()
+    y = (x[:, :3] > 0).astype(float)
+    y[:10] = unknown
+    cache = FeatureCache.from_arrays(x, y)
+    assert [cache.samples.ids[row] for row in cache.samples.rows("unlabeled")] == [f"{row:02d}" for row in range(10)]
+    assert not cache.features("unlabeled").y.any()
+    y[0, 0] = 1
+    with pytest.raises(DataLayoutError, match="must hold 0 and 1, or a row of -1 or NaN"):
+        FeatureCache.from_arrays(x, y)
 
 
 def test_several_labels(tmp_path: Path) -> None:

@@ -341,7 +341,8 @@ def test_a_single_class_is_no_classification(make_folder: MakeFolder) -> None:
     root = make_folder({"ants": 3})
     assert layout_error(root) == (
         f"{root}: only one class (ants) was found; a classifier needs two or more. "
-        f"Expected {root / '<class>' / '*.jpg'} or {root / 'train' / '<class>' / '*.jpg'}."
+        f"Expected {root / '<class>' / '*.jpg'} or {root / 'train' / '<class>' / '*.jpg'}. "
+        "If its images have no label yet, name the folder unlabeled."
     )
 
 
@@ -425,7 +426,12 @@ def test_a_csv_without_splits_is_split_like_the_folder(make_folder: MakeFolder, 
             "x/000.png,a",
             "{csv}: the first line must name the columns path,label[,split][,sha256]; found file,label",
         ),
-        ("path", "x/000.png", "{csv}: the first line must name the columns path,label[,split][,sha256]; found path"),
+        (
+            "path",
+            "x/000.png",
+            "{csv}: the first line must name the columns path,label[,split][,sha256]; found path. Name the column of "
+            "the labels: --label-column NAME. If there are no labels yet, add an empty one",
+        ),
         ("path,label", ",a", "{csv}, line 2: path must not be empty"),
         ("path,label", "x/000.png", "{csv}, line 2: path and label must not be empty"),
         (

@@ -262,6 +262,16 @@ def test_images_without_a_label_are_kept_for_prediction(tmp_path: Path) -> None:
     assert not manifest.samples.multilabel
 
 
+def test_samples_of_a_tar_named_unlabeled_need_no_label_files(tmp_path: Path) -> None:
+    labels = [("a.cls", b"cat"), ("b.cls", b"dog"), ("c.cls", b"cat"), ("d.cls", b"dog")]
+    write_tar(tmp_path / "train-000.tar", *((f"{key}.png", key.encode()) for key in "abcd"), *labels)
+    write_tar(tmp_path / "unlabeled-000.tar", ("e.png", b"e"), ("f.png", b"f"))
+    samples = read_manifest(tmp_path, val_fraction=0.5).samples
+    assert [samples.ids[row] for row in samples.rows("unlabeled")] == ["unlabeled/e.png", "unlabeled/f.png"]
+    flat = read_manifest(write_tar(tmp_path / "flat.tar", ("e.png", b"e"), ("f.png", b"f")))
+    assert len(flat.samples.rows("unlabeled")) == 2
+
+
 @pytest.mark.parametrize("end", ["cls", "json"])
 def test_minus_one_is_decided_over_all_tars(tmp_path: Path, end: str) -> None:
     for split, labels in (("train", (0, 1, 0, 1)), ("test", (-1, -1))):

@@ -170,6 +170,35 @@ def test_the_float32_file_holds_float32(split_folder: Path, tmp_path: Path) -> N
         assert file["features/penultimate"].shape == (18, 1, 3)
 
 
+def test_unlabeled_images_are_the_fourth_split(split_folder: Path, tmp_path: Path) -> None:
+    flat = split_folder / "train/ants"
+    extract(flat, tmp_path / "a.h5", backbone=toy_backbone(), views=2)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file.attrs["version"] == 1
+        assert h5py.check_enum_dtype(file["split"].dtype) == {"train": 0, "val": 1, "test": 2, "unlabeled": 3}
+        assert file["split"][:].tolist() == [3] * 7
+        assert file["labels"][:].tolist() == [-1] * 7
+        assert file["done"][:].tolist() == [1] * 7
+        assert file["classes"].shape == (0,)
+        assert json.loads(file["index"][:].tobytes())["classes"] == []
+
+
+def test_a_cache_of_the_split_unlabelled_opens(tmp_path: Path) -> None:
+    """Written by the version that spelled the split "unlabelled", with K = 1."""
+    path = tmp_path / "before.h5"
+    path.write_bytes(gzip.decompress((Path(__file__).parents[1] / "golden/unlabeled-1.h5.gz").read_bytes()))
+    cache = FeatureCache.open(path)
+    assert cache.samples.digest() == "8211ad24c98bc3131677e6667d58c05dd230b38ffcae2de9d34d219d646cf7d2"
+    assert cache.done.tolist() == [2] * 4 + [1] * 4
+    features = cache.features("unlabeled")
+    assert features.samples.ids == ("x/006.png", "x/007.png")
+    assert features.y.tolist() == [-1, -1]
+    assert features.clean().tolist() == [
+        [0.07135009765625, 0.62890625, -1.806640625],
+        [0.09368896484375, 0.57666015625, -1.96484375],
+    ]
+
+
 def test_a_cache_of_before_groups_opens(tmp_path: Path) -> None:
     """Written by the version before the column `group`, from the images of the fixture `golden`."""
     path = tmp_path / "before.h5"

@@ -72,7 +72,9 @@ def test_the_commands_work_on_signals(data: Path, tmp_path: Path) -> None:
     assert loud.label == "loud"
     for arguments in (("verify", cache), ("diff", cache, data), ("curve", cache), ("doctor", cache, data),
                       ("update", cache, data), ("show", "confusion", head, "-o", tmp_path / "c.svg"),
-                      ("show", "map", cache, "-o", tmp_path / "m.svg"), ("compare-heads", head, head)):  # fmt: skip
+                      ("show", "map", cache, "-o", tmp_path / "m.svg"), ("compare-heads", head, head),
+                      ("predict", head, cache, "--data", data),
+                      ("similar", cache, data / "val/loud/00.npy")):  # fmt: skip
         result = featcache_cli(*arguments)
         assert result.exit_code in ((0, 3) if arguments[0] == "doctor" else (0,)), (arguments, result.output)
         assert "image" not in result.output, arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -335,7 +336,7 @@ def test_batches_and_unreadable_files_change_nothing_but_rounding(model: Path, p
 
 def test_an_error_of_the_head_comes_out(model: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = Classifier.load(model, device="cpu")
-    monkeypatch.setattr(classifier, "classes", ("ants",))
+    monkeypatch.setattr(classifier, "card", dataclasses.replace(classifier.card, classes=("ants",)))
     with pytest.raises(IndexError):
         classifier.predict(paths)
 

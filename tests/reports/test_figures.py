@@ -16,6 +16,7 @@ from matplotlib.offsetbox import AnnotationBbox
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
+from caches import clouds
 from commands import toy_cache, write_folder
 from featcache.analysis.curves import Curve, Point
 from featcache.cache.feature_cache import FeatureCache
@@ -28,6 +29,7 @@ from featcache.metrics.calibration import reliability
 from featcache.reports.cache_figures import map_figure, views_figure
 from featcache.reports.model_figures import (
     confusion_figure,
+    coverage_figure,
     curve_figure,
     history_figure,
     predictions_figure,
@@ -328,6 +330,26 @@ def test_the_reliability_is_that_of_the_predictions(tmp_path: Path) -> None:
     assert top.get_title().endswith("(n = 8)")
 
 
+def overlapping() -> FeatureCache:
+    """400 samples of four overlapping clouds, a fifth of them val."""
+    x, y = clouds(400, 4)
+    return FeatureCache.from_arrays(x, [f"c{label}" for label in y])
+
+
+def test_the_coverage_is_that_of_the_report(tmp_path: Path) -> None:
+    fit = fit_head(overlapping(), tmp_path / "head", head="ridge")
+    top, bottom = coverage_figure(tmp_path / "head")().axes
+    assert bottom.lines[0].get_ydata().tolist() == [one.mean_size for one in fit.sets]
+    points = top.containers[0].lines[0]
+    assert points.get_xdata().tolist() == [0.8, 0.9, 0.95, 0.99]
+    assert points.get_ydata().tolist() == [one.coverage for one in fit.sets]
+
+
+def test_a_head_without_held_out_samples_has_no_coverage(tmp_path: Path) -> None:
+    fit_head(overlapping(), tmp_path / "head", head="logreg")
+    assert "has no scores of held-out samples" in refusal(lambda: coverage_figure(tmp_path / "head"))
+
+
 def test_without_probabilities_there_is_no_reliability(tmp_path: Path) -> None:
     head = model(tmp_path / "head", ROWS + "val/bees/003.png,bees,bees,\n")
     assert refusal(lambda: reliability_figure(head)) == (
@@ -460,12 +482,12 @@ def test_the_image_among_those_of_another_class_is_shown(data: Path, cache: Path
 def test_several_labels_are_classes_of_a_map(several: Path) -> None:
     (axes,) = map_figure(several.parent / "toy.h5", several, split="train")().axes
     names = {str(group.get_label()) for group in axes.collections}
-    assert {"blue (3)", "blue|green (3)", " (3)"} <= names
+    assert {"blue (3)", "blue|green (3)", "none (3)"} <= names
     assert len(names) == 8
 
 
 def test_what_cannot_be_mapped_is_refused(data: Path, cache: Path, tmp_path: Path) -> None:
-    assert refusal(lambda: map_figure(cache, split="test")) == "a map needs three images or more; there are 0"
+    assert refusal(lambda: map_figure(cache, split="test")).startswith(f"{cache} has no readable test images to draw")
     assert refusal(lambda: map_figure(cache, tmp_path)) == (
         f"{tmp_path / 'val/ants/000.png'} does not exist. Give the folder or the CSV that the images were taken from."
     )

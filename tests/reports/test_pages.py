@@ -33,6 +33,7 @@ from toys import toy_backbone
 
 HOST = "abacus-17.example.org"
 CONFUSION, RELIABILITY = "Confusion matrix", "Calibration of the probabilities"
+COVERAGE = "How often sets of labels hold the true one"
 MAP, MAP_WITH = ("Features of val in two dimensions",
                  "Features of val in two dimensions, with images that lie among another class")  # fmt: skip
 PREDICTIONS, VIEWS = "Wrong and right predictions of val images", "Augmented views of training images"
@@ -80,8 +81,8 @@ def test_the_report_of_a_head_has_all_of_it(work: Path, tmp_path: Path) -> None:
     assert "accuracy 1.0000 (95 % interval 0.5655 to 1.0000, n = 5)" in lines
     assert not any(line.startswith("saved in") for line in lines)
     looked = page.sections["The head in figures"]
-    assert looked.captions == [CONFUSION, RELIABILITY, MAP_WITH, PREDICTIONS, VIEWS]
-    assert (len(set(looked.sources)), looked.notes) == (5, [])
+    assert looked.captions == [CONFUSION, RELIABILITY, COVERAGE, MAP_WITH, PREDICTIONS, VIEWS]
+    assert (len(set(looked.sources)), looked.notes) == (6, [])
     (table,) = page.sections["Where the features come from"].tables
     assert table[0] == ["field", "value"]
     fields = dict(table[1:])  # type: ignore[arg-type]
@@ -97,7 +98,7 @@ def test_the_report_of_a_head_has_all_of_it(work: Path, tmp_path: Path) -> None:
 def test_without_data_there_are_no_photos(work: Path, tmp_path: Path) -> None:
     page = head_page(work, tmp_path, None)
     looked = page.sections["The head in figures"]
-    assert (looked.captions, looked.notes) == ([CONFUSION, RELIABILITY, MAP], [])
+    assert (looked.captions, looked.notes) == ([CONFUSION, RELIABILITY, COVERAGE, MAP], [])
     assert page.sections["Commands"].code.startswith("featcache extract DATA -o toy.h5 ")
 
 
@@ -214,7 +215,14 @@ def test_the_report_of_a_benchmark_has_all_of_it(work: Path, out: Path) -> None:
         f"{ROUTES['finetune']}: not drawn. run was not trained in epochs: give a run of `featcache finetune` or a head "
         "of `fit-head --head sgd`."
     ]
-    assert page.sections["The head in figures"].captions == [CONFUSION, RELIABILITY, MAP_WITH, PREDICTIONS, VIEWS]
+    assert page.sections["The head in figures"].captions == [
+        CONFUSION,
+        RELIABILITY,
+        COVERAGE,
+        MAP_WITH,
+        PREDICTIONS,
+        VIEWS,
+    ]
     fields = dict(page.sections["Where the features come from"].tables[0])  # type: ignore[arg-type]
     assert fields["machine"] == "Abacus, 2 cores, Linux"
     assert fields["versions"] == "python 3.11.7, torch 2.11.0"

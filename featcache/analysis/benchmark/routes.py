@@ -21,6 +21,7 @@ from featcache import errors
 from featcache._utils.environment import keep_freed_memory
 from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import Progress
+from featcache._utils.timing import PhaseTimer
 from featcache.core.options import (
     DeterminismOptions,
     DeviceOptions,
@@ -32,6 +33,7 @@ from featcache.core.options import (
     TextOptions,
     ViewCount,
     fields_of,
+    manifest_keywords,
 )
 from featcache.core.specs import PENULTIMATE
 from featcache.data.modality import IMAGES, TEXTS
@@ -189,10 +191,16 @@ def _import_paths(task: RouteTask) -> RouteTask:
 
 
 def _extract(task: RouteTask, progress: Progress) -> dict[str, Any]:
+    from featcache.data.manifest import read_manifest
     from featcache.extraction.extract import extract
 
     task = _arguments(task, task.get("precision", "auto"))
-    return extract(progress=progress, **task).to_dict()
+    timer = PhaseTimer()
+    with timer.phase("hash"):
+        manifest = read_manifest(task.pop("data"), **manifest_keywords(task), progress=progress).labeled("benchmark")
+    hash_s = timer.seconds()["hash"]
+    result = extract(manifest, progress=progress, **task).to_dict()
+    return {**result, "seconds": {**result["seconds"], "hash": hash_s, "wall": result["seconds"]["wall"] + hash_s}}
 
 
 def _arguments(task: RouteTask, precision: str) -> RouteTask:

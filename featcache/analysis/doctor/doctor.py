@@ -78,7 +78,8 @@ def doctor(
     Parameters
     ----------
     cache : path or FeatureCache
-        A cache with train images.
+        A cache with train images, or with images that have no label yet. Those are in all checks but the ones of
+        labels.
     data : path, optional
         What the cache was made from. Some of its images run through the network again; of texts the issues get the
         beginnings.
@@ -104,7 +105,7 @@ def doctor(
     Raises
     ------
     CacheError
-        The cache cannot be read or has no train images.
+        The cache cannot be read, or has neither train images nor images without a label.
     EmptyFolderError
         `data` does not match the cache.
 
@@ -123,9 +124,9 @@ def doctor(
     cache = FeatureCache.open(cache)
     if data is not None:
         cache.require_images(f"a check of the {cache.spec.modality}s")
-    parts = {split: cache.features(split, layer) for split in LABELED_SPLITS}
+    parts = {split: cache.features(split, layer) for split in SPLITS}
     parts = {split: features for split, features in parts.items() if len(features.samples)}
-    if "train" not in parts:
+    if not {"train", UNLABELED} & parts.keys():
         raise CacheIncompleteError(f"{cache.path} has no readable train {cache.spec.modality}s")
     imports = not is_arrays(cache.spec.backbone) and backbone is None and "timm" not in sys.modules
     runs_network = data is not None and sample_checks(cache.spec.modality).runs_network
@@ -139,12 +140,14 @@ def _expect(
     parts: dict[str, Features], imports: bool, with_images: bool, progress: Progress | None
 ) -> WeightedProgress:
     """The progress of all steps, by the time that they are expected to take."""
-    shapes = [features.x.shape for features in parts.values()]
-    images, train, d = sum(shape[0] for shape in shapes), shapes[0][0], shapes[0][2]
-    values = sum(n * views * d for n, views, d in shapes)
-    sample, checked = min(images, _most_images(d)), min(train, MAX_IMAGES)
-    classes = len(parts["train"].samples.classes)
-    seconds = expected_seconds(values, sample, checked, images - train, d, classes, imports, with_images)
+    shapes = {split: features.x.shape for split, features in parts.items()}
+    images = {split: shape[0] for split, shape in shapes.items()}
+    first = next(iter(parts.values()))
+    train, d, classes = images.get("train", 0), first.x.shape[2], max(1, len(first.samples.classes))
+    values = sum(n * views * d for n, views, d in shapes.values())
+    sample, checked = min(sum(images.values()), _most_images(d)), max(1, min(train, MAX_IMAGES))
+    held_out = images.get("val", 0) + images.get("test", 0)
+    seconds = expected_seconds(values, sample, checked, held_out, d, classes, imports, with_images)
     return WeightedProgress(progress, "doctor", seconds)
 
 
@@ -153,7 +156,7 @@ def _check_all(
     device: str, seed: int, steps: WeightedProgress,
 ) -> tuple[int, list[Check]]:  # fmt: skip
     """The number of images with features, and all checks."""
-    train, checks, samples = parts["train"], list[Check](), sample_checks(cache.spec.modality)
+    checks, samples = list[Check](), sample_checks(cache.spec.modality)
     words = samples.words
     with steps.step("images"):
         checks.append(_check_images(cache, words))
@@ -165,27 +168,27 @@ def _check_all(
         if len(non_finite):
             images = tuple(name_row(cache.samples, int(rows[index])) for index in non_finite)
             return len(rows), [*checks, non_finite_check(images, words)]
-        widths = train.concatenated.widths if train.concatenated else ()
+        first = next(iter(parts.values()))  # train, unless no image has a label yet
+        widths = first.concatenated.widths if first.concatenated else ()
         spread = measure_spread((features.lazy_view(0) for features in parts.values()), widths)
         if widths:
-            scale = standardize_layers(train)
+            scale = standardize_layers(first)
             parts = {split: features.scaled(scale) for split, features in parts.items()}
-            train = parts["train"]
         sample = _draw_sample(cache, parts, rows, seed)
-        ranked = sample.samples.rows("train")[:: max(1, len(sample.rows) // _RANK_IMAGES)]
+        ranked = sample.samples.rows(next(iter(parts)))[:: max(1, len(sample.rows) // _RANK_IMAGES)]
         rank = effective_rank(sample.x[ranked], strata(sample.samples.labels[ranked]))
         values = check_values(spread, rank, words)
     checks.append(values)
     collapsed = any(issue.kind == "collapse" for issue in values.findings)
     with steps.step("views"):
-        checks.append(_check_views(cache, train, collapsed, seed, words))
+        checks.append(_check_views(cache, parts.get("train"), collapsed, seed, words))
     with steps.step("duplicates") as progress:
         checks += check_alike(sample.x, sample.samples, len(rows), collapsed, progress, words)
     with steps.step("labels") as progress:
-        held_out = [parts[split] for split in parts if split != "train"]
-        checks += check_labels(train, held_out, MAX_IMAGES, seed, progress, words)
+        held_out = [parts[split] for split in parts if split not in ("train", UNLABELED)]
+        checks += check_labels(parts.get("train"), held_out, MAX_IMAGES, seed, progress, words)
     if data is not None:
-        request = DataChecks(cache, data, layer, train, backbone, weights, device, seed, steps)
+        request = DataChecks(cache, data, layer, parts.get("train"), backbone, weights, device, seed, steps)
         checks = samples.check_data(checks, request)
     return len(rows), checks
 
@@ -196,9 +199,11 @@ def _most_images(width: int) -> int:
 
 
 def _draw_sample(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[np.int64], seed: int) -> _Sample:
-    """All images, or as many as can be compared with each other."""
-    most = _most_images(parts["train"].x.shape[2])
-    drawn = np.sort(content_order(cache.samples.sha256[rows], seed, "examine")[:most])
+    """All images, or as many as can be compared with each other, those with a label first."""
+    most = _most_images(next(iter(parts.values())).x.shape[2])
+    order = content_order(cache.samples.sha256[rows], seed, "examine")
+    is_unlabeled = cache.samples.split[rows[order]] == SPLITS.index(UNLABELED)
+    drawn = np.sort(order[np.argsort(is_unlabeled, kind="stable")][:most])
     blocks, start = [], 0
     for features in parts.values():
         n = len(features.samples)
@@ -211,10 +216,9 @@ def _draw_sample(cache: FeatureCache, parts: dict[str, Features], rows: NDArray[
 def _check_images(cache: FeatureCache, words: Words) -> Check:
     """Exact duplicates, skipped samples and class counts: what needs no features."""
     samples = cache.samples
-    readable = {split: cache.readable_rows(split) for split in LABELED_SPLITS}
-    counts = {split: count_images(samples.labels[rows], len(samples.classes)) for split, rows in readable.items()}
-    is_readable = (cache.done > 0) & (samples.split != SPLITS.index(UNLABELED))
-    copies = [(a, b) for a, b in samples.copies() if is_readable[a] and is_readable[b]]
+    readable = {split: cache.readable_rows(split) for split in SPLITS}
+    counts = {split: count_images(samples.labels[readable[split]], len(samples.classes)) for split in LABELED_SPLITS}
+    copies = [(a, b) for a, b in samples.copies() if cache.done[a] and cache.done[b]]
     issues = find_copies(samples, copies, words) + find_shared_groups(samples, words)
     if cache.skipped:
         reasons = sorted({reason for _, reason in cache.skipped})
@@ -222,13 +226,14 @@ def _check_images(cache: FeatureCache, words: Words) -> Check:
         what = f"{plural(len(cache.skipped), words.sample)} {were} skipped: {'; '.join(reasons[:3])}"
         examples = tuple(name_row(samples, samples.ids.index(name)) for name, _ in cache.skipped)
         issues.append(Issue("skipped", "note", what, "Fix or delete them, then run `featcache update`.", examples))
-    issues += _class_count_issues(samples, counts, words)
+    issues += _class_count_issues(samples, counts, words) if samples.classes else []
     train = counts["train"]
     images = ", ".join(f"{len(rows)} {split}" for split, rows in readable.items() if len(rows))
-    summary = (
-        f"{images}, {plural(len(samples.classes), 'class', 'classes')} with {train.min()} to {train.max()} train "
-        f"{words.samples}, {plural(len(copies), 'exact duplicate')}"
-    )
+    classes = "no class yet"
+    if samples.classes:
+        n_classes = plural(len(samples.classes), "class", "classes")
+        classes = f"{n_classes} with {train.min()} to {train.max()} train {words.samples}"
+    summary = f"{images}, {classes}, {plural(len(copies), 'exact duplicate')}"
     return Check(words.samples, summary, tuple(issues))
 
 
@@ -254,10 +259,10 @@ def _class_count_issues(samples: Samples, counts: dict[str, NDArray[np.int64]], 
     return issues
 
 
-def _check_views(cache: FeatureCache, train: Features, collapsed: bool, seed: int, words: Words) -> Check:
+def _check_views(cache: FeatureCache, train: Features | None, collapsed: bool, seed: int, words: Words) -> Check:
     if collapsed:
         return Check("views", "not checked: the features are nearly equal", ran=False)
-    if not train.views:
+    if train is None or not train.views:
         return Check("views", "not checked: train has no augmented views", ran=False)
     if len(train.samples) < 2:
         return Check("views", f"not checked: a single train {words.sample} cannot be compared", ran=False)

@@ -13,7 +13,7 @@ from featcache._utils.progress_bar import Progress
 from featcache.analysis.doctor.findings import Check, Issue, IssueExample, Severity, name_row
 from featcache.analysis.doctor.neighbors import K, Neighbors, find_near
 from featcache.analysis.doctor.words import IMAGE_WORDS, Words
-from featcache.core.samples import Samples
+from featcache.core.samples import SPLITS, UNLABELED, Samples
 
 _FALSE_ALARMS = 0.02  # expected per data set without duplicates; the most similar photos of ants and bees have 0.1
 _FAR_Z, _LOW_NORM_Z = 5.0, -4.0  # robust z; good photos and digits stay below 3.6 and above -3.2
@@ -50,6 +50,7 @@ def check_alike(
         [(int(min(first[[a, b]])), int(max(first[[a, b]])), cosine) for a, b, cosine in pairs],
         ("near duplicates across splits", "warning", "near duplicates"),
         ("near duplicates with other labels", "warning", "near duplicates"),
+        ("near duplicates without a label", "note", "near duplicates, one of which has no label"),
         ("near duplicates", "note", "near duplicates"),
         words,
     )
@@ -95,6 +96,7 @@ def find_copies(samples: Samples, pairs: Iterable[tuple[int, int]], words: Words
         [(a, b, 1.0) for a, b in pairs],
         ("copies across splits", "error", words.copies),
         ("copies with other labels", "warning", words.copies),
+        ("copies without a label", "note", f"{words.copies}, one of which has no label"),
         ("copies", "note", words.copies),
         words,
     )
@@ -122,24 +124,30 @@ def _pair_issues(
     pairs: Iterable[tuple[int, int, float]],
     leak: _Kind,
     conflict: _Kind,
+    half_labeled: _Kind,
     harmless: _Kind,
     words: Words,
 ) -> list[Issue]:
-    """Pairs (row, row, cosine) as issues: across splits, with different labels, and the others."""
-    examples: dict[str, list[IssueExample]] = {leak[0]: [], conflict[0]: [], harmless[0]: []}
+    """Pairs (row, row, cosine) as issues: across splits, with different labels, with one label, and the others."""
+    kinds = (leak, conflict, half_labeled, harmless)
+    examples: dict[str, list[IssueExample]] = {kind: [] for kind, *_ in kinds}
+    unlabeled = SPLITS.index(UNLABELED)
     for a, b, cosine in pairs:
         crosses, differs = samples.split[a] != samples.split[b], np.any(samples.labels[a] != samples.labels[b])
-        for kind, applies in ((leak[0], crosses), (conflict[0], differs), (harmless[0], not (crosses or differs))):
-            if applies:
+        waits = crosses and unlabeled in (samples.split[a], samples.split[b])
+        applies = (crosses and not waits, differs and not waits, waits, not (crosses or differs))
+        for (kind, *_), does_apply in zip(kinds, applies, strict=True):
+            if does_apply:
                 examples[kind].append(name_row(samples, b, other=a, score=cosine))
     remedies = {
         leak[0]: f"Their accuracy is meaningless: keep both {words.samples} of a pair in one split.",
         conflict[0]: f"One of the two labels is wrong: check both {words.samples}, and keep one.",
+        half_labeled[0]: f"Give both {words.samples} of a pair the same label, and keep them in one split.",
         harmless[0]: "Usually harmless. Of many duplicates keep one, otherwise they have too much weight.",
     }
     return [
         Issue(kind, severity, f"{plural(len(examples[kind]), 'pair')} of {what}", remedies[kind], tuple(examples[kind]))
-        for kind, severity, what in (leak, conflict, harmless)
+        for kind, severity, what in kinds
         if examples[kind]
     ]
 

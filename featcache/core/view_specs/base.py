@@ -69,6 +69,11 @@ class SampleView(ABC):
     def input_size(self) -> int:
         """Size of the network's input, which its engine is prepared for."""
 
+    @property
+    def joins_columns(self) -> bool:
+        """Whether a sample is made of several columns of a table, see `Source.joins_columns`."""
+        return False
+
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """Names of all fields."""

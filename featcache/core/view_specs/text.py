@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from featcache.core.view_specs.base import Augment, Recipes, SampleView, check_choice
 from featcache.core.view_specs.registry import VIEW_SPECS
@@ -37,6 +39,9 @@ class TextSpec(SampleView):
         Name of the view recipe for views 1, 2, ...: "word-dropout", "sentence-crop" or "none".
     seed : int, default 0
         Seed of the augmentation.
+    separator : str, default ""
+        Takes the place of the unit separator, U+001F, between the texts of several columns: special tokens such as
+        "[SEP]", by the encoder's tokenizer. Empty for texts of one column, in which U+001F is text.
 
     Raises
     ------
@@ -51,6 +56,7 @@ class TextSpec(SampleView):
 
     modality: ClassVar[str] = "text"
     recipes: ClassVar[Recipes] = Recipes(TEXT_AUGMENTS, TEXT_AUGMENT, "none", "none", ("word-dropout", "sentence-crop"))
+    newer: ClassVar[Mapping[str, Any]] = MappingProxyType({"separator": ""})
 
     tokenizer_sha256: str
     max_length: int = 256
@@ -59,6 +65,7 @@ class TextSpec(SampleView):
     normalize: bool = False
     augment: Augment = "none"
     seed: int = 0
+    separator: str = ""
 
     def __post_init__(self) -> None:
         check_choice("pooling", self.pooling, TextPooling)
@@ -71,6 +78,11 @@ class TextSpec(SampleView):
     def input_size(self) -> int:
         """Size of the network's input, which its engine is prepared for: the most tokens of a text."""
         return self.max_length
+
+    @property
+    def joins_columns(self) -> bool:
+        """See `SampleView`."""
+        return bool(self.separator)
 
 
 VIEW_SPECS.register(TextSpec.modality, TextSpec)

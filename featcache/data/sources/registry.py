@@ -21,6 +21,7 @@ from pathlib import Path
 
 from featcache._utils import remote
 from featcache.core.registry import Registry
+from featcache.data.file_types import HDF5
 from featcache.data.modality import IMAGES
 from featcache.data.sources.base import Source, SourceOptions, missing_error
 from featcache.errors import DataLayoutError
@@ -28,7 +29,6 @@ from featcache.errors import DataLayoutError
 SOURCES: Registry[type[Source]] = Registry(
     "source of samples", "featcache.data.sources", "featcache.sources", DataLayoutError
 )
-_HDF5 = (".h5", ".hdf5")
 
 
 def open_source(
@@ -105,7 +105,7 @@ def names_samples(data: str | os.PathLike[str]) -> bool:
     """Whether a path names samples, and not a file of another kind, such as a cache."""
     path = os.fspath(data)
     if remote.is_url(path):
-        return not path.lower().endswith(_HDF5)
+        return not path.lower().endswith(HDF5)
     return os.path.isdir(path) or source_type_of(path) is not None
 
 
@@ -116,7 +116,7 @@ def _refuse_single_file(path: Path, options: SourceOptions) -> None:
             f"{path} is a single picture. Give the folder that holds a folder of pictures for each class. To classify "
             f"a picture: featcache predict HEAD {path}"
         )
-    if path.suffix.lower() in _HDF5:
+    if path.suffix.lower() in HDF5:
         raise DataLayoutError(
             f"{path} is a cache or another HDF5 file. Give the images: a folder, a CSV, or tar files. What a cache "
             f"holds: featcache info {path}"

@@ -8,6 +8,7 @@ from featcache._utils.formatting import brief, split_names
 from featcache.data.label_columns import choose_label, find_column, label_note
 from featcache.data.sources.table_columns import (
     NO_LABEL,
+    NO_LABELS_HINT,
     PATH_NAMES,
     Columns,
     MissingColumnsError,
@@ -20,9 +21,6 @@ TEXT_NAME = "text"
 EXPECTED_TEXT_COLUMNS = "the columns text,label[,split][,group]"
 TEXTS_IN_ROWS = TableKind(EXPECTED_TEXT_COLUMNS, "surrogateescape", is_texts=True)
 """Bytes that are not UTF-8 are found in the single text, see `check_text`."""
-
-BETWEEN = "\n"
-"""Between the texts of several columns."""
 
 
 def find_text_columns(name: str, header: Sequence[str], text_column: str | None) -> tuple[str, ...]:
@@ -61,7 +59,8 @@ def text_note(columns: Sequence[str]) -> list[str]:
     """A line with the chosen columns, if they are not only `text`."""
     if tuple(columns) == (TEXT_NAME,):
         return []
-    return [f"text column{'s, joined by line breaks' if len(columns) > 1 else ''}: {', '.join(columns)}"]
+    several = "s, with the separator of the encoder between them" if len(columns) > 1 else ""
+    return [f"text column{several}: {', '.join(columns)}"]
 
 
 def choose_text_columns(
@@ -92,7 +91,8 @@ def choose_text_columns(
         notes = [label_note(label, others)] if label else []
     if label is None:
         names = f"{','.join(header[:8])}{',...' if len(header) > 8 else ''}"
-        raise MissingColumnsError(f"{where} {EXPECTED_TEXT_COLUMNS}; found {names}")
+        hint = NO_LABELS_HINT if texts else ""
+        raise MissingColumnsError(f"{where} {EXPECTED_TEXT_COLUMNS}; found {names}{hint}")
     optional = () if label_column == NO_LABEL else ("split", "group")  # they mean nothing without labels
     split, group = (find_column(others, (column,)) if column in optional else None for column in ("split", "group"))
     columns = Columns("", label, split, None, group, [*notes, *text_note(texts)], texts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, Unpack
 
 from featcache._utils.monitor import Monitor
 from featcache.backbones.encoder import Encoder
-from featcache.core.options import ExtractArguments, RuntimeOptions
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions
 from featcache.core.specs import ExtractSpec, cached_augment
 from featcache.data.manifest import Manifest
 from featcache.data.modality import Modality
@@ -27,13 +27,13 @@ class LoadOptions(TypedDict):
     lazy: NotRequired[bool]
 
 
-def load_keywords(options: ExtractArguments) -> dict[str, Any]:
+def load_keywords(options: CompleteArguments) -> dict[str, Any]:
     """Keywords of a function that loads a network by its name, as those of images and texts do."""
     given: Mapping[str, Any] = options
     return {name: given[name] for name in ("weights", "layers", "device", "precision", "seed")} | {"lazy": True}
 
 
-def spec_keywords(options: ExtractArguments, modality: str) -> dict[str, Any]:
+def spec_keywords(options: CompleteArguments, modality: str) -> dict[str, Any]:
     """Keywords of a network's `extract_spec` that every modality has."""
     given: Mapping[str, Any] = options
     augment = cached_augment(options["augment"], options["views"], modality)
@@ -68,10 +68,10 @@ class Pipeline(Protocol):
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
-    ) -> ExtractArguments:
+    ) -> CompleteArguments:
         """The options with values that depend on the data or on an unfinished cache `out`, if there is to be one."""
 
-    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[Encoder, ExtractSpec]:
+    def load(self, backbone: Any, options: CompleteArguments, /) -> tuple[Encoder, ExtractSpec]:
         """Load a network by its name, or take it as it is; and the spec of the features that the options request.
 
         Raises

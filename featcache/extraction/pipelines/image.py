@@ -15,7 +15,7 @@ from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import load_backbone, load_backbone_of
 from featcache.backbones.sources.registry import check_name, is_named
-from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions, ViewOptions, select
 from featcache.core.specs import EMBEDDED, ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.modality import IMAGES
@@ -146,7 +146,7 @@ class ImagePipeline:
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
-    ) -> ExtractArguments:
+    ) -> CompleteArguments:
         """See `Pipeline`: the value range of the images."""
         if side := options["decode_side"]:
             monitor.note(
@@ -154,9 +154,9 @@ class ImagePipeline:
             )
         value_range = choose_value_range(options["value_range"], out, manifest, options["max_pixels"])
         monitor.note(describe_value_range(value_range))
-        return {**options, "value_range": value_range}
+        return {**options, "value_range": value_range, "joins_columns": False}
 
-    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[Backbone, ExtractSpec]:
+    def load(self, backbone: Any, options: CompleteArguments, /) -> tuple[Backbone, ExtractSpec]:
         """See `Pipeline`."""
         network = backbone
         if not isinstance(backbone, Backbone):

@@ -11,7 +11,7 @@ from featcache._utils.timing import PhaseTimer
 from featcache.backbones.load_text import load_text_encoder, load_text_encoder_of
 from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_sources.registry import find_text_source, get_text_source
-from featcache.core.options import ExtractArguments, RuntimeOptions, TextOptions, select
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions, TextOptions, select
 from featcache.core.specs import EMBEDDED_TEXT, ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.modality import TEXTS
@@ -57,12 +57,12 @@ class TextPipeline:
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
-    ) -> ExtractArguments:
-        """See `Pipeline`. No option depends on the texts."""
+    ) -> CompleteArguments:
+        """See `Pipeline`: whether the texts of several columns are joined."""
         monitor.note(f"texts, encoded by {backbone if isinstance(backbone, str) else backbone.name}")
-        return options
+        return {**options, "joins_columns": manifest.source.joins_columns}
 
-    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[TextEncoder, ExtractSpec]:
+    def load(self, backbone: Any, options: CompleteArguments, /) -> tuple[TextEncoder, ExtractSpec]:
         """See `Pipeline`."""
         encoder = backbone
         if isinstance(backbone, TextEncoder):
@@ -72,7 +72,8 @@ class TextPipeline:
                     raise BackboneError(f"{backbone.name} brings its own {name}, {own!r}: leave the option out")
         else:
             encoder = load_text_encoder(backbone, **select(TextOptions, options), **load_keywords(options))
-        return encoder, encoder.extract_spec(**spec_keywords(options, TEXTS.name))
+        keywords = spec_keywords(options, TEXTS.name) | {"joins_columns": options["joins_columns"]}
+        return encoder, encoder.extract_spec(**keywords)
 
     def load_of(self, spec: ExtractSpec, path: Path, backbone: Any, /, **options: Unpack[LoadOptions]) -> TextEncoder:
         """See `Pipeline`."""

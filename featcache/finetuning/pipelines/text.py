@@ -50,7 +50,10 @@ class TextLivePipeline:
     ) -> ExtractSpec:
         """See `LivePipeline`."""
         augment = live_augment(options["augment"], TEXTS.name)
-        return network.extract_spec(views=0, dtype="float32", augment=augment, seed=options["seed"])
+        joins_columns = manifest.source.joins_columns
+        return network.extract_spec(
+            views=0, dtype="float32", augment=augment, seed=options["seed"], joins_columns=joins_columns
+        )
 
     def describe(self, spec: ExtractSpec, /) -> str:
         """See `LivePipeline`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from featcache._utils import remote
+from featcache.cache.paths import names_cache
 from featcache.data.file_listing import find_samples, walk
 from featcache.data.file_types import describe_ignored
 from featcache.data.input_notes import input_notes
@@ -27,7 +28,7 @@ NamedSample = str | os.PathLike[str] | SampleFile
 
 def samples_of_name(
     path: str | os.PathLike[str],
-    modality: Modality,
+    inputs: SampleInputs,
     text_column: str | None = None,
     ignored: Counter[str] | None = None,
 ) -> list[NamedSample]:
@@ -36,8 +37,8 @@ def samples_of_name(
     Parameters
     ----------
     path : path or URL
-    modality : Modality
-        What the samples are.
+    inputs : SampleInputs
+        Of the model.
     text_column : str or None
         See `read_manifest`.
     ignored : Counter of str, optional
@@ -46,7 +47,7 @@ def samples_of_name(
     Raises
     ------
     DataLayoutError
-        The collection holds samples of another modality.
+        The model does not predict the samples of the collection, such as those of another modality.
     EmptyFolderError
         It holds no samples.
 
@@ -55,12 +56,13 @@ def samples_of_name(
     IgnoredFilesWarning
         Some files are not samples, and `ignored` is None.
     """
-    name, counted = os.fspath(path), Counter[str]() if ignored is None else ignored
+    name, counted, modality = os.fspath(path), Counter[str]() if ignored is None else ignored, inputs.modality
     samples: list[NamedSample]
     if is_collection(name, text_column):
         source = open_source(name, text_column=text_column)
-        check_modality(source, modality)
-        samples = samples_of(source, source.sample_ids(counted))
+        names = source.sample_ids(counted) if source.modality is modality else []
+        inputs.check_source(source)
+        samples = samples_of(source, names)
     elif remote.is_url(name):
         if modality.accepts(Path(posixpath.basename(urlsplit(name).path))):
             return [file_of_url(name)]
@@ -90,7 +92,7 @@ def list_inputs(
     ----------
     names : sequence of str
     inputs : SampleInputs
-        Of the modality of the samples.
+        Of the model.
     missing : dict of str to str
         Gets the names without a sample, with the reason of each.
     ignored : Counter of str, optional
@@ -101,7 +103,7 @@ def list_inputs(
     Raises
     ------
     DataLayoutError
-        A name has samples of another modality.
+        The model does not predict the samples of a name.
     EmptyFolderError
         No name has a sample.
     """
@@ -109,9 +111,12 @@ def list_inputs(
     samples: list[NamedSample] = []
     empty: dict[str, str] = {}
     for name in names:
+        if names_cache(name):
+            empty[name] = "a cache or another HDF5 file; a cache is predicted without other samples beside it"
+            continue
         try:
             if is_collection(name, text_column) or remote.is_url(name):
-                samples += samples_of_name(name, modality, text_column, ignored)
+                samples += samples_of_name(name, inputs, text_column, ignored)
             else:
                 samples += find_samples([name], ignored=ignored, modality=modality)
         except EmptyFolderError as error:

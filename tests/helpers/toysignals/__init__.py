@@ -13,7 +13,7 @@ from featcache.data.sources.registry import SOURCES
 from featcache.extraction.pipelines.registry import PIPELINES
 from featcache.models.inputs.registry import INPUTS
 from toysignals.data import SIGNALS, SignalFolder
-from toysignals.inputs import SIGNAL_INPUTS
+from toysignals.inputs import SignalInputs
 from toysignals.pipeline import SIGNAL_PIPELINE
 from toysignals.views import SignalSpec
 
@@ -21,7 +21,7 @@ ENTRIES: list[tuple[Registry[Any], Any, str]] = [
     (VIEW_SPECS, SignalSpec, "toysignals.views:SignalSpec"),
     (SOURCES, SignalFolder, "toysignals.data:SignalFolder"),
     (PIPELINES, SIGNAL_PIPELINE, "toysignals.pipeline:SIGNAL_PIPELINE"),
-    (INPUTS, SIGNAL_INPUTS, "toysignals.inputs:SIGNAL_INPUTS"),
+    (INPUTS, SignalInputs, "toysignals.inputs:SignalInputs"),
 ]
 """The four registrations: the entry, and its name in an entry point."""
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from featcache.core.specs import ExtractSpec
 from featcache.data.file_listing import read_names
+from featcache.data.sources.base import Source
 from featcache.errors import DataLayoutError
 from featcache.models.inputs.base import MakeViews, Prepare, Prepared, SampleFile
-from featcache.models.inputs.names import file_of_bytes, samples_of_name
+from featcache.models.inputs.names import check_modality, file_of_bytes, samples_of_name
 from featcache.models.prediction import OptionalColumn
 from toysignals.data import SIGNALS, read_signal
 from toysignals.views import SignalSpec, make_signal_views
@@ -27,9 +28,15 @@ class SignalInputs:
     columns: tuple[OptionalColumn, ...] = ()
     stream_has_names = True
 
+    def __init__(self, spec: ExtractSpec, /) -> None:
+        self._view = spec.view_of(SignalSpec)
+
+    def check_source(self, source: Source, /) -> None:
+        check_modality(source, SIGNALS)
+
     def each(self, samples: Any, text_column: str | None = None, /) -> Iterator[Any]:
         if isinstance(samples, (str, os.PathLike)):
-            yield from samples_of_name(samples, SIGNALS)
+            yield from samples_of_name(samples, self)
         else:
             yield from map(_single_signal, samples)
 
@@ -41,22 +48,23 @@ class SignalInputs:
     def read_stream(self, stream: Any, end: bytes = b"\n", text_column: str | None = None, /) -> Iterator[str]:
         return read_names(stream, end)
 
-    def prepare_for(self, spec: ExtractSpec, encoder: Any, /) -> Prepare:
-        view = spec.view_of(SignalSpec)
+    def prepare_for(self, encoder: Any, /) -> Prepare:
+        view = self._view
 
         def prepare(sample: bytes, name: str = "") -> MakeViews:
             def make(numbers: Sequence[int]) -> Prepared:
+                digest = hashlib.sha256(sample).digest()
                 values = read_signal(sample, view.length)
-                return Prepared(make_signal_views(values, view, hashlib.sha256(sample).digest(), numbers), "")
+                return Prepared(make_signal_views(values, view, digest, numbers), "", digest)
 
             return make
 
         return prepare
 
-    def describe(self, spec: ExtractSpec, /) -> str:
-        return f"signals of {spec.view_of(SignalSpec).length} values"
+    def describe(self) -> str:
+        return f"signals of {self._view.length} values"
 
-    def remark_hint(self, spec: ExtractSpec, /) -> str:
+    def remark_hint(self) -> str:
         return ""
 
     def missing_hint(self, name: str, /) -> str:
@@ -70,6 +78,3 @@ def _single_signal(signal: Any) -> Any:
     file = io.BytesIO()
     np.save(file, signal)
     return file_of_bytes(file.getvalue())
-
-
-SIGNAL_INPUTS = SignalInputs()

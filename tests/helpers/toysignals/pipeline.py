@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from featcache._utils.monitor import Monitor
 from featcache._utils.timing import PhaseTimer
-from featcache.core.options import ExtractArguments, RuntimeOptions
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.errors import BackboneError
@@ -46,10 +46,10 @@ class SignalPipeline:
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
-    ) -> ExtractArguments:
-        return options
+    ) -> CompleteArguments:
+        return {**options, "joins_columns": False}
 
-    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[SignalEncoder, ExtractSpec]:
+    def load(self, backbone: Any, options: CompleteArguments, /) -> tuple[SignalEncoder, ExtractSpec]:
         encoder = SignalEncoder() if isinstance(backbone, str) else backbone
         keywords = spec_keywords(options, SIGNALS.name)
         view = SignalSpec(augment=keywords.pop("augment"), seed=keywords.pop("seed"))

@@ -25,8 +25,8 @@ class DataChecks:
         What the cache was made from.
     layer : str
         See `doctor`.
-    train : Features
-        Those of train.
+    train : Features or None
+        Those of train; None if no sample has a label.
     backbone : network or None
         The user's own network.
     weights : str or None
@@ -42,7 +42,7 @@ class DataChecks:
     cache: FeatureCache
     data: Any
     layer: str
-    train: Features
+    train: Features | None
     backbone: Any
     weights: str | None
     device: str

@@ -16,6 +16,7 @@ from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import preprocessing_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.rng import content_order
+from featcache.core.samples import UNLABELED
 from featcache.core.specs import PENULTIMATE, is_arrays, no_network
 from featcache.data.modality import IMAGES
 from featcache.errors import BackboneError, CacheMismatchError
@@ -67,10 +68,9 @@ class ImageChecks(SampleChecks):
 
         cache, data, train, backbone = request.cache, request.data, request.train, request.backbone
         seed, steps, checks = request.seed, request.steps, [*checks]
-        train_rows = cache.samples.rows("train")
-        train_rows = train_rows[cache.done[train_rows] > 0]
-        index_of = {int(row): index for index, row in enumerate(train_rows)}
-        order = train_rows[content_order(cache.samples.sha256[train_rows], seed, "examine")]
+        readable = cache.readable_rows(UNLABELED if train is None else "train")
+        index_of = {int(row): index for index, row in enumerate(readable)}
+        order = readable[content_order(cache.samples.sha256[readable], seed, "examine")]
         with steps.step("read images"):
             rows, pixels, missing = read_clean(cache, data, order[:_PIXEL_IMAGES])
         indices = np.array([index_of[int(row)] for row in rows], np.int64)
@@ -84,9 +84,9 @@ class ImageChecks(SampleChecks):
             checks.append(
                 Check("files", what, (Issue("other images", "warning", what, "See `featcache diff`.", examples),))
             )
-        one_label = not cache.samples.multilabel
+        one_label = None if cache.samples.multilabel else train
         with steps.step("pixels"):
-            checks += [check_pixels(train, indices, pixels, seed)] if one_label else []
+            checks += [check_pixels(one_label, indices, pixels, seed)] if one_label else []
         try:
             with steps.step("load network"):
                 if not isinstance(backbone, Backbone):
@@ -101,7 +101,7 @@ class ImageChecks(SampleChecks):
         with steps.step("network"):
             checks.append(check_network(cache, compared, backbone, rows[:_NETWORK_IMAGES], pixels[:_NETWORK_IMAGES]))
         if one_label:
-            features = train if len(names) == 1 else cache.features("train", compared)
+            features = one_label if len(names) == 1 else cache.features("train", compared)
             with steps.step("scales"):
                 checks.append(try_scales(cache, compared, backbone, features, indices, pixels))
         return checks

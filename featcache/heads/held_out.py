@@ -1,0 +1,120 @@
+"""`HeldOutScores`: what a head gave training samples while it was not trained on them.
+
+`fit_head` saves them beside the head. With them `predict` gives sets of labels that hold the true one as often as
+requested, and refuses samples that are like none of the classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache._utils.files import check_readable
+from featcache.errors import HeadError
+from featcache.metrics.conformal import energies, least_samples, lower_quantile
+
+FILE = "held-out.safetensors"
+"""Its name in the folder of a head."""
+
+KNOWN = 0.95
+"""The share of samples of the known classes that is not refused as unknown."""
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """Scores of m training samples, each from a head that was fitted without the sample and its copies.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (m,), float32
+        Of the true label, ascending.
+    energy : ndarray, shape (m,), float32
+        See `featcache.metrics.conformal.energies`, ascending.
+    """
+
+    probability: NDArray[np.float32]
+    energy: NDArray[np.float32]
+
+    @classmethod
+    def from_probabilities(cls, probabilities: NDArray[np.float64], y: NDArray[np.int64]) -> HeldOutScores:
+        """From the probabilities of all classes, shape (m, c), and the indices of the true labels, shape (m,)."""
+        of_label = probabilities[np.arange(len(y)), y]
+        return cls(np.sort(of_label).astype(np.float32), np.sort(energies(probabilities)).astype(np.float32))
+
+    def set_threshold(self, coverage: float) -> float:
+        """The least probability of a label in a set; see `featcache.metrics.conformal`.
+
+        Parameters
+        ----------
+        coverage : float
+            How often a set must hold the true label, above 0 and below 1.
+
+        Returns
+        -------
+        float
+            0 if there are too few samples: then each set has all labels.
+
+        Raises
+        ------
+        HeadError
+        """
+        if not 0 < coverage < 1:
+            raise HeadError(f"coverage is {coverage}; it must be above 0 and below 1, such as 0.95")
+        return max(0.0, lower_quantile(self.probability, coverage))
+
+    @property
+    def energy_threshold(self) -> float:
+        """The energy below which a sample counts as unknown: one in 20 of the known classes is below it."""
+        return lower_quantile(self.energy, KNOWN)
+
+    def check_enough(self, share: float, option: str) -> None:
+        """Raise HeadError if there are too few samples for a quantile, such as of 0.95."""
+        least = least_samples(share)
+        if len(self.probability) < least:
+            raise HeadError(
+                f"{option} {share:g} needs {least} training samples or more, and this head has "
+                f"{len(self.probability)}: label more, or request less"
+            )
+
+    def to_bytes(self) -> bytes:
+        """The content of `FILE`."""
+        from safetensors.numpy import save
+
+        return save({"probability": self.probability, "energy": self.energy})
+
+    @classmethod
+    def load(cls, folder: Path, path: Path) -> HeldOutScores:
+        """Load the scores of a saved head.
+
+        Parameters
+        ----------
+        folder : Path
+            That of the head, for messages.
+        path : Path
+            Where `FILE` is now.
+
+        Raises
+        ------
+        HeadError
+            It has none, or a damaged file.
+        """
+        if not path.is_file():
+            raise HeadError(
+                f"{folder} has no {FILE}: the scores of held-out samples are written by heads that choose their "
+                "settings (auto, linear, ridge, lda, centroid), and by others with --cv. Fit the head again."
+            )
+        check_readable(path)
+        try:
+            from safetensors.numpy import load
+
+            arrays = load(path.read_bytes())
+            scores = cls(arrays["probability"], arrays["energy"])
+            for values in (scores.probability, scores.energy):
+                if values.ndim != 1 or not len(values) or not np.all(np.diff(values) >= 0):
+                    raise ValueError("its scores are not in ascending order")
+        except Exception as error:  # safetensors has its own errors; the user can do the same about all
+            raise HeadError(f"{path} is damaged: {error}. Fit the head again.") from error
+        return scores
