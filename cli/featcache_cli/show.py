@@ -86,6 +86,24 @@ def predictions(
 
 @command.command(cls=Command)
 @click.argument("model", type=options.PATH)
+@click.argument("images", nargs=-1, required=True, type=options.PATH)
+@click.option("--class", "label", metavar="NAME", help="Explain this class. [default: the most probable one of each]")
+@click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
+@options.factory_option
+@options.device_option
+@_figure_options
+def why(model: str, images: tuple[str, ...], out: str, dark: bool, as_json: bool, **settings: Any) -> None:
+    """Draw IMAGES with the places by which MODEL, with a linear head, decides: for a class, or against it.
+
+    The logit of a class is exactly the sum of what the places contribute, and a constant.
+    """
+    from featcache.reports.why_figure import why_figure
+
+    _save(why_figure(model, list(images), **settings), out, dark, as_json)
+
+
+@command.command(cls=Command)
+@click.argument("model", type=options.PATH)
 @_figure_options
 def confusion(model: str, out: str, dark: bool, as_json: bool) -> None:
     """Draw the confusion matrix of MODEL on val."""

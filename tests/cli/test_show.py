@@ -19,7 +19,7 @@ from featcache.heads.fit_head import fit_head
 from featcache.reports import cache_figures, model_figures
 from featcache_cli.main import main
 
-PICTURES = ("views", "predictions", "confusion", "reliability", "history", "curve", "map")
+PICTURES = ("views", "predictions", "why", "confusion", "reliability", "history", "curve", "map")
 
 
 def _group() -> click.Group:
@@ -83,7 +83,7 @@ def test_a_picture_is_written_and_its_path_printed(
     assert sorted(element.name for element in tmp_path.iterdir()) == ["a.png", "a.svg"]
 
 
-def test_the_help_names_the_seven_pictures() -> None:
+def test_the_help_names_all_pictures() -> None:
     assert tuple(_group().commands) == PICTURES
     lines = done("show", "--help").split("Commands:\n")[1].splitlines()
     assert sorted(line.split()[0] for line in lines) == sorted(PICTURES)
