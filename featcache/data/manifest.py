@@ -298,7 +298,7 @@ def read_manifest(
     source = open_source(data, label_column=label_column, skip_missing=skip_missing, text_column=text_column)
     ignored: Counter[str] = Counter()
     listing = source.entries(ignored, progress)
-    entries, several = listing.entries, listing.several
+    entries = listing.entries
     if not entries:
         raise EmptyFolderError(
             f"{source.name} holds no {source.modality.plural}{describe_ignored(ignored)}. {expected_layout(source)}"
@@ -307,6 +307,7 @@ def read_manifest(
     merged = composed({name for entry in entries for name in entry.classes})
     if merged:
         entries = [replace(entry, classes=tuple(merged.get(name, name) for name in entry.classes)) for entry in entries]
+    several = listing.several and any(entry.classes for entry in entries if entry.split != UNLABELED)
     entries, notes = mark_unlabeled(entries, several, source.modality)
     classes = find_classes(source, entries)
     hashes = source.modality.hash_content(source, entries, progress)

@@ -19,6 +19,7 @@ from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views
+from featcache.cache.mismatch import check_source
 from featcache.cache.paths import on_disk
 from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, keep_unread, match_rows, stash_partial
 from featcache.cache.writer import CacheWriter
@@ -31,7 +32,7 @@ from featcache.extraction.extractor import LocalExtractor
 from featcache.extraction.fill import fill_cache, reject_unreadable
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.results import Update, with_ids
-from featcache.extraction.update_plan import UpdatePlan, check_samples
+from featcache.extraction.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,7 +139,7 @@ def update(
     split = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
     with monitor.phase("hash"):
         manifest = read_manifest(data, **split, progress=monitor.progress)
-    check_samples(old, manifest)
+    check_source(old.path, old.spec, manifest.source)
     summary = manifest.summary()
     monitor.note(str(summary))
     manifest, unread = keep_unread(old, manifest)
@@ -236,7 +237,7 @@ def repair(
         return replace(result, seconds=monitor.seconds())
     with monitor.phase("hash"):
         manifest = read_manifest(data, **{**old.split_options, "allow_leak": True}, progress=monitor.progress)
-    check_samples(old, manifest)
+    check_source(old.path, old.spec, manifest.source)
     new_names = {content.tobytes(): manifest.samples.ids[row] for row, content in enumerate(manifest.samples.sha256)}
     names = [new_names.get(content.tobytes()) for content in old.samples.sha256]
     lost = [old.samples.ids[row] for row in damaged if names[row] is None and not matches.views[row]]

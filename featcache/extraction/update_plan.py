@@ -16,9 +16,8 @@ from featcache.cache.format.layout import expected_views
 from featcache.cache.reuse import RowMatches
 from featcache.core.options import RuntimeOptions
 from featcache.core.samples import Samples
-from featcache.core.specs import ExtractSpec, TextSpec
+from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
-from featcache.errors import CacheMismatchError
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.request import plan_like
 
@@ -88,20 +87,3 @@ class UpdatePlan:
             provenance.pop("val_is_held_out", None)
             provenance |= {} if self.manifest.held_out_seed is None else {"val_is_held_out": True}
         return {**provenance, **self.record}
-
-
-def check_samples(cache: FeatureCache, manifest: Manifest) -> None:
-    """Raise CacheMismatchError if the cache has features of other samples than the data, such as texts."""
-    if cache.spec.modality != manifest.modality.name:
-        raise CacheMismatchError(
-            f"{cache.path} holds features of {cache.spec.modality}s, and {manifest.source.name} holds "
-            f"{manifest.modality.plural}. Give the data of the cache."
-        )
-    source, view = manifest.source, cache.spec.view
-    if isinstance(view, TextSpec) and source.joins_columns != bool(view.separator):
-        kinds = {True: "texts of several columns", False: "texts of one column"}
-        raise CacheMismatchError(
-            f"{cache.path} holds features of {kinds[bool(view.separator)]}, and {source.name} is read as "
-            f"{kinds[source.joins_columns]} ({', '.join(source.text_columns) or 'files'}). Name the columns of the "
-            "cache with --text-column, or extract to another file."
-        )
