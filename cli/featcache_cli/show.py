@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -95,11 +96,20 @@ def predictions(
 def why(model: str, images: tuple[str, ...], out: str, dark: bool, as_json: bool, **settings: Any) -> None:
     """Draw IMAGES with the places by which MODEL, with a linear head, decides: for a class, or against it.
 
-    The logit of a class is exactly the sum of what the places contribute, and a constant.
+    IMAGES are files, folders and globs, as in predict; at most 24. The logit of a class is exactly the sum of what the places contribute, and a constant.
     """
+    from featcache.core.model_card import ModelCard
+    from featcache.errors import PictureError
+    from featcache.models.inputs.names import list_inputs
+    from featcache.models.inputs.registry import inputs_of
     from featcache.reports.why_figure import why_figure
 
-    _save(why_figure(model, list(images), **settings), out, dark, as_json)
+    missing: dict[str, str] = {}
+    listed = list_inputs(images, inputs_of(ModelCard.read(Path(model)).spec), missing)
+    if missing:
+        name, reason = next(iter(missing.items()))
+        raise PictureError(f"{name} names no image: {reason}")
+    _save(why_figure(model, listed, **settings), out, dark, as_json)
 
 
 @command.command(cls=Command)

@@ -33,7 +33,7 @@ from featcache.models.inputs.registry import inputs_of
 from featcache.models.load import SavedModel, open_model
 
 _MOST_SQUARES = 14  # a side
-_IS_MEAN = {"rtol": 1e-3, "atol": 1e-4}  # by which features equal the mean of a map
+_RTOL, _ATOL = 1e-3, 1e-4  # by which features equal the mean of a map
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def activation_maps(
     >>> from featcache.models.activation_maps import activation_maps
     >>> cache = extract("photos", "why.h5", backbone="timm/test_resnet", weights="none", image_size=96, views=0)
     >>> fitted = fit_head("why.h5", "why-head", head="ridge", layer="last")
-    >>> found = activation_maps("why-head", "photos/val")[0]
+    >>> found = activation_maps("why-head", "photos/ants")[0]
     >>> total = sum(one.sum() for one in found.maps.values()) + found.constant
     >>> bool(abs(total - found.logit) < 1e-4)
     True
@@ -246,7 +246,7 @@ def _has_mean(output: Tensor, features: Tensor) -> bool:
     if output.ndim not in (3, 4) or extent(output)[1] == (1, 1):
         return False
     mean = pool(output, "")
-    return mean.shape == features.shape and torch.allclose(mean, features, **_IS_MEAN)
+    return mean.shape == features.shape and torch.allclose(mean, features, _RTOL, _ATOL)
 
 
 @contextmanager
