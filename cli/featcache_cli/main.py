@@ -22,7 +22,7 @@ from featcache_cli.wrapping import safe, wrap
 
 GROUPS = {
     "Begin": ("demo", "try", "plan"),
-    "Caches of features": ("extract", "info", "verify", "doctor", "update", "diff", "pull", "push"),
+    "Caches of features": ("extract", "info", "verify", "doctor", "similar", "update", "diff", "pull", "push"),
     "Heads and networks": ("fit-head", "compare-heads", "curve", "finetune", "benchmark"),
     "Using a model": ("predict", "evaluate", "show", "export", "serve"),
 }
@@ -33,9 +33,9 @@ REMOVED = {
 }
 
 
-_STATUS = """Exit status: 0 done; 1 an error, a difference that diff or verify found, no picture that predict could
-read, or one that it could not move; 2 a wrong option; 3 and 4 warnings and errors that doctor found; 130 and 143
-stopped by a signal."""
+_STATUS = """Exit status: 0 done; 1 an error, a difference that diff or verify found, no picture that predict or
+similar could read, or one that predict could not move; 2 a wrong option; 3 and 4 warnings and errors that doctor found;
+130 and 143 stopped by a signal."""
 
 
 class Failure(click.ClickException):

@@ -135,7 +135,7 @@ def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) ->
 @click.argument("data", required=False, type=options.PATH)
 @click.option("--method", type=click.Choice(["pca", "tsne", "umap"]), default="pca", show_default=True,
               help="The projection; umap needs an extra.")  # fmt: skip
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True,
+@click.option("--split", type=click.Choice(["train", "val", "test", "unlabeled"]), default="val", show_default=True,
               help="Which images to show.")  # fmt: skip
 @click.option("--images", type=click.IntRange(3), default=2000, show_default=True, help="Highest number of points.")
 @click.option(

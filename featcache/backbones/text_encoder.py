@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from featcache.backbones.engines.text_batches import as_tokens
 from featcache.backbones.frozen_network import FrozenNetwork
 from featcache.backbones.metadata_cache import cache_path
 from featcache.backbones.text_sources.registry import build, find_text_source
+from featcache.backbones.trainable import SubmitLogits
 from featcache.core.specs import (
     PENULTIMATE,
     Augment,
@@ -223,6 +224,19 @@ class TextEncoder(FrozenNetwork):
         from featcache.backbones.text_training import find_layers
 
         return find_layers(self.frozen_module())
+
+    def trained_logits(self, network: nn.Module, head: nn.Module) -> SubmitLogits:
+        """The encoder, which has the trained weights, computes features, in passes of similar length; the head follows.
+
+        See `TrainableNetwork`.
+        """
+        weight, bias = (value.detach().cpu().numpy().astype(np.float64) for value in head.parameters())
+
+        def submit(tokens: Inputs) -> Callable[[], NDArray[Any]]:
+            features = self.submit(tokens)
+            return lambda: features()[0] @ weight.T + bias
+
+        return submit
 
     def autocast(self) -> AbstractContextManager[None]:
         """See `TrainableNetwork`."""

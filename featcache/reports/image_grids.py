@@ -1,4 +1,4 @@
-"""Figures of images: augmented views, predictions, issues, and images on a map."""
+"""Figures of images: augmented views, predictions, issues, similar images, and images on a map."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import plural
-from featcache.reports.style import COLOURS, GREY, RIGHT, WRONG, shorten
+from featcache.reports.style import BLUE, COLOURS, GREY, RIGHT, WRONG, shorten
 
 _CELL, _TITLE = 1.35, 4.5  # inches: an image, and the width of a title
 _SMALL_CELL, _MAX_SIDE = 0.95, 16.0  # inches: an image among many, and the side of a figure
@@ -33,7 +33,7 @@ class PredictionImage(NamedTuple):
 
 
 class GridImage(NamedTuple):
-    """An image of an issue. pixels : (s, s, 3), uint8. above, below : its captions."""
+    """An image among others, such as those of an issue. pixels : (s, s, 3), uint8. above, below : its captions."""
 
     pixels: NDArray[np.uint8]
     above: str
@@ -121,6 +121,25 @@ def plot_issues(sections: Sequence[tuple[str, Sequence[GridImage]]], title: str)
                 axes.imshow(image.pixels, interpolation="antialiased")
                 axes.set_title(shorten(image.above, 22), fontsize="x-small")
                 axes.set_xlabel(shorten(image.below, 26), fontsize="x-small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_rows(rows: Sequence[Sequence[GridImage | None]], title: str) -> Figure:
+    """Rows of images; None leaves a gap. The first image of a row has a frame."""
+    columns = max(map(len, rows))
+    cell = max(_SMALL_CELL, min(_CELL, _MAX_SIDE / columns))
+    figure = Figure(figsize=(columns * (cell + 0.3), len(rows) * (cell + 0.55) + 0.5), layout="constrained")
+    for row, line in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for column, (axes, image) in enumerate(zip_longest(row, line)):
+            _hide_axes(axes)
+            if image is None:
+                continue
+            axes.imshow(image.pixels, interpolation="antialiased")
+            axes.set_title(shorten(image.above, 20), fontsize="x-small")
+            axes.set_xlabel(shorten(image.below, 26), fontsize="x-small")
+            for edge in axes.spines.values():
+                edge.set(visible=column == 0, color=BLUE, linewidth=2.5)
     figure.suptitle(title, fontsize="medium")
     return figure
 

@@ -33,10 +33,10 @@ from featcache.core.model_card import write_json
 from featcache.core.options import fields_of, manifest_keywords, takes_options
 from featcache.core.specs import cached_augment, live_augment
 from featcache.data.manifest import read_manifest
-from featcache.data.modality import IMAGES, TEXTS, Modality
+from featcache.data.modality import IMAGES, Modality
 from featcache.errors import RunError
 from featcache.extraction.pipelines.registry import check_backbone, select_pipeline
-from featcache.finetuning.defaults import default_config
+from featcache.finetuning.pipelines.registry import LIVE_PIPELINES
 from featcache.heads.estimators import check_head
 from featcache.training.config import TrainOptions, make_train_config
 
@@ -151,8 +151,7 @@ def benchmark(
     manifest = read_manifest(data, **manifest_keywords(options), progress=progress).labeled("benchmark")
     pipeline, modality = select_pipeline(manifest, own or backbone, {**options}), manifest.modality
     backbone = backbone or pipeline.default_backbone
-    defaults = default_config(modality.name)
-    config = {**_CONFIG, **defaults, **(config or {})}
+    config = {**_CONFIG, **LIVE_PIPELINES.get(modality.name).default_config("all", False), **(config or {})}
     chosen = _choose_routes(routes, modality, is_own, weights)
     samples = manifest.single_label("benchmark").samples
     understood = replace(manifest.summary(), name=display_name(data))
@@ -230,7 +229,7 @@ def _choose_routes(requested: Sequence[str] | None, modality: Modality, is_own: 
     possible = routes_for(modality.name)
     if requested is None:
         left_out = {"scratch" if is_own else "lpft" if weights == "none" else ""}
-        left_out |= {"scratch"} if modality is TEXTS else set()  # a few thousand texts teach no encoder a language
+        left_out |= set() if LIVE_PIPELINES.get(modality.name).trains_from_scratch else {"scratch"}
         return [route for route in possible if route not in left_out]
     if other := [route for route in requested if route not in possible]:
         raise RunError(f"the route {', '.join(other)} is not for {modality.plural}: use {', '.join(possible)}")

@@ -13,7 +13,7 @@ from featcache.data.label_columns import choose_label, label_note
 from featcache.data.modality import TEXTS, Modality
 from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord, Source, SourceOptions
 from featcache.data.sources.huggingface import HuggingFaceSource
-from featcache.data.sources.huggingface_columns import class_names, is_list, read_groups
+from featcache.data.sources.huggingface_columns import NO_LABELS_HINT, class_names, is_list, read_groups
 from featcache.data.sources.huggingface_files import is_saved_dataset, load_splits
 from featcache.data.sources.registry import SOURCES
 from featcache.data.sources.table_columns import not_a_text
@@ -106,7 +106,7 @@ class HuggingFaceTextSource(HuggingFaceSource):
         if label is None:
             raise DataLayoutError(
                 f"{self.name} needs a column of labels (ClassLabel, or named label) beside {', '.join(texts)}; it has "
-                f"{', '.join(others) or 'no other'}"
+                f"{', '.join(others) or 'no other'}{NO_LABELS_HINT}"
             )
         notes |= dict.fromkeys([label_note(label, others, candidates), *text_note(texts)])
         return label

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from featcache.analysis.doctor.findings import Issue
+from featcache.analysis.similar.result import Query, SimilarSamples
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.data.sources.base import Source
@@ -53,6 +54,10 @@ class SampleReport:
     ) -> DrawFigure:
         """Samples with their predictions. Raises PictureError if they are not drawn."""
         raise PictureError(f"samples of the modality {card.spec.modality} are not drawn.")
+
+    def similar_figure(self, result: SimilarSamples, queries: Sequence[Query], data: Data, title: str) -> DrawFigure:
+        """Queries with their neighbors, the samples of the data. Raises PictureError if they are not drawn."""
+        raise PictureError(f"samples of the modality {result.modality} are not drawn.")
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """Add the map of the features, and val samples with their predictions, to the section of a head."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from featcache._utils.formatting import excerpt
+from featcache.analysis.similar.result import Query, SimilarSamples
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.data.modality import TEXTS
@@ -19,7 +20,7 @@ from featcache.reports.html import Section, Table, without_folders
 from featcache.reports.samples.base import Add, Data, SampleReport
 from featcache.reports.samples.registry import SAMPLE_REPORTS
 from featcache.reports.style import DrawFigure
-from featcache.reports.text_figures import PredictionText, plot_text_predictions
+from featcache.reports.text_figures import PredictionText, TextRow, plot_text_predictions, plot_texts
 
 _LISTED, _CHARACTERS = 24, 240  # texts of a table, and characters of a text
 
@@ -42,6 +43,17 @@ class TextReport(SampleReport):
             for row in chosen
         ]
         return partial(plot_text_predictions, texts, title)
+
+    def similar_figure(self, result: SimilarSamples, queries: Sequence[Query], data: Data, title: str) -> DrawFigure:
+        """See `SampleReport`: the beginnings of the texts, which the result has."""
+        rows = []
+        for query in queries:
+            above = "query, in the cache" if query.left_out else "query"
+            rows.append(TextRow(above, query.text or "", bold=True))
+            rows += [
+                TextRow(f"{one.label or 'none'} {one.similarity:.2f}", one.text or one.path) for one in query.neighbors
+            ]
+        return partial(plot_texts, rows, title)
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """See `SampleReport`: the predictions are a table."""
