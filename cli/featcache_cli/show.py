@@ -96,7 +96,8 @@ def predictions(
 def why(model: str, images: tuple[str, ...], out: str, dark: bool, as_json: bool, **settings: Any) -> None:
     """Draw IMAGES with the places by which MODEL, with a linear head, decides: for a class, or against it.
 
-    IMAGES are files, folders and globs, as in predict; at most 24. The logit of a class is exactly the sum of what the places contribute, and a constant.
+    IMAGES are files, folders and globs, as in predict; at most 24. The logit of a class is exactly the sum of what the
+    places contribute, and a constant.
     """
     from featcache.core.model_card import ModelCard
     from featcache.errors import PictureError
