@@ -28,6 +28,7 @@ from featcache.analysis.benchmark.routes import (
 from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones.devices import check_training_device
 from featcache.backbones.factory import from_factory, is_factory
+from featcache.backbones.frozen_network import FrozenNetwork
 from featcache.core.model_card import write_json
 from featcache.core.options import fields_of, manifest_keywords, takes_options
 from featcache.core.specs import cached_augment, live_augment
@@ -145,9 +146,10 @@ def benchmark(
     check_writable(out / "settings.json")
     check_head(head)  # an invalid name is refused before hours of extraction
     check_backbone(backbone)
-    network = {"network_sha256": _weights_of(str(backbone))} if is_own else {}
+    own = _network_of(str(backbone)) if is_own else None
+    network = {"network_sha256": own.weights_sha256} if own else {}
     manifest = read_manifest(data, **manifest_keywords(options), progress=progress).labeled("benchmark")
-    pipeline, modality = select_pipeline(manifest, backbone, {**options}), manifest.modality
+    pipeline, modality = select_pipeline(manifest, own or backbone, {**options}), manifest.modality
     backbone = backbone or pipeline.default_backbone
     config = {**_CONFIG, **LIVE_PIPELINES.get(modality.name).default_config("all", False), **(config or {})}
     chosen = _choose_routes(routes, modality, is_own, weights)
@@ -243,10 +245,10 @@ def _view_recipes(options: BenchmarkOptions, modality: Modality) -> dict[str, st
     }
 
 
-def _weights_of(factory: str) -> str:
-    """The hash of the network of a factory. Raises BackboneError if its weights change from call to call."""
-    first, second = (from_factory(factory, device="cpu").weights_sha256 for _ in range(2))
-    if first != second:
+def _network_of(factory: str) -> FrozenNetwork:
+    """The network of a factory. Raises BackboneError if its weights change from call to call."""
+    first, second = (from_factory(factory, device="cpu") for _ in range(2))
+    if first.weights_sha256 != second.weights_sha256:
         raise changing_weights(factory)
     return first
 
