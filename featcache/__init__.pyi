@@ -12,6 +12,8 @@ from .analysis.similar.similar import similar as similar
 from .analysis.views.extract import extract as extract
 from .backbones.backbone import Backbone as Backbone
 from .backbones.load import load_backbone as load_backbone
+from .backbones.load_text import load_text_encoder as load_text_encoder
+from .backbones.text_encoder import TextEncoder as TextEncoder
 from .cache.feature_cache import FeatureCache as FeatureCache
 from .cache.features import Features as Features
 from .cache.transfer import pull as pull
@@ -20,7 +22,7 @@ from .cache.verify import diff as diff
 from .cache.verify import verify as verify
 from .core.ray_cluster import Cluster as Cluster
 from .core.specs import ExtractSpec as ExtractSpec
-from .core.specs import ViewSpec as ViewSpec
+from .core.view_specs.image import ViewSpec as ViewSpec
 from .data.manifest import Manifest as Manifest
 from .data.manifest import read_manifest as read_manifest
 from .errors import FeatcacheError as FeatcacheError

@@ -190,10 +190,12 @@ class RecipeName(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from featcache.core.view_recipes import versioned_name
+        from featcache.core.view_specs.registry import VIEW_SPECS
 
-        if value in self.choices or versioned_name(value, AUGMENTS) is None:  # other packages load for other names only
-            return super().convert(value, param, ctx)
-        return value
+        own = [name for modality in VIEW_SPECS.registered() for name in VIEW_SPECS.get(modality).recipes.names]
+        if value in own or versioned_name(value, AUGMENTS) is not None:  # other packages load for other names only
+            return value
+        return super().convert(value, param, ctx)
 
 
 image_size_option = shared("image_size", type=click.IntRange(1))

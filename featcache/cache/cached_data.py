@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections import Counter
 
-from featcache._utils.formatting import excerpt
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.mismatch import check_source
 from featcache.core.options import DataOptions, select
@@ -46,6 +45,7 @@ class CachedData:
             self.source.entries(Counter())  # with labels, which number equal texts, and so decide the places
         check_source(cache.path, cache.spec, self.source)
         self._samples = cache.samples
+        self._start = self.source.modality.start
         self.rows = {name: row for row, name in enumerate(cache.samples.ids)}
         self.changed: dict[str, str] = {}
         self._starts: dict[str, str] = {"": ""}
@@ -63,10 +63,11 @@ class CachedData:
         return self.source.place(name) if is_there else ""
 
     def start(self, name: str) -> str:
-        """The beginning of a text, as one line; "" if the text cannot be read, and for the id "". It is read once."""
+        """The beginning of a sample, see `Modality.start`; "" for none, and if it cannot be read. It is read once."""
         if name not in self._starts:
             try:
-                self._starts[name] = excerpt(self.read(name).decode())
+                content = self.read(name)
+                self._starts[name] = self._start(content) if self._start else ""
             except RemoteIOError:
                 raise
             except OSError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache._utils.formatting import format_differences
 from featcache.core.samples import Samples
-from featcache.core.specs import ExtractSpec, TextSpec
+from featcache.core.specs import ExtractSpec
 from featcache.errors import CacheMismatchError
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def check_source(path: Path, existing: ExtractSpec, source: Source) -> None:
             f"{path} holds features of {existing.modality}s, and {source.name} holds {source.modality.plural}. Give "
             "the data of the cache."
         )
-    view = existing.view
-    if isinstance(view, TextSpec) and source.joins_columns != bool(view.separator):
+    joins_columns = existing.view.joins_columns
+    if source.joins_columns != joins_columns:
         kinds = {True: "texts of several columns", False: "texts of one column"}
         raise CacheMismatchError(
-            f"{path} holds features of {kinds[bool(view.separator)]}, and {source.name} is read as "
+            f"{path} holds features of {kinds[joins_columns]}, and {source.name} is read as "
             f"{kinds[source.joins_columns]} ({', '.join(source.text_columns) or 'files'}). Name the columns of the "
             "cache with --text-column, or extract to another file."
         )

@@ -17,7 +17,7 @@ from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.samples import SPLITS, UNLABELED, Samples, join_groups
 from featcache.data.file_types import describe_ignored
 from featcache.data.leaks import EMPTY_SHA256, refuse_leaks
-from featcache.data.modality import IMAGES, Modality
+from featcache.data.modality import Modality
 from featcache.data.record_labels import (
     assign_splits,
     check_labels,
@@ -152,26 +152,6 @@ class Manifest:
             raise DataLayoutError(
                 f"{command} trains on one label {self.modality.one}, and {self.modality.plural} in {self.source.name} "
                 "have several. Use finetune, or extract and fit-head, which train on several."
-            )
-        return self
-
-    def of_images(self, command: str) -> Manifest:
-        """This manifest, for a command that works on images only.
-
-        Parameters
-        ----------
-        command : str
-            What the message calls the command.
-
-        Raises
-        ------
-        DataLayoutError
-            The samples are something else.
-        """
-        if self.modality is not IMAGES:
-            raise DataLayoutError(
-                f"{command} works on images only so far, and {self.source.name} holds {self.modality.plural}. Use "
-                "extract and fit-head."
             )
         return self
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.monitor import Monitor
-from featcache.backbones.backbone import Backbone
 from featcache.backbones.encoder import Encoder
-from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
 from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions, select
@@ -37,7 +35,7 @@ class ExtractionRequest:
         What the samples are.
     """
 
-    backbone: str | Backbone | TextEncoder
+    backbone: str | Encoder
     options: CompleteArguments
     match_engine: str = ""
     modality: str = IMAGES.name
@@ -47,7 +45,7 @@ class ExtractionRequest:
         cls,
         manifest: Manifest,
         out: Path | None,
-        backbone: str | Backbone | TextEncoder | None,
+        backbone: str | Encoder | None,
         options: ExtractArguments,
         monitor: Monitor,
     ) -> ExtractionRequest:
@@ -106,7 +104,7 @@ def load_cache_backbone(cache: FeatureCache, weights: str | None, device: str, b
     network = PIPELINES.get(spec.modality).load_of(
         spec,
         cache.path,
-        backbone=backbone,
+        backbone,
         weights=weights or cache.provenance.get("weights", "pretrained"),
         layers=spec.layers,
         device=device,

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views
@@ -47,7 +46,7 @@ def update(
     views: int | None = None,
     augment: str | None = None,
     weights: str | None = None,
-    backbone: Backbone | TextEncoder | nn.Module | None = None,
+    backbone: Encoder | nn.Module | None = None,
     allow_leak: bool | None = None,
     label_column: str | None = None,
     text_column: str | None = None,
@@ -179,7 +178,7 @@ def repair(
     data: str | os.PathLike[str],
     *,
     weights: str | None = None,
-    backbone: Backbone | TextEncoder | nn.Module | None = None,
+    backbone: Encoder | nn.Module | None = None,
     strict: bool = False,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
@@ -258,7 +257,7 @@ def change_views(
     views: int,
     augment: str,
     record: Mapping[str, Any],
-    backbone: Backbone | TextEncoder | None,
+    backbone: Encoder | None,
     runtime: RuntimeOptions,
     monitor: Monitor,
 ) -> Update:
@@ -281,7 +280,7 @@ def _plan(
     if augment is None:
         is_kept = old.spec.views or not views
         augment = old.spec.view.augment if is_kept else cached_augment(None, views, old.spec.modality)
-    view = replace(old.spec.view, augment=augment)
+    view = old.spec.view.with_augment(augment)
     spec = replace(old.spec, views=views, view=view)
     damaged = _damaged(old, monitor)
     expected = expected_views(spec, manifest.samples)

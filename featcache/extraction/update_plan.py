@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views
 from featcache.cache.reuse import RowMatches
@@ -66,7 +65,7 @@ class UpdatePlan:
         return old.views != new.views or (new.views > 0 and old.view.augment != new.view.augment)
 
     def load(
-        self, weights: str | None, backbone: Backbone | TextEncoder | nn.Module | None, runtime: RuntimeOptions
+        self, weights: str | None, backbone: Encoder | nn.Module | None, runtime: RuntimeOptions
     ) -> ExtractionPlan | None:
         """The network of the cache on its engine; None where nothing is to be extracted."""
         views = int(self.missing.sum())

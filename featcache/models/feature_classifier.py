@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache._utils.formatting import excerpt, indefinite
+from featcache._utils.formatting import indefinite
 from featcache._utils.results import NotebookResult
 from featcache.cache.cached_data import CachedData
 from featcache.cache.feature_cache import FeatureCache
@@ -18,7 +18,6 @@ from featcache.cache.mismatch import short_value
 from featcache.cache.rows import ALL, iter_features, select_splits
 from featcache.core.model_card import ModelCard
 from featcache.core.specs import ExtractSpec, is_arrays
-from featcache.data.modality import TEXTS
 from featcache.errors import CacheIncompleteError, CacheMismatchError, RemoteIOError
 from featcache.heads.predict import classify
 from featcache.models.defaults import TOP_CLASSES
@@ -248,8 +247,8 @@ def _locate(prediction: Prediction, data: CachedData) -> Prediction:
         raise
     except OSError as error:
         return Prediction(path, None, (), error.strerror or str(error))
-    text = excerpt(content.decode()) if data.source.modality is TEXTS else None
-    return replace(prediction, path=path, text=text)
+    start = data.source.modality.start
+    return replace(prediction, path=path, text=start(content) if start else None)
 
 
 def _differences(there: ExtractSpec, needed: ExtractSpec, tta: int) -> list[tuple[str, Any, Any]]:

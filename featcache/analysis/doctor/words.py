@@ -59,8 +59,3 @@ TEXT_WORDS = Words(
     "word-dropout",
     "copies, equal but for case and white space",
 )
-
-
-def words_for(modality: str) -> Words:
-    """The words for a modality, "image" or "text"."""
-    return TEXT_WORDS if modality == "text" else IMAGE_WORDS

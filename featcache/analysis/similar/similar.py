@@ -20,7 +20,7 @@ from featcache.cache.nearest import nearest_rows
 from featcache.cache.rows import ALL, select_splits
 from featcache.core.samples import SPLITS, format_labels
 from featcache.core.specs import PENULTIMATE, is_arrays
-from featcache.data.modality import IMAGES, TEXTS
+from featcache.data.modality import IMAGES
 from featcache.errors import DataLayoutError
 from featcache.extraction.request import load_cache_backbone
 from featcache.models.inputs.registry import inputs_of
@@ -118,7 +118,8 @@ def similar(
         raise DataLayoutError(f"n is {n}; each query needs 1 neighbor or more.")
     cache = FeatureCache.open(cache)
     layers, splits = cache.layers(layer), select_splits(cache, split)
-    texts = CachedData(cache, data) if data is not None and cache.spec.modality == TEXTS.name else None
+    texts = None if data is None or is_arrays(cache.spec.backbone) else CachedData(cache, data)
+    texts = texts if texts and texts.source.modality.start else None
     if is_arrays(cache.spec.backbone):
         read = list(_read_arrays(cache, samples))
     else:

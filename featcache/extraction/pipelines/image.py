@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -16,11 +16,12 @@ from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import load_backbone, load_backbone_of
 from featcache.backbones.sources.registry import check_name, is_named
 from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions, ViewOptions, select
-from featcache.core.specs import EMBEDDED, ExtractSpec, cached_augment
+from featcache.core.specs import EMBEDDED, ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.modality import IMAGES
 from featcache.errors import UnreadableImageError
 from featcache.extraction.input_costs import NO_INPUTS, InputCosts, describe_unread
+from featcache.extraction.pipelines.base import LoadOptions, load_keywords, spec_keywords
 from featcache.extraction.pipelines.registry import PIPELINES
 from featcache.extraction.plan import ExtractionPlan
 from featcache.vision.decode import decode_for
@@ -159,50 +160,13 @@ class ImagePipeline:
         """See `Pipeline`."""
         network = backbone
         if not isinstance(backbone, Backbone):
-            network = load_backbone(
-                backbone,
-                weights=options["weights"],
-                layers=options["layers"],
-                device=options["device"],
-                precision=options["precision"],
-                seed=options["seed"],
-                image_size=options["image_size"],
-                lazy=True,
-            )
-        view = select(ViewOptions, options)
-        view["augment"] = cached_augment(options["augment"], options["views"])
-        spec = network.extract_spec(
-            views=options["views"],
-            val_views=options["val_views"],
-            dtype=options["dtype"],
-            **view,
-        )
-        return network, spec
+            network = load_backbone(backbone, image_size=options["image_size"], **load_keywords(options))
+        view = {**select(ViewOptions, options), **spec_keywords(options, IMAGES.name)}
+        return network, network.extract_spec(**view)
 
-    def load_of(
-        self,
-        spec: ExtractSpec,
-        path: Path,
-        /,
-        *,
-        backbone: Any,
-        weights: str,
-        layers: Sequence[str],
-        device: str,
-        precision: str,
-        lazy: bool = False,
-    ) -> Backbone:
+    def load_of(self, spec: ExtractSpec, path: Path, backbone: Any, /, **options: Unpack[LoadOptions]) -> Backbone:
         """See `Pipeline`."""
-        return load_backbone_of(
-            spec,
-            path,
-            backbone=backbone,
-            weights=weights,
-            layers=layers,
-            device=device,
-            precision=precision,
-            lazy=lazy,
-        )
+        return load_backbone_of(spec, path, backbone=backbone, **options)
 
     def plan(self, encoder: Any, spec: ExtractSpec, runtime: RuntimeOptions, match_engine: str = "", /) -> ImagePlan:
         """See `Pipeline`."""

@@ -138,9 +138,8 @@ def samples_of(source: Source, names: Iterable[str]) -> list[NamedSample]:
 def check_modality(source: Source, modality: Modality) -> None:
     """Raise DataLayoutError if the samples of a source are not of the modality of a model."""
     if source.modality is not modality:
-        hint = " Name the column of the texts with text_column." if modality.name == "text" else ""
         raise DataLayoutError(
-            f"{source.name} holds {source.modality.plural}, and this model predicts {modality.plural}.{hint}"
+            f"{source.name} holds {source.modality.plural}, and this model predicts {modality.plural}.{modality.hint}"
         )
 
 
