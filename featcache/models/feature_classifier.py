@@ -174,15 +174,15 @@ class FeatureClassifier(NotebookResult):
         CacheMismatchError
             The features are not those that the head was fitted on, or `data` holds samples of another modality.
         CacheIncompleteError
-            The cache has not the views or no samples of the split.
+            The cache lacks the views, or has no samples of the split.
         CacheError
             The cache cannot be read.
         HeadError
             The head has no scores of held-out samples, which `coverage` and `unknown` need.
         """
-        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown)
-        cache = FeatureCache.open(cache)
         tta = self.card.tta if tta is None else tta
+        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown, tta)
+        cache = FeatureCache.open(cache)
         self._check(cache, tta)
         splits = select_splits(cache, split)
         for name in splits:
@@ -203,7 +203,7 @@ class FeatureClassifier(NotebookResult):
                 for name, there, needed in differences
             )
             raise CacheMismatchError(
-                f"{cache.path} has not the features that {self._name} was fitted on: it has {different}. Extract with "
+                f"{cache.path} lacks the features that {self._name} was fitted on: it has {different}. Extract with "
                 f"these settings to another file, or predict the {self.card.spec.modality}s themselves: featcache "
                 f"predict {self._name} DATA",
                 tuple(name for name, *_ in differences),
