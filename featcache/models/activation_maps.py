@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from featcache._utils.regular_files import read_regular
 from featcache.backbones.pooling import pool, prefix_tokens
 from featcache.backbones.stages import channels_last, extent
 from featcache.core.layer_names import parse_layer
+from featcache.core.model_card import ModelCard
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
 from featcache.heads.linear_layer import as_linear, layer
@@ -129,12 +131,12 @@ def activation_maps(
     >>> bool(abs(total - found.logit) < 1e-4)
     True
     """
-    saved = open_model(model, weights=weights, device=device, precision="fp32", lazy=False, backbone=backbone)
-    card = saved.card
+    card = ModelCard.read(Path(model))
     if card.spec.modality != "image":
         raise HeadError(f"{model} is for {card.spec.modality}s, whose features have no places in an image")
     if label is not None and label not in card.classes:
         raise HeadError(f"{model} has no class {label!r}; it has {brief(list(card.classes))}")
+    saved = open_model(model, weights=weights, device=device, precision="fp32", lazy=False, backbone=backbone)
     weight, bias = _linear_layer(saved, str(model))
     inputs = inputs_of(card.spec)
     prepare = inputs.prepare_for(saved.backbone)
