@@ -206,7 +206,7 @@ def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp
     text = done("fit-head", cache, "-o", tmp_path / "head", *settings, "--report", page, "--images", data)
     found = read_page(page)
     assert found.sections["Result"].code == text.partition("\nsaved in ")[0]
-    assert len(found.sections["The head in figures"].captions) == 6
+    assert len(found.sections["The head in figures"].captions) == 5
     assert found.sections["Commands"].code.splitlines()[1] == (
         "featcache fit-head toy.h5 -o head --head linear -p C=0.1 --tta 0 --device auto --seed 0"
     )
