@@ -160,7 +160,7 @@ class FeatureCache(NotebookResult):
             raise NotACacheError(f"{path} does not exist. Make it with `featcache extract DATA -o {path}`.")
         if path.is_dir():
             raise NotACacheError(
-                f"{path} is a folder, not a feature cache. A folder of images becomes one with "
+                f"{path} is a folder, not a feature cache. A folder of images or texts becomes one with "
                 f"`featcache extract {shlex.quote(str(path))} -o cache.h5`."
             )
         try:
@@ -332,9 +332,9 @@ class FeatureCache(NotebookResult):
         damaged = damaged_rows(self.layout, rows) if check else rows[:0]
         if len(damaged):
             raise CacheDamagedError(
-                f"{self.path} is damaged: {len(damaged)} images of {split} do not have the checksums of their "
-                f"features, for example {self.samples.ids[damaged[0]]}. Extract those again with `featcache verify "
-                f"{self.path} --repair DATA`."
+                f"{self.path} is damaged: {len(damaged)} {self.spec.modality}s of {split} do not have the checksums of "
+                f"their features, for example {self.samples.ids[damaged[0]]}. Extract those again with `featcache "
+                f"verify {self.path} --repair DATA`."
             )
         parts = [self.layout.layers[name].view(self.layout.data)[:, :views] for name in names]
         if len(parts) > 1:
