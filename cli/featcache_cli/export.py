@@ -44,9 +44,9 @@ def command(source: str, format: str, as_json: bool, **settings: Any) -> None:
     """Write a model as a file that needs no featcache, or the features of a cache as a table.
 
     SOURCE is a saved head, a fine-tuned run, or a cache. Of a model the program OUT.py, which prints the classes of
-    photos, is written beside the file. The export is checked: the program runs in a new process, and must compute the
-    same logits. The table of a cache has a row for each sample: path, label, split, sha256 and vector, with --head also
-    predicted and probability.
+    photos or texts, is written beside the file. The export is checked: the program runs in a new process, and must
+    compute the same logits. The table of a cache has a row for each sample: path, label, split, sha256 and vector, with
+    --head also predicted and probability.
     """
     from featcache.models.export.export import export
     from featcache.models.feature_export import export_features

@@ -134,7 +134,7 @@ def first_sentence(text: str) -> str:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_STATUS)
 @click.version_option(package_name="featcache")
 def main() -> None:
-    """Run the frozen network once, keep the features, train image classifiers in seconds."""
+    """Run the frozen network once, keep the features, train classifiers of images and texts in seconds."""
     keep_freed_memory()
     warnings.showwarning = _show_warning
     warnings.filterwarnings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -82,6 +83,34 @@ def predictions(
     from featcache.reports import model_figures
 
     _save(model_figures.predictions_figure(model, data, images, text_column), out, dark, as_json)
+
+
+@command.command(cls=Command)
+@click.argument("model", type=options.PATH)
+@click.argument("images", nargs=-1, required=True, type=options.PATH)
+@click.option("--class", "label", metavar="NAME", help="Explain this class. [default: the most probable one of each]")
+@click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
+@options.factory_option
+@options.device_option
+@_figure_options
+def why(model: str, images: tuple[str, ...], out: str, dark: bool, as_json: bool, **settings: Any) -> None:
+    """Draw IMAGES with the places by which MODEL, with a linear head, decides: for a class, or against it.
+
+    IMAGES are files, folders and globs, as in predict; at most 24. The logit of a class is exactly the sum of what the
+    places contribute, and a constant.
+    """
+    from featcache.core.model_card import ModelCard
+    from featcache.errors import PictureError
+    from featcache.models.inputs.names import list_inputs
+    from featcache.models.inputs.registry import inputs_of
+    from featcache.reports.why_figure import why_figure
+
+    missing: dict[str, str] = {}
+    listed = list_inputs(images, inputs_of(ModelCard.read(Path(model)).spec), missing)
+    if missing:
+        name, reason = next(iter(missing.items()))
+        raise PictureError(f"{name} names no image: {reason}")
+    _save(why_figure(model, listed, **settings), out, dark, as_json)
 
 
 @command.command(cls=Command)

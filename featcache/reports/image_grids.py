@@ -8,16 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import plural
-from featcache.reports.style import BLUE, COLOURS, GREY, RIGHT, WRONG, shorten
+from featcache.reports.style import BLUE, COLOURS, GREY, RIGHT, VERMILION, WRONG, shorten
 
 _CELL, _TITLE = 1.35, 4.5  # inches: an image, and the width of a title
 _SMALL_CELL, _MAX_SIDE = 0.95, 16.0  # inches: an image among many, and the side of a figure
 _COLUMNS = 6
+_HEAT_COLUMNS = 3  # pairs of images
+_STRONG = 0.97  # the share of places below which the colours end: a few, such as maxima, can be extreme
+_FOR_AND_AGAINST = LinearSegmentedColormap.from_list(
+    "for and against", [f"{BLUE}e0", f"{BLUE}00", f"{VERMILION}00", f"{VERMILION}e0"]
+)  # transparent in the middle
 
 
 class PredictionImage(NamedTuple):
@@ -30,6 +36,16 @@ class PredictionImage(NamedTuple):
     label: str
     predicted: str
     probability: float | None
+
+
+class HeatImage(NamedTuple):
+    """An image with the contributions of its places. pixels : (s, s, 3), uint8. heat : (s, s). above, below : captions
+    of the image and of the heat."""
+
+    pixels: NDArray[np.uint8]
+    heat: NDArray[np.float64]
+    above: str
+    below: str
 
 
 class GridImage(NamedTuple):
@@ -99,6 +115,30 @@ def plot_predictions(shown: Sequence[PredictionImage], title: str) -> Figure:
         axes.set_title(text, fontsize="small", color=colour)
         if not right:
             axes.set_xlabel(f"label: {shorten(image.label or 'none', 16)}", fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_heat(shown: Sequence[HeatImage], title: str) -> Figure:
+    """Images, and beside each one the places that speak for its class (orange) or against it (blue)."""
+    columns = min(_HEAT_COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(
+        figsize=(max(_TITLE, columns * 2 * (_CELL + 0.35)), rows * (_CELL + 0.75) + 0.4), layout="constrained"
+    )
+    grid = figure.subplots(rows, 2 * columns, squeeze=False)
+    for axes in grid.flat[2 * len(shown) :]:
+        axes.set_axis_off()
+    for number, image in enumerate(shown):
+        row, column = divmod(number, columns)
+        plain, heat = grid[row, 2 * column : 2 * column + 2]
+        for axes in (plain, heat):
+            _hide_axes(axes)
+            axes.imshow(image.pixels, interpolation="antialiased")
+        strong = float(np.quantile(np.abs(image.heat), _STRONG)) or 1.0
+        heat.imshow(image.heat / strong, cmap=_FOR_AND_AGAINST, vmin=-1, vmax=1)
+        plain.set_title(shorten(image.above, 22), fontsize="small")
+        heat.set_title(shorten(image.below, 22), fontsize="small")
     figure.suptitle(title, fontsize="medium")
     return figure
 

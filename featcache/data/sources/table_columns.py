@@ -14,6 +14,9 @@ EXPECTED_COLUMNS = "the columns path,label[,split][,sha256]"
 NO_LABELS_HINT = ". Name the column of the labels: --label-column NAME. If there are no labels yet, add an empty one"
 """For tables without a column of labels."""
 
+TEXTS_HINT = ". A table of texts has the columns text,label; another column of texts: --text-column NAME"
+"""For tables without a column of paths."""
+
 NO_LABEL = ""
 """The label column of tables that are read for their paths only."""
 
@@ -128,7 +131,7 @@ def choose_columns(where: str, name: str, header: Sequence[str], label_column: s
     label = choose_label(name, header, label_column) if needs_label else path
     if path is None or label is None:
         names = f"{','.join(header[:8])}{',...' if len(header) > 8 else ''}"
-        hint = "" if path is None else NO_LABELS_HINT
+        hint = TEXTS_HINT if path is None else NO_LABELS_HINT
         raise MissingColumnsError(f"{where} {EXPECTED_COLUMNS}; found {names}{hint}")
     notes = [label_note(label, header)]
     notes += [f"path column: {path}"] if path != "path" else []
