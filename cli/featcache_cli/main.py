@@ -22,7 +22,7 @@ from featcache_cli.wrapping import safe, wrap
 
 GROUPS = {
     "Begin": ("demo", "try", "plan"),
-    "Caches of features": ("extract", "info", "verify", "doctor", "update", "diff", "pull", "push"),
+    "Caches of features": ("extract", "info", "verify", "doctor", "suggest", "update", "diff", "pull", "push"),
     "Heads and networks": ("fit-head", "compare-heads", "curve", "finetune", "benchmark"),
     "Using a model": ("predict", "evaluate", "show", "export", "serve"),
 }

@@ -27,23 +27,39 @@ class PredictionText(NamedTuple):
     probability: float | None
 
 
+class CaptionedText(NamedTuple):
+    """A text with a caption of some lines beside it, in a colour; None is that of all text."""
+
+    text: str
+    caption: str
+    colour: str | None = None
+
+
 def plot_text_predictions(shown: Sequence[PredictionText], title: str) -> Figure:
     """A list of texts with their predictions. Colour and a mark show which ones are right."""
+    return plot_texts([_with_verdict(one) for one in shown], title)
+
+
+def _with_verdict(one: PredictionText) -> CaptionedText:
+    right = one.label == one.predicted
+    probability = "" if one.probability is None else f" {one.probability:.0%}"
+    verdict = f"{'✓' if right else '✗'} {shorten(one.predicted or 'none', 18)}{probability}"
+    below = "" if right else f"\n   label: {shorten(one.label or 'none', 18)}"
+    return CaptionedText(one.text, verdict + below, RIGHT if right else WRONG)
+
+
+def plot_texts(shown: Sequence[CaptionedText], title: str) -> Figure:
+    """A list of texts with their captions."""
     blocks = [wrap(one.text) for one in shown]
-    heights = [
-        max(len(lines), 1 + (one.label != one.predicted)) + 0.5 for one, lines in zip(shown, blocks, strict=True)
-    ]
+    heights = [max(len(lines), 1 + one.caption.count("\n")) + 0.5 for one, lines in zip(shown, blocks, strict=True)]
     total = sum(heights) + 2.5
     figure = Figure(figsize=(_WIDTH, total * _LINE))
     figure.suptitle(title, fontsize="medium", y=1 - 0.7 / total)
     top = total - 2
     for one, lines, height in zip(shown, blocks, heights, strict=True):
-        right = one.label == one.predicted
-        probability = "" if one.probability is None else f" {one.probability:.0%}"
-        verdict = f"{'✓' if right else '✗'} {shorten(one.predicted or 'none', 18)}{probability}"
-        below = "" if right else f"\n   label: {shorten(one.label or 'none', 18)}"
         place: dict[str, Any] = {"va": "top", "fontsize": "small", "linespacing": 1.2, "parse_math": False}
-        figure.text(0.02, top / total, verdict + below, color=RIGHT if right else WRONG, **place)
+        colour: dict[str, Any] = {"color": one.colour} if one.colour else {}
+        figure.text(0.02, top / total, one.caption, **colour, **place)
         figure.text(0.28, top / total, "\n".join(lines), **place)
         top -= height
     return figure

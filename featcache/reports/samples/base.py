@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from featcache.analysis.doctor.findings import Issue
+from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.data.sources.base import Source
@@ -53,6 +54,12 @@ class SampleReport:
     ) -> DrawFigure:
         """Samples with their predictions. Raises PictureError if they are not drawn."""
         raise PictureError(f"samples of the modality {card.spec.modality} are not drawn.")
+
+    def suggestions_figure(
+        self, suggestions: Sequence[Suggestion], cache: FeatureCache, source: Source, title: str
+    ) -> DrawFigure:
+        """Samples that `suggest` names, with their reasons. Raises PictureError if they are not drawn."""
+        raise PictureError(f"samples of the modality {cache.spec.modality} are not drawn.")
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """Add the map of the features, and val samples with their predictions, to the section of a head."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from featcache._utils.formatting import excerpt
+from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.data.modality import TEXTS
@@ -19,7 +20,7 @@ from featcache.reports.html import Section, Table, without_folders
 from featcache.reports.samples.base import Add, Data, SampleReport
 from featcache.reports.samples.registry import SAMPLE_REPORTS
 from featcache.reports.style import DrawFigure
-from featcache.reports.text_figures import PredictionText, plot_text_predictions
+from featcache.reports.text_figures import CaptionedText, PredictionText, plot_text_predictions, plot_texts
 
 _LISTED, _CHARACTERS = 24, 240  # texts of a table, and characters of a text
 
@@ -42,6 +43,16 @@ class TextReport(SampleReport):
             for row in chosen
         ]
         return partial(plot_text_predictions, texts, title)
+
+    def suggestions_figure(
+        self, suggestions: Sequence[Suggestion], cache: FeatureCache, source: Source, title: str
+    ) -> DrawFigure:
+        """See `SampleReport`."""
+        texts = [
+            CaptionedText(_load_text(source, sample.path), f"{number}  {sample.summary}")
+            for number, sample in enumerate(suggestions, 1)
+        ]
+        return partial(plot_texts, texts, title)
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """See `SampleReport`: the predictions are a table."""
