@@ -41,8 +41,20 @@ def spread(values: Sequence[float]) -> list[float]:
 
 def write(name: str, figures: dict[str, Any], measured: str) -> None:
     """Print the figures and write them to results/NAME.json. measured : the commit."""
-    text = json.dumps(
-        {**figures, "machine": machine_info(), "versions": {**package_versions(), "commit": measured}}, indent=1
-    )
+    text = json.dumps(_with_origin(figures, measured), indent=1)
     print(text)
     (RESULTS / f"{name}.json").write_text(text + "\n")
+
+
+def write_part(name: str, part: str, figures: dict[str, Any], measured: str) -> None:
+    """Print the figures and write them to a part of results/NAME.json, with their own machine and commit.
+
+    The other figures in the file stay as they are.
+    """
+    path, figures = RESULTS / f"{name}.json", _with_origin(figures, measured)
+    print(json.dumps(figures, indent=1))
+    path.write_text(json.dumps({**json.loads(path.read_text()), part: figures}, indent=1) + "\n")
+
+
+def _with_origin(figures: dict[str, Any], measured: str) -> dict[str, Any]:
+    return {**figures, "machine": machine_info(), "versions": {**package_versions(), "commit": measured}}

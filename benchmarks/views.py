@@ -41,8 +41,7 @@ from default_head import write_glyphs
 from numpy.typing import NDArray
 from sets import SETS, write_set
 
-from featcache import FeatureCache, extract
-from featcache.analysis.views.extract import RECIPES as TRIED
+from featcache import FeatureCache, ViewSpec, extract
 from featcache.analysis.views.trial import MAX_IMAGES
 from featcache.heads.fit import default_layer, fit
 from featcache.heads.predict import classify
@@ -97,7 +96,7 @@ def measure(name: str, seed: int, folder: Path) -> Run:
 def run_trial(folder: Path) -> dict[str, Any]:
     """What the trial chooses on the caches of a set."""
     features, layers = {}, ()
-    for recipe in TRIED:
+    for recipe in ViewSpec.recipes.trial:
         cache = FeatureCache.open(folder / f"{recipe}.h5")
         train, layers = cache.features("train", "stages"), cache.layers("stages")
         features[recipe] = train.take(sample_images(train.samples, MAX_IMAGES, 0))

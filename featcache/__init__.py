@@ -1,4 +1,4 @@
-"""featcache: run the frozen network once, keep the features, train image classifiers in seconds.
+"""featcache: run the frozen network once, keep the features, train classifiers of images and texts in seconds.
 
 The public names are listed in `__init__.pyi`. A name is imported when it is first used, so that `import featcache` is
 cheap and a cache is read without PyTorch.

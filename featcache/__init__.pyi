@@ -8,10 +8,13 @@ from .analysis.doctor.doctor import doctor as doctor
 from .analysis.planning.capacity import Prices as Prices
 from .analysis.planning.capacity import Rates as Rates
 from .analysis.planning.plan import plan as plan
+from .analysis.similar.similar import similar as similar
 from .analysis.suggestions.suggest import suggest as suggest
 from .analysis.views.extract import extract as extract
 from .backbones.backbone import Backbone as Backbone
 from .backbones.load import load_backbone as load_backbone
+from .backbones.load_text import load_text_encoder as load_text_encoder
+from .backbones.text_encoder import TextEncoder as TextEncoder
 from .cache.feature_cache import FeatureCache as FeatureCache
 from .cache.features import Features as Features
 from .cache.transfer import pull as pull
@@ -20,7 +23,7 @@ from .cache.verify import diff as diff
 from .cache.verify import verify as verify
 from .core.ray_cluster import Cluster as Cluster
 from .core.specs import ExtractSpec as ExtractSpec
-from .core.specs import ViewSpec as ViewSpec
+from .core.view_specs.image import ViewSpec as ViewSpec
 from .data.manifest import Manifest as Manifest
 from .data.manifest import read_manifest as read_manifest
 from .errors import FeatcacheError as FeatcacheError
@@ -35,6 +38,7 @@ from .models.classifier import Classifier as Classifier
 from .models.evaluate import evaluate as evaluate
 from .models.export.export import export as export
 from .models.feature_classifier import FeatureClassifier as FeatureClassifier
+from .models.feature_export import export_features as export_features
 from .models.prediction import Prediction as Prediction
 from .models.serving.app import serve as serve
 from .reports.figures import plot_confusion as plot_confusion
@@ -43,6 +47,7 @@ from .reports.figures import plot_history as plot_history
 from .reports.figures import plot_map as plot_map
 from .reports.figures import plot_predictions as plot_predictions
 from .reports.figures import plot_reliability as plot_reliability
+from .reports.figures import plot_similar as plot_similar
 from .reports.figures import plot_views as plot_views
 from .reports.try_out import try_out as try_out
 from .training.config import TrainConfig as TrainConfig

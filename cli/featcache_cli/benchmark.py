@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from featcache.finetuning.defaults import TEXT_DEFAULTS
+from featcache.finetuning.text_defaults import TEXT_DEFAULTS
 from featcache.training.config import TrainOptions
 from featcache_cli import options, outputs
 from featcache_cli.wrapping import wrap

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from featcache_cli import options, outputs
+from featcache_cli.requirements import Requirement, check_requirements, require_option
 
 
 @options.command()
@@ -40,8 +41,9 @@ from featcache_cli import options, outputs
 @click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
 @options.factory_option
 @options.device_option
+@require_option
 @options.as_json
-def command(as_json: bool, **settings: Any) -> None:
+def command(require: list[Requirement], as_json: bool, **settings: Any) -> None:
     """Compare the predictions of MODEL, a saved head or a fine-tuned run, with the labels of DATA.
 
     DATA is anything that extract takes; it needs neither a train folder nor all classes. Samples of classes that MODEL
@@ -52,3 +54,4 @@ def command(as_json: bool, **settings: Any) -> None:
     with options.progress_bar(resumes=False) as progress:
         result = featcache.evaluate(progress=progress, **settings)
     options.show(result, as_json)
+    check_requirements(require, result)

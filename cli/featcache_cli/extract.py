@@ -34,13 +34,14 @@ from featcache_cli import options, outputs
 @click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and estimate time and size.")
 @options.as_json
 def command(out: str, dry_run: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
-    """Run the frozen network once on every image and view of DATA, and store the features in a cache.
+    """Run the frozen network once on every image or text of DATA, and store the features in a cache.
 
     DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV, JSON lines or Parquet manifest
     (path,label[,split]), either of them by URL (s3://, gs://, https://), tar files (shards-{000..099}.tar), or a data
     set of Hugging Face (saved, Parquet files, a folder with metadata.csv). Images may have no label (a folder without
-    class folders, a folder unlabeled, empty cells): `featcache update` fills labels in. Run the same command again to
-    resume after an interruption.
+    class folders, a folder unlabeled, empty cells): `featcache update` fills labels in. DATA of texts is a table with
+    text,label[,split] (CSV, TSV, JSON lines, Parquet), a folder of .txt files, or a data set of Hugging Face. Run the
+    same command again to resume after an interruption.
     """
     import featcache
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from featcache.core.specs import EMBEDDED, EMBEDDED_TEXT
-from featcache.finetuning.defaults import TEXT_DEFAULTS
 from featcache.finetuning.strategy import LP_FT_DEFAULTS, StrategyOptions
+from featcache.finetuning.text_defaults import TEXT_DEFAULTS
 from featcache.training.config import TrainConfig, TrainOptions
 from featcache_cli import options, outputs
 from featcache_cli.lazy_choice import LazyChoice

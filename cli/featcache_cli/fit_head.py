@@ -10,6 +10,7 @@ import click
 
 from featcache.core.head_options import HeadOptions
 from featcache_cli import options, outputs
+from featcache_cli.requirements import Requirement, check_requirements, require_option
 
 _THEN = {"fit folds": "fit on all images", **dict.fromkeys(("fit heads", "fit strengths", "fit epochs"), "evaluate")}
 
@@ -106,8 +107,11 @@ class _HeadOption(click.Option):
 @options.shared("layer", HeadOptions)
 @options.cluster_options
 @options.shared("seed", HeadOptions)
+@require_option
 @options.as_json
-def command(cache: str, report: str | None, data: str | None, as_json: bool, **settings: Any) -> None:
+def command(
+    cache: str, report: str | None, data: str | None, require: list[Requirement], as_json: bool, **settings: Any
+) -> None:  # fmt: skip
     """Train a classifier on the features of CACHE in seconds, evaluate it on val, and save it."""
     import featcache
 
@@ -127,3 +131,4 @@ def command(cache: str, report: str | None, data: str | None, as_json: bool, **s
         from featcache.reports.pages.head import write_head_page
 
         write_head_page(report, fit, cache, settings, data)
+    check_requirements(require, fit)

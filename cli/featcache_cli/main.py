@@ -22,7 +22,18 @@ from featcache_cli.wrapping import safe, wrap
 
 GROUPS = {
     "Begin": ("demo", "try", "plan"),
-    "Caches of features": ("extract", "info", "verify", "doctor", "suggest", "update", "diff", "pull", "push"),
+    "Caches of features": (
+        "extract",
+        "info",
+        "verify",
+        "doctor",
+        "similar",
+        "suggest",
+        "update",
+        "diff",
+        "pull",
+        "push",
+    ),
     "Heads and networks": ("fit-head", "compare-heads", "curve", "finetune", "benchmark"),
     "Using a model": ("predict", "evaluate", "show", "export", "serve"),
 }
@@ -33,9 +44,9 @@ REMOVED = {
 }
 
 
-_STATUS = """Exit status: 0 done; 1 an error, a difference that diff or verify found, no picture that predict could
-read, or one that it could not move; 2 a wrong option; 3 and 4 warnings and errors that doctor found; 130 and 143
-stopped by a signal."""
+_STATUS = """Exit status: 0 done; 1 an error, a difference that diff or verify found, no picture that predict or
+similar could read, or one that predict could not move; 2 a wrong option; 3 and 4 warnings and errors that doctor found;
+130 and 143 stopped by a signal."""
 
 
 class Failure(click.ClickException):
@@ -134,7 +145,7 @@ def first_sentence(text: str) -> str:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_STATUS)
 @click.version_option(package_name="featcache")
 def main() -> None:
-    """Run the frozen network once, keep the features, train image classifiers in seconds."""
+    """Run the frozen network once, keep the features, train classifiers of images and texts in seconds."""
     keep_freed_memory()
     warnings.showwarning = _show_warning
     warnings.filterwarnings(

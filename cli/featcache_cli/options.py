@@ -14,10 +14,10 @@ import click
 from featcache.core.head_options import LayerOptions
 from featcache.core.options import AutoExtractArguments, ExtractArguments, fields_of
 from featcache.core.specs import AUGMENTS, EMBEDDED, TEXT_AUGMENTS
+from featcache.core.split_names import ALL, SPLITS
 from featcache.reports.file_types import FORMATS
 from featcache_cli import outputs
 from featcache_cli.base import command as command
-from featcache_cli.lazy_choice import LazyChoice
 from featcache_cli.progress import LOADING as LOADING
 from featcache_cli.progress import StoppedError as StoppedError
 from featcache_cli.progress import ask as ask
@@ -137,16 +137,10 @@ dtype_option = shared("dtype")
 layer_option = shared("layer", LayerOptions)
 
 
-def _split_names() -> tuple[str, ...]:
-    from featcache.cache.rows import SPLIT_NAMES
-
-    return SPLIT_NAMES
-
-
 def split_option(default: str | None, text: str) -> Callable[[_F], _F]:
     """The option that selects rows of a cache."""
     return click.option(
-        "--split", type=LazyChoice(_split_names), default=default, show_default=bool(default), help=text
+        "--split", type=click.Choice((ALL, *SPLITS)), default=default, show_default=bool(default), help=text
     )
 
 
@@ -196,10 +190,12 @@ class RecipeName(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from featcache.core.view_recipes import versioned_name
+        from featcache.core.view_specs.registry import VIEW_SPECS
 
-        if value in self.choices or versioned_name(value, AUGMENTS) is None:  # other packages load for other names only
-            return super().convert(value, param, ctx)
-        return value
+        own = [name for modality in VIEW_SPECS.registered() for name in VIEW_SPECS.get(modality).recipes.names]
+        if value in own or versioned_name(value, AUGMENTS) is not None:  # other packages load for other names only
+            return value
+        return super().convert(value, param, ctx)
 
 
 image_size_option = shared("image_size", type=click.IntRange(1))

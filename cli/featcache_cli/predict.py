@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain, starmap
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -18,16 +17,17 @@ from click.core import ParameterSource
 from featcache._utils.formatting import join_words
 from featcache.models.defaults import TOP_CLASSES
 from featcache_cli import options, outputs, results
-from featcache_cli.stopping import LateStop, StoppedError
+from featcache_cli.predict_summary import RunSummary, Work
 from featcache_cli.wrapping import safe
 
 if TYPE_CHECKING:
     from featcache.models.classifier import Classifier
+    from featcache.models.feature_classifier import FeatureClassifier
     from featcache.models.inputs.base import SampleInputs
     from featcache.models.prediction import Format, OptionalColumn, Prediction
     from featcache.models.sort_files import FileSorter, How
 
-_MAX_LISTED = 20  # failed images listed at the end
+_NEEDS_FILES = "--move-to and --link-to need local files, not URLs, tar files or data sets"
 
 
 @options.command()
@@ -66,6 +66,11 @@ _MAX_LISTED = 20  # failed images listed at the end
 @click.option("--dry-run", is_flag=True, help="Only print where --move-to or --link-to would put the files.")
 @options.split_option(None, "Which samples of a cache to predict. [default: all]")
 @click.option(
+    "--data",
+    type=options.PATH,
+    help="What the cache was made from: for the paths of its files, and the words of texts.",
+)
+@click.option(
     "--coverage",
     type=options.Finite(0, 1, min_open=True, max_open=True),
     help="Name for each sample a set of labels that holds the true one so often, such as 0.95.",
@@ -81,7 +86,7 @@ _MAX_LISTED = 20  # failed images listed at the end
 def command(
     model: str, samples: tuple[str, ...], texts: tuple[str, ...], text_column: str | None, null: bool, kind: Format,
     as_json: bool, out: str | None, move_to: str | None, link_to: str | None, dry_run: bool, split: str | None,
-    weights: str | None, backbone: Any, device: str, **naming: Any,
+    data: str | None, weights: str | None, backbone: Any, device: str, **naming: Any,
 ) -> None:  # fmt: skip
     """Classify SAMPLES with MODEL, a saved head or a fine-tuned run.
 
@@ -90,18 +95,19 @@ def command(
     SAMPLES of a model of texts are .txt files, each of which is one text, folders, globs, tables (CSV, TSV, JSON lines,
     Parquet with a column text) and saved data sets; - reads texts from stdin, one a line, or as JSON lines with
     --text-column. Predictions are written one by one. A name that is not a sample is listed with the unreadable ones.
-    SAMPLES can be one cache instead: its samples are predicted from their features, without the network.
+    SAMPLES can be one cache instead: its samples are predicted from their features, without the network. --data gives
+    them the paths of their files.
     Exit status: 1 = no sample could be read, or a file could not be moved or linked.
     """
     from featcache.models.prediction import format_predictions
 
     request = _Request(samples, texts, text_column, null, move_to, link_to, dry_run)
-    _check_usage(request, split)
+    _check_usage(request, split, data)
     if _is_cache(request):
-        work = _open_cache(model, samples[0], split, naming)
+        work = _open_cache(model, request, data, split, naming)
     else:
         work = _open_samples(model, request, naming, {"weights": weights, "backbone": backbone, "device": device})
-    run = _RunSummary(work)
+    run = RunSummary(work)
     with options.progress_bar() as progress, _output(out) as write, closing(work.stream):
         sorted_ones = map(work.sorter.sort, work.stream) if work.sorter else work.stream
         predictions = chain(sorted_ones, starmap(_missing_sample, work.missing.items()))
@@ -131,37 +137,17 @@ class _Request(NamedTuple):
         return bool(self.move_to or self.link_to)
 
 
-class _Work(NamedTuple):
-    """The predictions to come, and what is said about them.
-
-    total : 0 if unknown. missing : names that are not samples, with the reason. ignored : numbers of skipped files.
-    hint : what to do about many remarks. source : further fields in JSON.
-    """
-
-    stream: Generator[Prediction, None, None]
-    total: int
-    missing: Mapping[str, str]
-    ignored: Counter[str]
-    modality: str
-    columns: Sequence[OptionalColumn] = ()
-    hint: str = ""
-    sorter: FileSorter | None = None
-    source: Mapping[str, Any] = MappingProxyType({})
-
-
-def _check_usage(request: _Request, split: str | None) -> None:
+def _check_usage(request: _Request, split: str | None, data: str | None) -> None:
     if (request.move_to and request.link_to) or (request.dry_run and not request.sorts):
         raise click.UsageError("--move-to and --link-to exclude each other, and --dry-run needs one of them")
     if not (request.samples or request.texts):
         raise click.UsageError("Missing argument 'SAMPLES...'.")
     if not _is_cache(request):
-        if split:
-            raise click.UsageError("--split is for a cache: give one, and nothing else")
+        if split or data:
+            raise click.UsageError("--split and --data are for a cache: give one, and nothing else")
         return
-    if request.sorts:
-        raise click.UsageError(
-            "--move-to and --link-to need files, and a cache has features alone: give the files themselves"
-        )
+    if request.sorts and not data:
+        raise click.UsageError("--move-to and --link-to need --data: the files that the cache was made from")
     context = click.get_current_context()
     given = [
         param.opts[-1]
@@ -183,54 +169,74 @@ def _is_cache(request: _Request) -> bool:
     return len(request.samples) == 1 and not request.texts and names_cache(request.samples[0])
 
 
-def _open_cache(model: str, name: str, split: str | None, naming: Mapping[str, Any]) -> _Work:
-    """The predictions of the samples of a cache. naming : top, tta, coverage and unknown, see `Classifier.stream`."""
+def _open_cache(model: str, request: _Request, data: str | None, split: str | None, naming: Mapping[str, Any]) -> Work:
+    """The predictions of the samples of a cache.
+
+    data : what it was made from. naming : top, tta, coverage and unknown, see `Classifier.stream`.
+    """
+    from featcache.cache.cached_data import CachedData
     from featcache.cache.feature_cache import FeatureCache
     from featcache.cache.rows import ALL, select_splits
     from featcache.models.feature_classifier import FeatureClassifier
+    from featcache.models.inputs.registry import inputs_of
 
-    cache, split = FeatureCache.open(name), split or ALL
-    stream = FeatureClassifier.load(model).stream(cache, split=split, **naming)
-    total = sum(len(cache.samples.rows(part)) for part in select_splits(cache, split))
-    source = {"cache": name, "split": split}
-    return _Work(stream, total, {}, Counter(), cache.spec.modality, _set_columns(naming), source=source)
+    (name,), split = request.samples, split or ALL
+    cache, classifier = FeatureCache.open(name), FeatureClassifier.load(model)
+    located = CachedData(cache, data) if data else None
+    stream = classifier.stream(cache, located, split=split, **naming)
+    names = [cache.samples.ids[row] for part in select_splits(cache, split) for row in cache.samples.rows(part)]
+    if located and request.sorts and not all(map(located.source.local_path, names)):
+        raise click.UsageError(_NEEDS_FILES)
+    return Work(
+        stream,
+        len(names),
+        {},
+        Counter(),
+        cache.spec.modality,
+        _columns(inputs_of(cache.spec) if data else None, request, naming),
+        sorter=_make_sorter(classifier, request),
+        source={"cache": name, "split": split},
+    )
 
 
-def _set_columns(naming: Mapping[str, Any]) -> list[OptionalColumn]:
-    """The columns of sets of labels, and of refused samples."""
-    columns: list[OptionalColumn] = [] if naming["coverage"] is None else ["label_set"]
-    return [*columns, "unknown"] if naming["unknown"] else columns
-
-
-def _open_samples(model: str, request: _Request, naming: Mapping[str, Any], settings: Mapping[str, Any]) -> _Work:
+def _open_samples(model: str, request: _Request, naming: Mapping[str, Any], settings: Mapping[str, Any]) -> Work:
     """The predictions of images or texts.
 
     naming : top, tta, coverage and unknown, see `Classifier.stream`. settings : where the network is and runs.
     """
     import featcache
     from featcache.core.model_card import ModelCard
-    from featcache.models.inputs.registry import INPUTS
+    from featcache.models.inputs.registry import inputs_of
 
     ignored: Counter[str] = Counter()
-    inputs = INPUTS.get(ModelCard.read(Path(model)).spec.modality)
+    inputs = inputs_of(ModelCard.read(Path(model)).spec)
     listed, total, missing = _list_inputs(inputs, request, ignored)
     options.step("load the model")
     classifier = featcache.Classifier.load(model, views=total * (1 + (naming["tta"] or 0)), **settings)
     options.note(classifier.backbone.note)
-    sorter = _make_sorter(classifier, request)
-    return _Work(
+    return Work(
         classifier.stream(listed, **naming),
         total and total + len(missing),
         missing,
         ignored,
         inputs.modality.name,
-        [*inputs.columns, *(("moved_to",) if sorter else ()), *_set_columns(naming)],
-        inputs.remark_hint(classifier.card.spec),
-        sorter,
+        _columns(inputs, request, naming),
+        inputs.remark_hint(),
+        _make_sorter(classifier, request),
     )
 
 
-def _make_sorter(classifier: Classifier, request: _Request) -> FileSorter | None:
+def _columns(inputs: SampleInputs | None, request: _Request, naming: Mapping[str, Any]) -> list[OptionalColumn]:
+    """Further columns of CSV. inputs : None if the samples are not read."""
+    optional: dict[OptionalColumn, bool] = {
+        "moved_to": request.sorts,
+        "label_set": naming["coverage"] is not None,
+        "unknown": naming["unknown"],
+    }
+    return [*(inputs.columns if inputs else ()), *(name for name, is_there in optional.items() if is_there)]
+
+
+def _make_sorter(classifier: Classifier | FeatureClassifier, request: _Request) -> FileSorter | None:
     """The sorter that moves or links the files; None without --move-to and --link-to."""
     from featcache.models.sort_files import FileSorter
 
@@ -257,7 +263,7 @@ def _list_inputs(
     listed: Iterable[Any] = inputs.of_strings(request.texts)
     listed = [*listed, *(list_inputs(named, inputs, missing, ignored, column) if named else [])]
     if request.sorts and any(isinstance(sample, SampleFile) for sample in listed):
-        raise click.UsageError("--move-to and --link-to need local files, not URLs, tar files or data sets")
+        raise click.UsageError(_NEEDS_FILES)
     if "-" in request.samples:
         if request.sorts and not inputs.stream_has_names:
             raise click.UsageError("--move-to and --link-to need local files, and stdin holds texts")
@@ -296,99 +302,3 @@ def _output(out: str | None) -> Iterator[Callable[[str], Any]]:
             sys.stdout.flush()
 
     yield write
-
-
-def _empty_stdin_error(modality: str) -> Exception:
-    from featcache.errors import EmptyFolderError
-
-    return EmptyFolderError(f"stdin is empty: it has no {modality}.")
-
-
-class _RunSummary:
-    """Counts predictions, and collects failures and remarks."""
-
-    def __init__(self, work: _Work) -> None:
-        self._work, self._modality = work, work.modality
-        self.done = self.unknown = 0
-        self.remarks: list[tuple[str, str]] = []
-        self._ended = False
-        self.unreadable: list[Prediction] = []
-        self.unsorted: list[Prediction] = []
-        self.stopped: StoppedError | LateStop | None = None
-
-    def count(
-        self, predictions: Iterable[Prediction], progress: Callable[[str, int, int], None]
-    ) -> Iterator[Prediction]:
-        """Yield the predictions until Ctrl-C; print the report also after an error."""
-        try:
-            for self.done, prediction in enumerate(predictions, 1):
-                if prediction.remark:
-                    self.remarks.append((prediction.path, prediction.remark))
-                self.unknown += prediction.is_unknown
-                if prediction.error:
-                    (self.unreadable if prediction.label is None else self.unsorted).append(prediction)
-                yield prediction
-                progress("predict", self.done, self._work.total)
-            self._ended = True
-        except (StoppedError, LateStop) as error:
-            self.stopped, self._ended = error, True
-        finally:
-            if not self._ended and self.done:
-                self._report()
-
-    def _report(self) -> None:
-        from featcache.data.input_notes import input_notes, remark_notes
-
-        odd = remark_notes(self.remarks, self._work.hint, self._modality) if self.done > 1 else []
-        for line in [*input_notes(self._work.ignored, [], [], self._modality), *odd]:
-            options.note(line)
-        if "unknown" in self._work.columns:
-            options.note(f"{self.unknown} of {self.done} {self._modality}s are like none of the classes")
-        self._list_failures(self.unreadable, f"{self._modality}s could not be read")
-        self._list_failures(self.unsorted, "files could not be moved or linked")
-        if self._work.sorter:
-            click.echo(safe(str(self._work.sorter)), err=True)
-
-    @property
-    def status(self) -> int:
-        """The exit status."""
-        if self.stopped:
-            return self.stopped.exit_code
-        return int(bool(self.unsorted) or len(self.unreadable) == self.done)
-
-    def summary(self, model: str, error: Exception | None) -> dict[str, Any]:
-        """The fields beside the predictions in JSON."""
-        from featcache.data.input_notes import split_remark
-
-        ended = error or self.stopped or (None if self.done else _empty_stdin_error(self._modality))
-        return {
-            "model": model,
-            **self._work.source,
-            f"{self._modality}s": self.done,
-            "unreadable": len(self.unreadable),
-            **({"unknown": self.unknown} if "unknown" in self._work.columns else {}),
-            "remarks": dict(Counter(part for _, remark in self.remarks for part in split_remark(remark))),
-            "ignored": dict(self._work.ignored),
-            **results.outcome(1 if error else self.status, ended),
-        }
-
-    def end(self) -> None:
-        """Print the report, and exit with the status."""
-        if not (self.done or self.stopped):
-            raise _empty_stdin_error(self._modality)
-        self._report()
-        if self.stopped:
-            of = f" of {self._work.total}" if self._work.total else ""
-            text = f"predict: {self.done}{of} done; the predictions written so far are kept."
-            raise StoppedError(self.stopped.exit_code - 128, text)
-        if self.status:
-            sys.exit(self.status)
-
-    def _list_failures(self, bad: list[Prediction], what: str) -> None:
-        from featcache._utils.formatting import printable
-
-        if bad:
-            lines = [f"{len(bad)} of {self.done} {what}:"]
-            lines += [f"  {printable(prediction.path)}: {prediction.error}" for prediction in bad[:_MAX_LISTED]]
-            lines += [f"  and {len(bad) - _MAX_LISTED} more"] if len(bad) > _MAX_LISTED else []
-            click.echo(safe("\n".join(lines)), err=True)

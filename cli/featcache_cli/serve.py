@@ -15,7 +15,7 @@ from featcache_cli.stopping import exit_on_signal
 
 @options.command()
 @click.argument("model", type=options.PATH)
-@click.option("--examples", type=options.PATH, multiple=True, help="Show some images of this file, folder or glob on "
+@click.option("--examples", type=options.PATH, multiple=True, help="Show some samples of this file, folder or glob on "
               "the page; repeat the option for more.")  # fmt: skip
 @click.option(
     "--top", type=click.IntRange(1), default=TOP_CLASSES, show_default=True, help="The number of classes to list."
@@ -51,7 +51,7 @@ def command(
     model: str, examples: tuple[str, ...], top: int, host: str, port: int | None, root_path: str, max_upload: int,
     max_pixels: int, weights: str | None, backbone: Any, device: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Serve a web page and an HTTP API that classify images with MODEL, a saved head or a fine-tuned run.
+    """Serve a web page and an HTTP API that classify images or texts with MODEL, a saved head or a fine-tuned run.
 
     By default only this machine can connect. The server runs until Ctrl-C.
     """

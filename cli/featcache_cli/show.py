@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -86,6 +87,34 @@ def predictions(
 
 @command.command(cls=Command)
 @click.argument("model", type=options.PATH)
+@click.argument("images", nargs=-1, required=True, type=options.PATH)
+@click.option("--class", "label", metavar="NAME", help="Explain this class. [default: the most probable one of each]")
+@click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
+@options.factory_option
+@options.device_option
+@_figure_options
+def why(model: str, images: tuple[str, ...], out: str, dark: bool, as_json: bool, **settings: Any) -> None:
+    """Draw IMAGES with the places by which MODEL, with a linear head, decides: for a class, or against it.
+
+    IMAGES are files, folders and globs, as in predict; at most 24. The logit of a class is exactly the sum of what the
+    places contribute, and a constant.
+    """
+    from featcache.core.model_card import ModelCard
+    from featcache.errors import PictureError
+    from featcache.models.inputs.names import list_inputs
+    from featcache.models.inputs.registry import inputs_of
+    from featcache.reports.why_figure import why_figure
+
+    missing: dict[str, str] = {}
+    listed = list_inputs(images, inputs_of(ModelCard.read(Path(model)).spec), missing)
+    if missing:
+        name, reason = next(iter(missing.items()))
+        raise PictureError(f"{name} names no image: {reason}")
+    _save(why_figure(model, listed, **settings), out, dark, as_json)
+
+
+@command.command(cls=Command)
+@click.argument("model", type=options.PATH)
 @_figure_options
 def confusion(model: str, out: str, dark: bool, as_json: bool) -> None:
     """Draw the confusion matrix of MODEL on val."""
@@ -135,7 +164,7 @@ def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) ->
 @click.argument("data", required=False, type=options.PATH)
 @click.option("--method", type=click.Choice(["pca", "tsne", "umap"]), default="pca", show_default=True,
               help="The projection; umap needs an extra.")  # fmt: skip
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True,
+@click.option("--split", type=click.Choice(["train", "val", "test", "unlabeled"]), default="val", show_default=True,
               help="Which images to show.")  # fmt: skip
 @click.option("--images", type=click.IntRange(3), default=2000, show_default=True, help="Highest number of points.")
 @click.option(

@@ -16,9 +16,9 @@ def iter_blocks(n_rows: int, row_bytes: int, block_bytes: int) -> Iterator[slice
 
 
 def iter_similarities(
-    x: NDArray[np.float32], rows: NDArray[np.int64], block_bytes: int
+    x: NDArray[np.float32], rows: NDArray[np.int64], block_bytes: int, others: NDArray[np.float32] | None = None
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Inner products of some rows with all rows.
+    """Inner products of some rows with all rows, or with those of another matrix.
 
     Parameters
     ----------
@@ -28,16 +28,19 @@ def iter_similarities(
         Row numbers.
     block_bytes : int
         The most bytes of one block.
+    others : ndarray, shape (k, d), float32, optional
+        The rows to compare with. Default: x.
 
     Yields
     ------
     block : slice
         A part of `rows`.
-    similarities : ndarray, shape (b, n), float32
-        Inner products of `x[rows[block]]` with each row of x. The caller may change it.
+    similarities : ndarray, shape (b, k), float32
+        Inner products of `x[rows[block]]` with each of the other rows. The caller may change it.
     """
-    for block in iter_blocks(len(rows), x.itemsize * len(x), block_bytes):
-        yield block, x[rows[block]] @ x.T
+    others = x if others is None else others
+    for block in iter_blocks(len(rows), x.itemsize * len(others), block_bytes):
+        yield block, x[rows[block]] @ others.T
 
 
 def unit_rows(x: NDArray[Any]) -> NDArray[np.float32]:

@@ -7,11 +7,13 @@ import errno
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import FeatcacheError, OutputError
+from featcache.errors import FeatcacheError, MissingExtraError, OutputError
 
 _PACKAGES = (
     "featcache",
@@ -39,6 +41,18 @@ def cache_folder() -> Path:
             "written."
         ) from error
     return Path(base) / "featcache"
+
+
+def check_packages(what: str, packages: Sequence[str], extra: str) -> None:
+    """Raise MissingExtraError if a package is not installed. extra : that installs it, "" for one of another package.
+
+    what : needs the packages, in the message.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            if extra:
+                raise MissingExtraError.for_package(package, extra)
+            raise MissingExtraError(f"{what} needs {package}, which is not installed. Install it.")
 
 
 def check_writable(path: Path) -> None:

@@ -12,6 +12,9 @@ from math import ceil, log10
 from pathlib import PurePath
 from typing import Any
 
+UNIT_SEPARATOR = "\x1f"
+"""Between the texts of several columns, until a tokenizer puts the separator of its encoder there."""
+
 
 def capitalize(text: str) -> str:
     """The text with its first letter in upper case; the others do not change."""
@@ -94,7 +97,7 @@ def excerpt(text: str, most: int = 80) -> str:
     Parameters
     ----------
     text : str
-        White space in it becomes single spaces.
+        White space in it becomes single spaces, and the end of a column " | ".
     most : int
         Characters, the ellipsis included. Default: 80.
 
@@ -102,8 +105,10 @@ def excerpt(text: str, most: int = 80) -> str:
     --------
     >>> excerpt("A film\\nof two hours", 10)
     'A film of…'
+    >>> excerpt("Good\\x1fA film")
+    'Good | A film'
     """
-    start = text[: 64 * most + 4096].split()  # not the whole of a long text
+    start = text[: 64 * most + 4096].replace(UNIT_SEPARATOR, " | ").split()  # not the whole of a long text
     line = " ".join(start)
     if len(line) <= most and len(text) <= 64 * most + 4096:
         return line

@@ -26,6 +26,7 @@ from featcache.backbones.frozen_network import FrozenNetwork
 from featcache.backbones.metadata_cache import BackboneMetadata, cache_path
 from featcache.backbones.probe import check_image_size, measure_dims
 from featcache.backbones.sources.registry import build, find_source
+from featcache.backbones.trainable import SubmitLogits
 from featcache.core.layer_names import ALL, LAST, STAGES
 from featcache.core.options import ViewOptions
 from featcache.core.specs import (
@@ -225,6 +226,27 @@ class Backbone(FrozenNetwork):
     def network_input(self, pixels: Inputs) -> Tensor:
         """Normalized pixels; see `TrainableNetwork`."""
         return self.normalise(pixels)
+
+    def trained_logits(self, network: nn.Module, head: nn.Module) -> SubmitLogits:
+        """The whole network computes logits; see `TrainableNetwork`."""
+        from featcache.backbones.feature_extractor import FeatureExtractor
+
+        extractor = FeatureExtractor(
+            network,
+            name=self.name,
+            mean=self.mean,
+            std=self.std,
+            layers=(PENULTIMATE,),  # what the network returns: logits
+            device=self.device,
+            precision=self.precision,
+        )
+        engine = join_engines([PyTorchEngine(each) for each in extractor.on_devices(self.devices)])
+
+        def submit(pixels: Inputs) -> Callable[[], NDArray[Any]]:
+            features = engine.submit(pixels)
+            return lambda: features()[0]
+
+        return submit
 
     def autocast(self) -> AbstractContextManager[None]:
         """A context for forward passes in the precision of the network."""

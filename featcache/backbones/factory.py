@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import resolve_device, resolve_precision
+from featcache.backbones.text_encoder import TextEncoder
 from featcache.core.specs import PENULTIMATE
-from featcache.errors import BackboneError, first_line
+from featcache.errors import BackboneError, FeatcacheError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,14 +24,14 @@ def is_factory(name: str) -> bool:
     return bool(_FACTORY.fullmatch(name))
 
 
-def call_factory(name: str) -> Backbone | nn.Module:
+def call_factory(name: str) -> Backbone | TextEncoder | nn.Module:
     """The network that `package.module:function` returns.
 
     This imports and runs code: call it with a name that the user typed, never with one from a file.
 
     Returns
     -------
-    network : Backbone, or a module from pixels (b, 3, s, s) to features (b, d).
+    network : Backbone, or a module from pixels (b, 3, s, s) to features (b, d); for texts TextEncoder.
 
     Raises
     ------
@@ -44,17 +45,20 @@ def call_factory(name: str) -> Backbone | nn.Module:
         network = factory()
     except Exception as error:  # the user's code
         raise BackboneError(f"the factory {name} failed: {type(error).__name__}: {first_line(error)}") from error
-    if not isinstance(network, Backbone) and not hasattr(network, "state_dict"):
+    if not isinstance(network, (Backbone, TextEncoder)) and not hasattr(network, "state_dict"):
         raise BackboneError(
-            f"{name} returns a {type(network).__name__}; a factory must return an nn.Module or a featcache.Backbone"
+            f"{name} returns a {type(network).__name__}; a factory must return an nn.Module or a featcache.Backbone, "
+            "for texts a featcache.TextEncoder"
         )
     return network
 
 
 def from_factory(
     name: str, *, layers: str | Sequence[str] = (PENULTIMATE,), device: str = "auto", precision: str = "auto"
-) -> Backbone:
-    """A Backbone of a factory's network, see `load_backbone`. A plain module gets ImageNet's mean and std, 224 pixels.
+) -> Backbone | TextEncoder:
+    """The network of a factory with these settings, see `load_backbone` and `load_text_encoder`.
+
+    A plain module is one of images, with ImageNet's mean and std, and 224 pixels.
 
     Raises
     ------
@@ -63,8 +67,10 @@ def from_factory(
     network = call_factory(name)
     device = resolve_device(device)
     settings: dict[str, Any] = {"layers": layers, "device": device, "precision": resolve_precision(precision, device)}
+    if isinstance(network, TextEncoder):
+        return network.with_settings(**settings)
     if not isinstance(network, Backbone):
-        return Backbone(network, name=name, **settings)
+        return _of_images(network, name, settings)
     return Backbone(
         network.module,
         name=network.name,
@@ -76,3 +82,18 @@ def from_factory(
         std=network.std,
         **settings,
     )
+
+
+def _of_images(network: nn.Module, name: str, settings: dict[str, Any]) -> Backbone:
+    """A plain module as a Backbone. Raises BackboneError with a hint if it does not take images."""
+    import torch
+
+    try:
+        return Backbone(network, name=name, **settings)
+    except (FeatcacheError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of the network's own code
+        raise BackboneError(
+            f"the network of {name} does not take images: {type(error).__name__}: {first_line(error)}. A factory for "
+            "texts returns a featcache.TextEncoder."
+        ) from error

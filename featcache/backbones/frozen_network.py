@@ -17,7 +17,8 @@ from featcache.backbones.devices import allows_tf32, expand_device, name_devices
 from featcache.backbones.engines.base import Engine, EngineName, PendingFeatures
 from featcache.backbones.engines.gpu_trial import GpuTrial
 from featcache.backbones.engines.select import EngineRequest, EngineStarters, select_engine
-from featcache.core.specs import PENULTIMATE, ExtractSpec, Precision, StorageDtype, TextSpec, ViewSpec
+from featcache.core.specs import PENULTIMATE, ExtractSpec, Precision, StorageDtype
+from featcache.core.view_specs.base import SampleView
 from featcache.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ class FrozenNetwork(ABC):
             )
         self.weights_sha256 = sha256
 
-    def _spec(self, view: ViewSpec | TextSpec, *, views: int, dtype: StorageDtype, val_views: int) -> ExtractSpec:
+    def _spec(self, view: SampleView, *, views: int, dtype: StorageDtype, val_views: int) -> ExtractSpec:
         return ExtractSpec(
             backbone=self.name,
             weights_sha256=self.weights_sha256,

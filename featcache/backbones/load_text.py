@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +69,13 @@ def load_text_encoder(
         The name is unknown, or the weights are not available or do not fit.
     MissingExtraError
         The extra `text` is not installed.
+
+    Examples
+    --------
+    >>> from featcache import load_text_encoder
+    >>> encoder = load_text_encoder(weights="none", device="cpu")
+    >>> encoder.embed(["A film to remember.", "Dull."]).shape
+    (2, 384)
     """
     device, weights, layers = resolve_device(device), absolute(weights), split_names(layers)
     settings: dict[str, Any] = {"name": name, "weights": weights, "layers": layers, "device": device}
@@ -125,12 +131,12 @@ def load_text_encoder_of(
     """
     view = spec.text_view
     if encoder is not None:
-        encoder = _own_encoder(encoder, spec, path, layers, precision)
+        encoder = _own_encoder(encoder, spec, path, layers, device, precision)
     else:
         if find_text_source(spec.backbone) is None:
             raise BackboneError(
                 f"{path} was made with your own encoder {spec.backbone!r}, and stores only its name. Pass the encoder: "
-                "backbone=... in Python."
+                "--backbone MODULE:FACTORY, or backbone=... in Python."
             )
         encoder = load_text_encoder(
             spec.backbone,
@@ -152,20 +158,17 @@ def load_text_encoder_of(
     return encoder
 
 
-def _own_encoder(encoder: object, spec: ExtractSpec, path: Path, layers: Sequence[str], precision: str) -> TextEncoder:
-    """A copy of the user's encoder that gives these layers. Raises BackboneError if it computes other features."""
+def _own_encoder(
+    encoder: object, spec: ExtractSpec, path: Path, layers: Sequence[str], device: str, precision: str
+) -> TextEncoder:
+    """A copy of the user's encoder for these layers. Raises BackboneError if it computes other features."""
     if not isinstance(encoder, TextEncoder):
         kind = type(encoder).__name__
         raise BackboneError(f"{path} is for texts, and the network is a {kind}: give the TextEncoder that made it.")
-    given = {**vars(encoder.text_spec()), "precision": encoder.precision}
-    expected = {**vars(spec.text_view), "precision": encoder.precision if precision == "auto" else precision}
-    names = ("max_length", "prefix", "pooling", "normalize", "precision")
-    others = [name for name in names if given[name] != expected[name]]
+    given, expected = vars(encoder.text_spec()), vars(spec.text_view)
+    others = [name for name in ("max_length", "prefix", "pooling", "normalize") if given[name] != expected[name]]
     if others:
         differences = ", ".join(f"{name} {given[name]!r} instead of {expected[name]!r}" for name in others)
         raise BackboneError(f"{encoder.name} has {differences}: it does not compute the features of {path}.")
-    if missing := [layer for layer in layers if layer not in encoder.layers]:
-        raise BackboneError(f"{path} needs the layers {', '.join(missing)}, which {encoder.name} does not return.")
-    own = copy.copy(encoder)
-    own.keep_layers(layers)
-    return own
+    device = resolve_device(device)
+    return encoder.with_settings(layers=layers, device=device, precision=resolve_precision(precision, device))

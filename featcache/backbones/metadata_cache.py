@@ -25,7 +25,7 @@ from featcache.backbones.sources.base import BackboneSource
 from featcache.backbones.sources.registry import find_source
 from featcache.backbones.text_sources.base import TextSource
 from featcache.backbones.weights.location import RANDOM, is_file, locate
-from featcache.core.specs import MOST_PIXELS, Interpolation
+from featcache.core.view_specs.image import MOST_PIXELS, Interpolation
 from featcache.errors import FeatcacheError
 
 _SUBPACKAGES = ("backbones", "core")

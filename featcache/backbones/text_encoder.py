@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from featcache.backbones.engines.text_batches import as_tokens
 from featcache.backbones.frozen_network import FrozenNetwork
 from featcache.backbones.metadata_cache import cache_path
 from featcache.backbones.text_sources.registry import build, find_text_source
+from featcache.backbones.trainable import SubmitLogits
 from featcache.core.specs import (
     PENULTIMATE,
     Augment,
@@ -98,6 +99,35 @@ class TextEncoder(FrozenNetwork):
     BackboneError
         The module returns something else than finite features, its features depend on padding, or it has no such
         layer.
+
+    Examples
+    --------
+    A network of your own needs a tokenizer. This one makes a token of each word, by its number of letters.
+
+    >>> import numpy as np
+    >>> import torch
+    >>> from featcache import TextEncoder
+    >>> from featcache.backbones.text_tokenizer import Tokenized
+    >>> from featcache.data.tokens import Tokens
+    >>> class Letters:
+    ...     sha256, max_length, prefix, separator = "0" * 64, 16, "", "\\n"
+    ...
+    ...     def __call__(self, texts, separator="", /):
+    ...         words = [text.replace("\\x1f", separator or " ").split() for text in texts]
+    ...         ids = [np.array([len(word) for word in each[:16]], np.int64) for each in words]
+    ...         return Tokenized(Tokens(ids), np.array([len(each) > 16 for each in words]))
+    >>> class Network(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.vectors = torch.nn.Embedding(100, 8)
+    ...
+    ...     def forward(self, ids, mask):
+    ...         return [self.vectors(ids), self.vectors(ids) ** 2]  # the embeddings, and the output of one layer
+    >>> encoder = TextEncoder(Network(), Letters(), name="letters", layers="all")
+    >>> encoder.layers
+    ('penultimate', 'layer.1:cls', 'layer.1:max')
+    >>> encoder.embed(["A film to remember.", "Dull."]).shape
+    (2, 8)
     """
 
     conversion_pays = TEXT_CONVERSION_PAYS
@@ -195,6 +225,19 @@ class TextEncoder(FrozenNetwork):
 
         return find_layers(self.frozen_module())
 
+    def trained_logits(self, network: nn.Module, head: nn.Module) -> SubmitLogits:
+        """The encoder, which has the trained weights, computes features, in passes of similar length; the head follows.
+
+        See `TrainableNetwork`.
+        """
+        weight, bias = (value.detach().cpu().numpy().astype(np.float64) for value in head.parameters())
+
+        def submit(tokens: Inputs) -> Callable[[], NDArray[Any]]:
+            features = self.submit(tokens)
+            return lambda: features()[0] @ weight.T + bias
+
+        return submit
+
     def autocast(self) -> AbstractContextManager[None]:
         """See `TrainableNetwork`."""
         return self.text_features.autocast()
@@ -203,8 +246,11 @@ class TextEncoder(FrozenNetwork):
         """See `TrainableNetwork`."""
         return self.text_features.exact()
 
-    def text_spec(self, *, augment: Augment = "none", seed: int = 0) -> TextSpec:
-        """A TextSpec with this encoder's tokenizer and pooling; for the parameters see `TextSpec`."""
+    def text_spec(self, *, augment: Augment = "none", seed: int = 0, joins_columns: bool = False) -> TextSpec:
+        """A TextSpec with this encoder's tokenizer and pooling.
+
+        joins_columns : whether texts are those of several columns. For the other parameters see `TextSpec`.
+        """
         return TextSpec(
             tokenizer_sha256=self.tokenizer.sha256,
             max_length=self.tokenizer.max_length,
@@ -213,14 +259,37 @@ class TextEncoder(FrozenNetwork):
             normalize=self.normalize,
             augment=augment,
             seed=seed,
+            separator=self.tokenizer.separator if joins_columns else "",
         )
 
     def extract_spec(
-        self, *, views: int, dtype: StorageDtype, val_views: int = 0, augment: Augment = "none", seed: int = 0
+        self,
+        *,
+        views: int,
+        dtype: StorageDtype,
+        val_views: int = 0,
+        augment: Augment = "none",
+        seed: int = 0,
+        joins_columns: bool = False,
     ) -> ExtractSpec:
-        """The spec of features of this encoder; for the parameters see `ExtractSpec` and `TextSpec`."""
-        view = self.text_spec(augment=augment, seed=seed)
+        """The spec of features of this encoder; for the parameters see `ExtractSpec` and `text_spec`."""
+        view = self.text_spec(augment=augment, seed=seed, joins_columns=joins_columns)
         return self._spec(view, views=views, dtype=dtype, val_views=val_views)
+
+    def with_settings(self, *, layers: str | Sequence[str], device: str, precision: Precision) -> TextEncoder:
+        """This encoder with other layers, on another device or in another precision. Its network is copied."""
+        return TextEncoder(
+            copy.deepcopy(self.module),
+            self.tokenizer,
+            name=self.name,
+            weights=self.weights,
+            architecture=self.architecture,
+            pooling=self.pooling,
+            normalize=self.normalize,
+            layers=layers,
+            device=device,
+            precision=precision,
+        )
 
     def _trainable(self, network: nn.Module) -> nn.Module:
         from featcache.backbones.text_training import TrainableText
@@ -229,10 +298,10 @@ class TextEncoder(FrozenNetwork):
 
     def _expand_layers(self, layers: tuple[str, ...]) -> tuple[str, ...]:
         from featcache.backbones.text_features import expand_text_layers
-        from featcache.backbones.text_probe import measure_widths
+        from featcache.backbones.text_probe import measure_hidden_states
 
-        depth = len(measure_widths(self._build(), self.tokenizer, self.name)) - 1
-        return expand_text_layers(self.name, layers, depth, pooling=self.pooling, normalize=self.normalize)
+        states = measure_hidden_states(self._build(), self.tokenizer, self.name)
+        return expand_text_layers(self.name, layers, states, pooling=self.pooling, normalize=self.normalize)
 
     def _measure_dims(self) -> dict[str, int]:
         """Width of each layer. Raises BackboneError if features are not finite or depend on padding."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featcache.backbones.float32 import ieee_float32
+from featcache.backbones.text_probe import HiddenStates
 from featcache.core.layer_names import ALL, LAST, STAGES, parse_layer
 from featcache.core.specs import PENULTIMATE, Precision, TextPooling
 from featcache.data.tokens import Tokens
@@ -128,27 +129,32 @@ def pool_tokens(hidden: Tensor, mask: Tensor, pool: str) -> Tensor:
 
 
 def expand_text_layers(
-    name: str, requested: Sequence[str], depth: int, *, pooling: TextPooling, normalize: bool
+    name: str, requested: Sequence[str], states: HiddenStates, *, pooling: TextPooling, normalize: bool
 ) -> tuple[str, ...]:
     """Names of layers, with the sets "last", "stages" and "all" replaced by the layers of this encoder.
 
-    Its layers are "penultimate" and "layer.N:POOL": N from 1 to `depth`, or 0 for the embeddings; POOL is "cls", "mean"
-    or "max" ("layer.N" is the mean). "stages" has the means of the upper half of the layers, "all" all pools of all
-    layers. A layer that equals the penultimate features is left out of both.
+    Its layers are "penultimate" and "layer.N:POOL": N from 1 to the depth, or 0 for the embeddings; POOL is "cls",
+    "mean" or "max" ("layer.N" is the mean). "stages" has the means of the upper half of the layers, "all" all pools of
+    all layers. What equals the penultimate features is left out of both, and so are further pools of a hidden state
+    with one vector for the whole text.
 
     Raises
     ------
     BackboneError : there is no such layer.
     """
-    same = "" if normalize else f"{_LAYER}{depth}:{pooling}"
-    names: list[str] = []
+    depth, names = states.depth, list[str]()
+    pools_of = {number: ("mean",) if number in states.one_vector else _POOLS for number in range(1, depth + 1)}
+    same = "" if normalize else f"{_LAYER}{depth}:{'mean' if depth in states.one_vector else pooling}"
     for layer in requested:
         if layer in (LAST, PENULTIMATE):
             names.append(PENULTIMATE)
         elif layer in (STAGES, ALL):
             first = depth // 2 + 1 if layer == STAGES else 1
-            pools = ("mean",) if layer == STAGES else _POOLS
-            found = [f"{_LAYER}{number}:{pool}" for number in range(first, depth + 1) for pool in pools]
+            found = [
+                f"{_LAYER}{number}:{pool}"
+                for number in range(first, depth + 1)
+                for pool in (("mean",) if layer == STAGES else pools_of[number])
+            ]
             names += [PENULTIMATE, *(one for one in found if one != same)]
         else:
             number, pool = _parse(layer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,13 +16,25 @@ if TYPE_CHECKING:
     from featcache.backbones.text_features import TextFeatures
     from featcache.backbones.text_tokenizer import Tokenizer
 
+_SENTENCE = "The film is not good, but it is short."
 _SHORT, _LONG = "a", "a " * 32
 _MAX_DIFFERENCE, _MAX_DIFFERENCE_16_BIT = 1e-4, 0.05
 """Largest relative difference that rounding explains, for weights in float32 and in 16 bits."""
 
 
-def measure_widths(module: nn.Module, tokenizer: Tokenizer, name: str) -> list[int]:
-    """Width of each hidden state, from a short text.
+class HiddenStates(NamedTuple):
+    """What a network returns.
+
+    depth : number of its layers, without the embeddings.
+    one_vector : numbers of the hidden states that have the same vector at each token, so that their pools are equal.
+    """
+
+    depth: int
+    one_vector: frozenset[int]
+
+
+def measure_hidden_states(module: nn.Module, tokenizer: Tokenizer, name: str) -> HiddenStates:
+    """The hidden states of a network, from a short text.
 
     Raises
     ------
@@ -32,7 +44,7 @@ def measure_widths(module: nn.Module, tokenizer: Tokenizer, name: str) -> list[i
 
     from featcache.backbones.stages import device_of
 
-    ids = tokenizer([_SHORT]).tokens.to(device_of(module))
+    ids = tokenizer([_SENTENCE]).tokens.to(device_of(module))
     with torch.inference_mode(), _failures_named(name):
         hidden: Sequence[Tensor] = module.eval()(ids, torch.ones_like(ids, dtype=torch.bool))
         shapes = [tuple(state.shape) for state in hidden]
@@ -41,7 +53,8 @@ def measure_widths(module: nn.Module, tokenizer: Tokenizer, name: str) -> list[i
             f"{name} returns tensors of shapes {shapes} for tokens {tuple(ids.shape)}, expected the hidden states "
             "(b, t, d) of the embeddings and of each layer"
         )
-    return [shape[2] for shape in shapes]
+    one_vector = [number for number, state in enumerate(hidden) if torch.equal(state, state[:, :1].expand_as(state))]
+    return HiddenStates(len(shapes) - 1, frozenset() if 0 in one_vector else frozenset(one_vector))
 
 
 def check_padding(features: TextFeatures, tokenizer: Tokenizer) -> None:

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.formatting import UNIT_SEPARATOR
 from featcache.data.tokens import Tokens
 from featcache.errors import BackboneError, FeatcacheError, MissingExtraError, first_line
 
 if TYPE_CHECKING:
     from featcache.backbones.sentencepiece import SentencePieces
+
+
+_LINE_BREAK = "\n"
 
 
 class Tokenized(NamedTuple):
@@ -38,14 +42,20 @@ class Tokenizer(Protocol):
     sha256 : str. Hash of what decides the tokens of a text, 64 hex digits.
     max_length : int. Most tokens of a text, special tokens and those of the prefix included.
     prefix : str. Put before every text.
+    separator : str. What the encoder expects between two texts, such as "[SEP]".
     """
 
     sha256: str
     max_length: int
     prefix: str
+    separator: str
 
-    def __call__(self, texts: Sequence[str], /) -> Tokenized:
-        """The tokens of texts. The end of a longer text is cut off; special tokens behind it stay."""
+    def __call__(self, texts: Sequence[str], separator: str = "", /) -> Tokenized:
+        """The tokens of texts. The end of a longer text is cut off; special tokens behind it stay.
+
+        separator : takes the place of each unit separator, U+001F, and is read as special tokens; "" leaves them as
+        they are.
+        """
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,8 @@ class TextTokenizer:
                 f"{special + 1} or more"
             )
         backend.no_padding()
+        backend.no_truncation()
+        self.separator = _separator_of(backend)
         backend.enable_truncation(max_length)
         self._backend, self._file_sha256, self.lower_case, self.pad_id = backend, sha256, lower_case, pad_id
         self.sha256 = hashlib.sha256(f"{sha256} lower case".encode()).hexdigest() if lower_case else sha256
@@ -124,10 +136,14 @@ class TextTokenizer:
             self._backend.to_str(), self._file_sha256, self.max_length, self.prefix, self.lower_case, self.pad_id
         )
 
-    def __call__(self, texts: Sequence[str], /) -> Tokenized:
+    def __call__(self, texts: Sequence[str], separator: str = "", /) -> Tokenized:
         """See `Tokenizer`."""
         inputs = [f"{self.prefix}{text}" for text in texts]
-        encoded = self._backend.encode_batch([text.lower() for text in inputs] if self.lower_case else inputs)
+        if self.lower_case:
+            inputs = [text.lower() for text in inputs]
+        if separator:
+            inputs = [text.replace(UNIT_SEPARATOR, separator) for text in inputs]
+        encoded = self._backend.encode_batch(inputs)
         ids = [np.array(one.ids or [self.pad_id], np.int64) for one in encoded]
         return Tokenized(Tokens(ids, self.pad_id), np.array([bool(one.overflowing) for one in encoded], bool))
 
@@ -167,6 +183,18 @@ def unigram_tokenizer(pieces: SentencePieces, *, unknown: int, first: int, last:
         special_tokens=[(names[first], first), (names[last], last)],
     )
     return backend
+
+
+def _separator_of(backend: Any) -> str:
+    """What a tokenizer puts between two texts: special tokens such as "[SEP]" or "</s></s>"; a line break if none."""
+    pair = backend.encode("a", "a")
+    places = pair.sequence_ids
+    if 0 not in places or 1 not in places:
+        return _LINE_BREAK
+    between = slice(len(places) - places[::-1].index(0), places.index(1))
+    separator = "".join(pair.tokens[between])
+    is_read = backend.encode(separator, add_special_tokens=False).ids == pair.ids[between]
+    return separator if separator and is_read else _LINE_BREAK
 
 
 def _import_tokenizers() -> Any:

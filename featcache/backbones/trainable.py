@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.data.sample_loader import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from featcache.core.specs import ExtractSpec
-    from featcache.data.sample_loader import Inputs
+
+SubmitLogits: TypeAlias = Callable[[Inputs], Callable[[], NDArray[np.floating[Any]]]]
+"""Starts on a batch of b inputs. Call the result to get the logits (b, c)."""
 
 
 class TrainableNetwork(Protocol):
@@ -59,6 +67,17 @@ class TrainableNetwork(Protocol):
 
     def embed_on_device(self, inputs: Inputs, /) -> Tensor:
         """Penultimate features (b, d) of the frozen network, on the device."""
+
+    def trained_logits(self, network: nn.Module, head: nn.Module, /) -> SubmitLogits:
+        """A function that starts a trained network on inputs.
+
+        Parameters
+        ----------
+        network : nn.Module
+            `frozen_module` with its trained weights, and a linear layer behind it.
+        head : nn.Linear
+            This layer.
+        """
 
     def autocast(self) -> AbstractContextManager[None]:
         """A context for forward passes in the precision of the network."""

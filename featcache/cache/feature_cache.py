@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
-import tempfile
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache._utils import remote
 from featcache._utils.results import NotebookResult
-from featcache.cache.checksums import damaged_rows
 from featcache.cache.description import cache_to_dict, describe_cache
 from featcache.cache.features import Features
-from featcache.cache.format import layout, lock
+from featcache.cache.format import layout
 from featcache.cache.from_arrays import write_arrays
 from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows, as_slice
 from featcache.cache.mismatch import check_samples, check_spec
-from featcache.cache.paths import on_disk, partial_path
+from featcache.cache.opening import check_exists, check_rows, check_usable, open_remote, open_written
+from featcache.cache.paths import partial_path
 from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.layer_names import choose_layers
 from featcache.core.options import manifest_keywords
@@ -31,8 +27,6 @@ from featcache.core.samples import UNLABELED, Samples
 from featcache.core.specs import PENULTIMATE, ExtractSpec, is_arrays, no_network
 from featcache.data.input_notes import list_inputs, write_list
 from featcache.errors import (
-    CacheDamagedError,
-    CacheError,
     CacheIncompleteError,
     CacheMismatchError,
     NotACacheError,
@@ -43,7 +37,7 @@ from featcache.errors import (
 class FeatureCache(NotebookResult):
     """A cache file, opened for reading.
 
-    `FeatureCache.open` opens a file; `FeatureCache.from_arrays` makes one from your own features.
+    `FeatureCache.open` opens a file; `from_arrays` and `from_parquet` make one from your own features.
 
     Attributes
     ----------
@@ -153,33 +147,18 @@ class FeatureCache(NotebookResult):
         if isinstance(path, FeatureCache):
             return path
         if remote.is_url(path):
-            return cls._open_remote(os.fspath(path))
+            return open_remote(os.fspath(path), cls.open)
         path = Path(path)
         unfinished = partial_path(path)
-        if not path.exists() and not unfinished.exists():
-            raise NotACacheError(f"{path} does not exist. Make it with `featcache extract DATA -o {path}`.")
-        if path.is_dir():
-            raise NotACacheError(
-                f"{path} is a folder, not a feature cache. A folder of images becomes one with "
-                f"`featcache extract {shlex.quote(str(path))} -o cache.h5`."
-            )
+        check_exists(path, unfinished)
         try:
             cache = cls(path if path.exists() else unfinished)
         except (FileNotFoundError, NotACacheError):
             if unfinished.exists() or not path.exists():
                 raise
             cache = cls(path)  # another process has finished it meanwhile
-        if not partial and not cache.finished:
-            if lock.is_held(cache.path):
-                raise lock.busy_error(cache.path, cache.layout.owner_offset)
-            raise CacheIncompleteError(
-                f"{path} is not finished: {np.count_nonzero(cache.done)} of {len(cache.samples)} rows are in "
-                f"{cache.path}. Run the command that creates it again; it resumes."
-            )
-        if cache.finished and cache.problem and not (partial or damaged):
-            raise CacheDamagedError(
-                f"{path} is damaged: {cache.problem}. Mend it with `featcache verify {path} --repair DATA`."
-            )
+        if not partial:
+            check_usable(cache, path, damaged)
         return cache
 
     @classmethod
@@ -253,48 +232,74 @@ class FeatureCache(NotebookResult):
         >>> fit_head(cache).accuracy.accuracy
         1.0
         """
-        settings: dict[str, Any] = {
-            "classes": classes,
-            "split": split,
-            "ids": ids,
-            "groups": groups,
-            "name": name,
-            "val_fraction": val_fraction,
-            "seed": seed,
-            "overwrite": overwrite,
-        }
-        if out is not None:
-            path = on_disk(out)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_arrays(path, x, y, **settings)
-            return cls.open(path)
-        folder = tempfile.mkdtemp(prefix="featcache-")
-        try:
-            write_arrays(Path(folder, "arrays.h5"), x, y, **settings)
-            cache = cls.open(Path(folder, "arrays.h5"))
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        weakref.finalize(cache, shutil.rmtree, folder, ignore_errors=True)
-        return cache
+        settings: dict[str, Any] = {"classes": classes, "split": split, "ids": ids, "groups": groups, "name": name}
+        settings |= {"val_fraction": val_fraction, "seed": seed, "overwrite": overwrite}
+        return open_written(out, lambda path: write_arrays(path, x, y, **settings), cls.open)
 
     @classmethod
-    def _open_remote(cls, url: str) -> FeatureCache:
-        """Open the local copy of a remote cache, downloaded again if it does not open."""
-        try:
-            copy = remote.cached_copy(url)
-            try:
-                return cls.open(copy)
-            except (NotACacheError, CacheDamagedError):
-                copy = remote.cached_copy(url, refresh=True)
-            try:
-                return cls.open(copy)
-            except CacheError as error:
-                raise type(error)(str(error).replace(str(copy), url)) from error
-        except FileNotFoundError as error:
-            raise NotACacheError(
-                f"{url} does not exist. Put a cache there with `featcache push CACHE {url}`."
-            ) from error
+    def from_parquet(
+        cls,
+        path: str | os.PathLike[str],
+        out: str | os.PathLike[str] | None = None,
+        *,
+        vector_column: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
+        path_column: str | None = None,
+        group_column: str | None = None,
+        name: str | None = None,
+        val_fraction: float = 0.2,
+        seed: int = 0,
+        overwrite: bool = False,
+    ) -> FeatureCache:
+        """Make a cache from a Parquet file, such as `export_features` writes, which is read into memory.
+
+        It needs the extra `parquet`. Rows with the same `sha256`, if there is such a column, count as copies.
+
+        Parameters
+        ----------
+        path : path-like
+            The Parquet file.
+        out : path-like, optional
+            See `from_arrays`.
+        vector_column : str, optional
+            Lists of numbers of equal length; float16 is kept, anything else is stored as float32. None: `vector`.
+        label_column : str, optional
+            Class names, or lists of them or "a|b" for several labels; null and "" mean no label. None: `label`.
+        split_column : str, optional
+            "train", "val", "test" or "unlabeled". None: `split`, or without it as in `from_arrays`.
+        path_column : str, optional
+            A unique name for each sample. None: `path`, or without it numbers.
+        group_column : str, optional
+            See `from_arrays`. None: `group`, or without it no groups.
+        name : str, optional
+            Name of the features, for reports. None: that of the network, if the file says it.
+        val_fraction : float, default 0.2
+            See `from_arrays`.
+        seed : int, default 0
+            See `from_arrays`.
+        overwrite : bool, default False
+            See `from_arrays`.
+
+        Returns
+        -------
+        FeatureCache
+
+        Raises
+        ------
+        DataLayoutError
+            A column is missing, or its cells do not fit.
+        MissingExtraError
+            pyarrow is not installed.
+        CacheError
+            `out` exists.
+        """
+        from featcache.cache.tables.read import read_parquet  # the sources of samples take 30 ms
+
+        columns = {"vector": vector_column, "label": label_column, "split": split_column, "path": path_column}
+        table = read_parquet(path, columns | {"group": group_column}, name)
+        settings = {**vars(table), "val_fraction": val_fraction, "seed": seed, "overwrite": overwrite}
+        return open_written(out, lambda target: write_arrays(target, **settings), cls.open)
 
     def features(
         self, split: str = "train", layer: str = PENULTIMATE, *, images: slice = slice(None), check: bool = True
@@ -329,13 +334,8 @@ class FeatureCache(NotebookResult):
         names, rows = self.layers(layer), self.readable_rows(split)
         views = int(self.done[rows].min()) if len(rows) else 1
         rows = rows[images]
-        damaged = damaged_rows(self.layout, rows) if check else rows[:0]
-        if len(damaged):
-            raise CacheDamagedError(
-                f"{self.path} is damaged: {len(damaged)} images of {split} do not have the checksums of their "
-                f"features, for example {self.samples.ids[damaged[0]]}. Extract those again with `featcache verify "
-                f"{self.path} --repair DATA`."
-            )
+        if check:
+            check_rows(self, rows, split)
         parts = [self.layout.layers[name].view(self.layout.data)[:, :views] for name in names]
         if len(parts) > 1:
             return Features(LazyRows(ConcatenatedFeatures(tuple(parts)), rows), self.samples.take(rows))

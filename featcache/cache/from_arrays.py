@@ -38,20 +38,26 @@ def write_arrays(
     val_fraction: float,
     seed: int,
     overwrite: bool,
+    sha256: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Write features as a finished cache. For the parameters see `FeatureCache.from_arrays`."""
+    """Write features as a finished cache. For the parameters see `FeatureCache.from_arrays`.
+
+    sha256 : of the bytes of the samples, shape (n, 32); None uses those of their features.
+    """
     partial = path.with_name(f"{path.name}.partial")
     if path.exists() and not overwrite:
         raise CacheError(f"{path} exists. Give another name, or overwrite=True.")
     if partial.exists():
         raise CacheBusyError(f"{partial} exists: another cache of this name is being made. Give another name.")
     values = _features(x)
-    samples = _samples(values, y, classes, split, ids, groups, val_fraction, seed)
+    of_values = _hashes(values)
+    hashes = of_values if sha256 is None else sha256
+    samples = _samples(hashes, y, classes, split, ids, groups, val_fraction, seed)
     order = np.argsort(samples.split, kind="stable")  # rows are grouped by split
     values, samples = values[order], samples.take(order)
     spec = ExtractSpec(
         backbone=ARRAYS if not name else f"{ARRAYS}:{name}",
-        weights_sha256=hashlib.sha256(samples.sha256.tobytes()).hexdigest(),
+        weights_sha256=hashlib.sha256(of_values[order].tobytes()).hexdigest(),
         view=ViewSpec(augment="none", seed=seed, mean=(0, 0, 0), std=(1, 1, 1)),
         views=values.shape[1] - 1,
         dtype="float16" if values.dtype == np.float16 else "float32",
@@ -111,8 +117,13 @@ def _features(x: Any) -> NDArray[Any]:
     return values
 
 
+def _hashes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Of the features of each sample, shape (n, 32)."""
+    return np.frombuffer(b"".join(hashlib.sha256(row.tobytes()).digest() for row in values), np.uint8).reshape(-1, 32)
+
+
 def _samples(
-    values: NDArray[Any],
+    sha256: NDArray[np.uint8],
     y: Any,
     classes: Sequence[str] | None,
     split: Sequence[str] | None,
@@ -121,7 +132,7 @@ def _samples(
     val_fraction: float,
     seed: int,
 ) -> Samples:
-    n = len(values)
+    n = len(sha256)
     labels, names, unlabeled = _labels([None] * n if y is None else y, n, classes)
     for what, values_of_samples in (("split", split), ("ids", ids), ("groups", groups)):
         if values_of_samples is not None and len(values_of_samples) != n:
@@ -129,7 +140,6 @@ def _samples(
     keys = tuple(map(str, ids)) if ids is not None else tuple(f"{row:0{len(str(n - 1))}d}" for row in range(n))
     if len(set(keys)) != n:
         raise DataLayoutError("ids must be different from each other.")
-    sha256 = np.frombuffer(b"".join(hashlib.sha256(row.tobytes()).digest() for row in values), np.uint8).reshape(n, 32)
     texts = tuple("" if group is None else str(group) for group in groups) if groups is not None else ()
     texts = texts if any(texts) else ()
     codes = np.zeros(n, np.uint8) if split is None else np.array([split_index(str(name)) for name in split], np.uint8)

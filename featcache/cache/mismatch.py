@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featcache._utils.formatting import format_differences
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec
 from featcache.errors import CacheMismatchError
+
+if TYPE_CHECKING:
+    from featcache.data.sources.base import Source
 
 
 def check_spec(path: Path, existing: ExtractSpec, requested: ExtractSpec, data: str = "DATA") -> None:
@@ -31,6 +34,23 @@ def check_spec(path: Path, existing: ExtractSpec, requested: ExtractSpec, data: 
         if not recipe and requested.views < existing.views:
             cure = f"The cache has these views and more: use it as it is, or drop the others with {command}."
     raise CacheMismatchError(f"{path} was made with {format_differences(differences)}. {cure}", fields)
+
+
+def check_source(path: Path, existing: ExtractSpec, source: Source) -> None:
+    """Raise CacheMismatchError if the cache has features of other samples than the listed data, such as texts."""
+    if existing.modality != source.modality.name:
+        raise CacheMismatchError(
+            f"{path} holds features of {existing.modality}s, and {source.name} holds {source.modality.plural}. Give "
+            "the data of the cache."
+        )
+    joins_columns = existing.view.joins_columns
+    if source.joins_columns != joins_columns:
+        kinds = {True: "texts of several columns", False: "texts of one column"}
+        raise CacheMismatchError(
+            f"{path} holds features of {kinds[joins_columns]}, and {source.name} is read as "
+            f"{kinds[source.joins_columns]} ({', '.join(source.text_columns) or 'files'}). Name the columns of the "
+            "cache with --text-column, or extract to another file."
+        )
 
 
 def check_samples(path: Path, existing: Samples, requested: Samples, data: str = "DATA") -> None:

@@ -10,15 +10,12 @@ from numpy.typing import NDArray
 
 from featcache._utils.blockwise import iter_blocks
 from featcache.core.samples import SPLITS, split_index
+from featcache.core.split_names import ALL as ALL
 from featcache.errors import CacheIncompleteError
 
 if TYPE_CHECKING:
     from featcache.cache.feature_cache import FeatureCache
     from featcache.cache.features import Features
-
-ALL = "all"
-"""The name that selects all splits."""
-SPLIT_NAMES = (ALL, *SPLITS)
 
 _BLOCK_BYTES = 2**26  # of features as float32, which a head computes with
 _BLOCK_ROWS = 8192

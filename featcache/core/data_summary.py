@@ -94,7 +94,7 @@ class DataSummary(Result):
         if not trained:
             reason = f"no training {self.modality} has a label yet"
         elif len(trained) == 1:
-            reason = f"train has a single class yet, {printable(trained[0])}"
+            reason = f"train has a single class so far: {printable(trained[0])}"
         elif not self.totals.get("val"):
             reason = f"val has no {self.modality} yet: no class has two that differ"
         else:

@@ -157,7 +157,7 @@ class DataOptions(TypedDict, total=False):
         str | None,
         Option(
             None,
-            "Column of the texts, or several with commas between them, whose texts are joined by line breaks.",
+            "Column of the texts, or several with commas between them, which the separator of the encoder joins.",
             none="text, where the data has it",
         ),
     ]
@@ -216,6 +216,15 @@ class RuntimeOptions(DeviceOptions, DeterminismOptions, EngineOptions, LoaderOpt
 
 class ExtractArguments(ExtractOptions, ViewCount, SplitOptions, RuntimeOptions, total=False):
     """All options of an extraction."""
+
+
+class CompleteArguments(ExtractArguments):
+    """Those of an extraction, and what is known of its data.
+
+    joins_columns : whether the samples are texts of several columns.
+    """
+
+    joins_columns: bool
 
 
 class AutoExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=False):

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.core.rng import content_words
+from featcache.core.split_names import LABELED_SPLITS as LABELED_SPLITS
+from featcache.core.split_names import SPLITS as SPLITS
+from featcache.core.split_names import UNLABELED as UNLABELED
 from featcache.errors import SpecError
 
-UNLABELED = "unlabeled"
-LABELED_SPLITS = ("train", "val", "test")
-SPLITS = (*LABELED_SPLITS, UNLABELED)
 SEPARATOR = "|"
 """Between the labels of an image that has several, in files and tables."""
 

@@ -1,10 +1,14 @@
-"""Names of folders and files that mean a split: `train`, `Training`, `seg_train`, `valid`, `dev`, `unlabeled`."""
+"""The names of splits, and of folders and files that mean a split: `train`, `Training`, `seg_train`, `valid`, `dev`."""
 
 from __future__ import annotations
 
 import re
 
-from featcache.core.samples import UNLABELED
+UNLABELED = "unlabeled"
+LABELED_SPLITS = ("train", "val", "test")
+SPLITS = (*LABELED_SPLITS, UNLABELED)
+ALL = "all"
+"""The name that selects all splits."""
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),

@@ -17,7 +17,7 @@ from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.samples import SPLITS, UNLABELED, Samples, join_groups
 from featcache.data.file_types import describe_ignored
 from featcache.data.leaks import EMPTY_SHA256, refuse_leaks
-from featcache.data.modality import IMAGES, Modality
+from featcache.data.modality import Modality
 from featcache.data.record_labels import (
     assign_splits,
     check_labels,
@@ -155,26 +155,6 @@ class Manifest:
             )
         return self
 
-    def of_images(self, command: str) -> Manifest:
-        """This manifest, for a command that works on images only.
-
-        Parameters
-        ----------
-        command : str
-            What the message calls the command.
-
-        Raises
-        ------
-        DataLayoutError
-            The samples are something else.
-        """
-        if self.modality is not IMAGES:
-            raise DataLayoutError(
-                f"{command} works on images only so far, and {self.source.name} holds {self.modality.plural}. Use "
-                "extract and fit-head."
-            )
-        return self
-
     def unread(self) -> list[int]:
         """Rows of samples that could not be read when they were hashed: their hash is that of their id.
 
@@ -263,8 +243,8 @@ def read_manifest(
     progress : callable, bool or None
         Called with a phase, and with how much of it is done, of how much; True shows a bar. Default None.
     text_column : str or None
-        The column of the texts, for texts in columns; or several with commas between them, which are joined by line
-        breaks. None, the default, takes `text`.
+        The column of the texts, for texts in columns; or several with commas between them, which the separator of the
+        encoder joins. None, the default, takes `text`.
 
     Returns
     -------
@@ -298,7 +278,7 @@ def read_manifest(
     source = open_source(data, label_column=label_column, skip_missing=skip_missing, text_column=text_column)
     ignored: Counter[str] = Counter()
     listing = source.entries(ignored, progress)
-    entries, several = listing.entries, listing.several
+    entries = listing.entries
     if not entries:
         raise EmptyFolderError(
             f"{source.name} holds no {source.modality.plural}{describe_ignored(ignored)}. {expected_layout(source)}"
@@ -307,6 +287,7 @@ def read_manifest(
     merged = composed({name for entry in entries for name in entry.classes})
     if merged:
         entries = [replace(entry, classes=tuple(merged.get(name, name) for name in entry.classes)) for entry in entries]
+    several = listing.several and any(entry.classes for entry in entries if entry.split != UNLABELED)
     entries, notes = mark_unlabeled(entries, several, source.modality)
     classes = find_classes(source, entries)
     hashes = source.modality.hash_content(source, entries, progress)

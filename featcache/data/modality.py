@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache._utils.formatting import indefinite
+from featcache._utils.formatting import excerpt, indefinite
 from featcache._utils.progress_bar import Progress
 from featcache.data.content_hashes import ContentHashes, hash_images
 from featcache.data.file_types import why_no_image
@@ -42,6 +42,10 @@ class Modality:
         From a source, the records of its samples and a progress callback to `ContentHashes`.
     takes_hashes : bool
         Whether samples are not read for their hashes if a list has these.
+    start : callable or None
+        From the bytes of a sample to its beginning in one line, by which people know it. None: it is not shown so.
+    hint : str
+        What to do about data that holds other samples, for the end of a message; begins with a space.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Modality:
     why_not: Callable[[Path], str]
     hash_content: Callable[[Source, Sequence[SampleRecord], Progress | None], ContentHashes]
     takes_hashes: bool = True
+    start: Callable[[bytes], str] | None = None
+    hint: str = ""
 
     @property
     def one(self) -> str:
@@ -63,4 +69,14 @@ class Modality:
 
 
 IMAGES = Modality("image", "images", "*.jpg", is_image_name, why_no_image, hash_images)
-TEXTS = Modality("text", "texts", "*.txt", is_text_name, why_no_text, hash_texts, takes_hashes=False)
+TEXTS = Modality(
+    "text",
+    "texts",
+    "*.txt",
+    is_text_name,
+    why_no_text,
+    hash_texts,
+    takes_hashes=False,
+    start=lambda content: excerpt(content.decode()),
+    hint=" Name the column of the texts with text_column.",
+)

@@ -20,9 +20,8 @@ from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache._utils.results import NotebookResult, Result, as_records
-from featcache.backbones.backbone import Backbone
+from featcache.backbones.encoder import Encoder
 from featcache.backbones.engines.base import EAGER_BATCHES, PendingFeatures
-from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.mismatch import check_spec
@@ -113,7 +112,7 @@ def estimate(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone | TextEncoder | None = None,
+    backbone: str | Encoder | None = None,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
     **options: Unpack[ExtractArguments],

@@ -15,9 +15,8 @@ from featcache._utils.environment import check_writable
 from featcache._utils.formatting import human_bytes
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
-from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import unused_gpus_note
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.paths import on_disk
@@ -50,7 +49,7 @@ def extract(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone | TextEncoder | None = None,
+    backbone: str | Encoder | None = None,
     strict: bool = False,
     cluster: Cluster | None = None,
     progress: ProgressOption = None,

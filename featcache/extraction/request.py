@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from featcache._utils.monitor import Monitor
-from featcache.backbones.backbone import Backbone
 from featcache.backbones.encoder import Encoder
-from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import engine_of_unfinished
-from featcache.core.options import ExtractArguments, RuntimeOptions, select
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions, select
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.modality import IMAGES
@@ -29,16 +27,16 @@ class ExtractionRequest:
     ----------
     backbone : str, Backbone or TextEncoder
         A network brings its own weights, layers, device, precision and engine.
-    options : ExtractArguments
-        Complete, with the values that depend on the data.
+    options : CompleteArguments
+        With the values that depend on the data.
     match_engine : str
         See `ExtractionPlan`.
     modality : str, default "image"
         What the samples are.
     """
 
-    backbone: str | Backbone | TextEncoder
-    options: ExtractArguments
+    backbone: str | Encoder
+    options: CompleteArguments
     match_engine: str = ""
     modality: str = IMAGES.name
 
@@ -47,7 +45,7 @@ class ExtractionRequest:
         cls,
         manifest: Manifest,
         out: Path | None,
-        backbone: str | Backbone | TextEncoder | None,
+        backbone: str | Encoder | None,
         options: ExtractArguments,
         monitor: Monitor,
     ) -> ExtractionRequest:
@@ -68,8 +66,8 @@ class ExtractionRequest:
         pipeline = select_pipeline(manifest, backbone, {**options})
         if backbone is None:
             backbone = pipeline.default_backbone
-        options = pipeline.complete(backbone, options, out, manifest, monitor)
-        return cls(backbone, options, engine_of_unfinished(out) if out else "", pipeline.modality.name)
+        complete = pipeline.complete(backbone, options, out, manifest, monitor)
+        return cls(backbone, complete, engine_of_unfinished(out) if out else "", pipeline.modality.name)
 
     def load(self) -> ExtractionPlan:
         """Load the network.
@@ -106,7 +104,7 @@ def load_cache_backbone(cache: FeatureCache, weights: str | None, device: str, b
     network = PIPELINES.get(spec.modality).load_of(
         spec,
         cache.path,
-        backbone=backbone,
+        backbone,
         weights=weights or cache.provenance.get("weights", "pretrained"),
         layers=spec.layers,
         device=device,

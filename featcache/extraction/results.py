@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcache._utils.formatting import human_bytes, printable
+from featcache._utils.formatting import human_bytes, indefinite, printable
 from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
@@ -97,8 +97,7 @@ class Extraction(Result, NotebookResult):
         if cache.samples.multilabel:
             is_known = cache.samples.split != SPLITS.index(UNLABELED)
             without = int(np.count_nonzero(~cache.samples.labels[is_known].any(axis=1)))
-            one = "an image" if samples == "images" else "a text"
-            lines.append(f"{one} can have several labels; {without} {samples} have none")
+            lines.append(f"{indefinite(cache.spec.modality)} can have several labels; {without} {samples} have none")
         modality = cache.spec.modality
         lines += input_notes(self.ignored, self.conflicts, self.skipped, modality)
         lines += remark_notes(self.remarks, modality=modality)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views
+from featcache.cache.mismatch import check_source
 from featcache.cache.paths import on_disk
 from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, keep_unread, match_rows, stash_partial
 from featcache.cache.writer import CacheWriter
@@ -31,7 +31,7 @@ from featcache.extraction.extractor import LocalExtractor
 from featcache.extraction.fill import fill_cache, reject_unreadable
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.results import Update, with_ids
-from featcache.extraction.update_plan import UpdatePlan, check_modality
+from featcache.extraction.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +46,7 @@ def update(
     views: int | None = None,
     augment: str | None = None,
     weights: str | None = None,
-    backbone: Backbone | TextEncoder | nn.Module | None = None,
+    backbone: Encoder | nn.Module | None = None,
     allow_leak: bool | None = None,
     label_column: str | None = None,
     text_column: str | None = None,
@@ -138,7 +138,7 @@ def update(
     split = {**old.split_options, **{name: value for name, value in changed.items() if value is not None}}
     with monitor.phase("hash"):
         manifest = read_manifest(data, **split, progress=monitor.progress)
-    check_modality(old, manifest)
+    check_source(old.path, old.spec, manifest.source)
     summary = manifest.summary()
     monitor.note(str(summary))
     manifest, unread = keep_unread(old, manifest)
@@ -178,7 +178,7 @@ def repair(
     data: str | os.PathLike[str],
     *,
     weights: str | None = None,
-    backbone: Backbone | TextEncoder | nn.Module | None = None,
+    backbone: Encoder | nn.Module | None = None,
     strict: bool = False,
     progress: ProgressOption = None,
     on_note: Callable[[str], None] | None = None,
@@ -236,7 +236,7 @@ def repair(
         return replace(result, seconds=monitor.seconds())
     with monitor.phase("hash"):
         manifest = read_manifest(data, **{**old.split_options, "allow_leak": True}, progress=monitor.progress)
-    check_modality(old, manifest)
+    check_source(old.path, old.spec, manifest.source)
     new_names = {content.tobytes(): manifest.samples.ids[row] for row, content in enumerate(manifest.samples.sha256)}
     names = [new_names.get(content.tobytes()) for content in old.samples.sha256]
     lost = [old.samples.ids[row] for row in damaged if names[row] is None and not matches.views[row]]
@@ -257,7 +257,7 @@ def change_views(
     views: int,
     augment: str,
     record: Mapping[str, Any],
-    backbone: Backbone | TextEncoder | None,
+    backbone: Encoder | None,
     runtime: RuntimeOptions,
     monitor: Monitor,
 ) -> Update:
@@ -280,7 +280,7 @@ def _plan(
     if augment is None:
         is_kept = old.spec.views or not views
         augment = old.spec.view.augment if is_kept else cached_augment(None, views, old.spec.modality)
-    view = replace(old.spec.view, augment=augment)
+    view = old.spec.view.with_augment(augment)
     spec = replace(old.spec, views=views, view=view)
     damaged = _damaged(old, monitor)
     expected = expected_views(spec, manifest.samples)

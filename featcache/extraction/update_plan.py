@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format.layout import expected_views
 from featcache.cache.reuse import RowMatches
@@ -18,7 +17,6 @@ from featcache.core.options import RuntimeOptions
 from featcache.core.samples import Samples
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
-from featcache.errors import CacheMismatchError
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.request import plan_like
 
@@ -67,7 +65,7 @@ class UpdatePlan:
         return old.views != new.views or (new.views > 0 and old.view.augment != new.view.augment)
 
     def load(
-        self, weights: str | None, backbone: Backbone | TextEncoder | nn.Module | None, runtime: RuntimeOptions
+        self, weights: str | None, backbone: Encoder | nn.Module | None, runtime: RuntimeOptions
     ) -> ExtractionPlan | None:
         """The network of the cache on its engine; None where nothing is to be extracted."""
         views = int(self.missing.sum())
@@ -88,12 +86,3 @@ class UpdatePlan:
             provenance.pop("val_is_held_out", None)
             provenance |= {} if self.manifest.held_out_seed is None else {"val_is_held_out": True}
         return {**provenance, **self.record}
-
-
-def check_modality(cache: FeatureCache, manifest: Manifest) -> None:
-    """Raise CacheMismatchError if the cache has features of other samples than the data, such as texts."""
-    if cache.spec.modality != manifest.modality.name:
-        raise CacheMismatchError(
-            f"{cache.path} holds features of {cache.spec.modality}s, and {manifest.source.name} holds "
-            f"{manifest.modality.plural}. Give the data of the cache."
-        )

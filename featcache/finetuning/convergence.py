@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from featcache.finetuning.defaults import TEXT_DEFAULTS, TEXT_LP_FT_DEFAULTS
+from featcache.finetuning.pipelines.registry import LIVE_PIPELINES
 from featcache.finetuning.presets import PRESETS
-from featcache.finetuning.strategy import LP_FT_DEFAULTS
 from featcache.training.config import TrainConfig
 
 MIN_EPOCHS = 6
@@ -126,8 +125,9 @@ def has_levelled_off(losses: Sequence[float], guess: float = math.inf) -> bool:
 def published_epochs(config: Mapping[str, Any], mode: str = "all") -> int | None:
     """The epochs of the defaults or the preset that equals `config` in all but the epochs. None if there is none."""
     requested = TrainConfig(**config)
-    published = [TrainConfig(), TrainConfig(**LP_FT_DEFAULTS)]
-    published += [TrainConfig(**fields) for fields in (TEXT_DEFAULTS, TEXT_LP_FT_DEFAULTS)]
+    pipelines = [LIVE_PIPELINES.get(modality) for modality in LIVE_PIPELINES.registered()]
+    defaults = [pipeline.default_config("all", has_head) for pipeline in pipelines for has_head in (False, True)]
+    published = [TrainConfig(**fields) for fields in defaults]
     for preset in PRESETS.values():
         lr = preset.head_lr if mode == "head" else preset.config.lr
         published.append(dataclasses.replace(preset.config, lr=lr))

@@ -14,10 +14,8 @@ from featcache._utils.environment import check_writable
 from featcache._utils.locks import exclusive_folder
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.backbone import Backbone
 from featcache.backbones.devices import check_training_device
 from featcache.backbones.engines.base import has_compiler
-from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.trainable import TrainableNetwork
 from featcache.core.model_card import CHECKPOINT, REPORT, prepare_folder, write_json
 from featcache.core.options import LiveOptions, manifest_keywords, takes_options
@@ -25,7 +23,6 @@ from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
 from featcache.extraction.pipelines.registry import check_backbone
 from featcache.finetuning.checks import check_distributed, explain_torch_errors, process_device
-from featcache.finetuning.defaults import default_config
 from featcache.finetuning.initial_weights import build_initial_model
 from featcache.finetuning.notes import run_notes
 from featcache.finetuning.pipelines.registry import select_live_pipeline
@@ -50,7 +47,7 @@ def finetune(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone | TextEncoder | None = None,
+    backbone: str | TrainableNetwork | None = None,
     weights: str = "pretrained",
     config: TrainConfig | Mapping[str, Any] | None = None,
     precision: str | None = None,
@@ -184,7 +181,7 @@ def finetune(
     with timer.phase("hash"):
         manifest = read_manifest(data, **manifest_keywords(options), progress=progress).labeled("finetune")
     pipeline, default = select_live_pipeline(manifest, backbone, {**options, "image_cache": image_cache})
-    config = make_train_config(config, default_config(manifest.modality.name, mode, init_head is not None))
+    config = make_train_config(config, pipeline.default_config(mode, init_head is not None))
     if process_group.size > 1:
         check_distributed(process_group, config, image_cache, compile)
     if on_note and process_group.is_main_process:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,8 +178,8 @@ def _label_count(multilabel: bool) -> str:
 
 def _check_same_features(folder: Path, card: ModelCard, spec: ExtractSpec, classes: tuple[str, ...]) -> None:
     """Raise RunError for a head that was fitted on other features, or for other classes."""
-    fitted, current = ({"value_range": None, "decode_side": None, **fields.flat()} for fields in (card.spec, spec))
-    preprocessing = [field.name for field in fields(spec.view) if field.name not in _NO_PREPROCESSING]
+    fitted, current = ({**spec.view.newer, **each.flat()} for each in (card.spec, spec))
+    preprocessing = [name for name in spec.view.field_names() if name not in _NO_PREPROCESSING]
     pairs = {
         "backbone": (fitted["backbone"], current["backbone"]),
         "weights": (fitted["weights_sha256"][:12], current["weights_sha256"][:12]),

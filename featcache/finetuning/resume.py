@@ -12,7 +12,7 @@ from featcache.core.model_card import CHECKPOINT
 from featcache.core.options import TextOptions, ViewOptions, select
 from featcache.core.specs import MAX_PIXELS, live_augment
 from featcache.errors import RunError
-from featcache.finetuning.defaults import default_config
+from featcache.finetuning.pipelines.registry import LIVE_PIPELINES
 from featcache.finetuning.strategy import FineTuneStrategy, Mode
 from featcache.training.checkpoint import load_config
 from featcache.training.config import TrainConfig, make_train_config
@@ -37,7 +37,7 @@ def check_before_loading(
         return
     existing = complete_config(load_config(out / CHECKPOINT))
     modality = existing.get("modality", "image")
-    defaults = default_config(modality, mode, options["init_head"] is not None)
+    defaults = LIVE_PIPELINES.get(modality).default_config(mode, options["init_head"] is not None)
     requested: dict[str, Any] = {"backbone": backbone if isinstance(backbone, str) else None}
     requested |= {**select(ViewOptions, options), **select(TextOptions, options), "value_range": None}  # known later
     requested = {name: value for name, value in requested.items() if value is not None}

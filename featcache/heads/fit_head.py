@@ -235,7 +235,7 @@ def fit_head(
         prepare_folder(folder, "head")
     cache = FeatureCache.open(cache)
     summary = replace(cache.summary(), name=str(name))
-    if on_note:
+    if on_note and not summary.too_few_labels:  # which the error says
         on_note(str(summary))
     layer = options["layer"] or default_layer(head, parameters, cache.spec.layers, cluster)
     with timer.phase("read"):  # machines of a cluster check their rows of train themselves

@@ -23,8 +23,7 @@ from featcache.errors import DataLayoutError
 from featcache.heads.predict import average_views, classify
 from featcache.models.defaults import TOP_CLASSES
 from featcache.models.feature_classifier import FeatureClassifier
-from featcache.models.inputs.base import SampleInputs
-from featcache.models.inputs.registry import INPUTS
+from featcache.models.inputs.registry import inputs_of
 from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import network_error, open_model
 from featcache.models.network_classifier import network_classifier
@@ -89,10 +88,10 @@ class Classifier(NotebookResult):
         self.card = card
         self.classes = card.classes
         self.backbone = backbone
-        self.inputs: SampleInputs = INPUTS.get(card.spec.modality)
+        self.inputs = inputs_of(card.spec)
         self._classify = classify
         self._on_features = on_features
-        self._prepare = self.inputs.prepare_for(card.spec, backbone)
+        self._prepare = self.inputs.prepare_for(backbone)
 
     def __str__(self) -> str:
         """Two lines: the model, and its classes."""
@@ -102,7 +101,7 @@ class Classifier(NotebookResult):
         options = f"; thresholds {format_thresholds(card.thresholds)}" if card.thresholds else ""
         if card.tta:
             options += f"; averages {card.tta} augmented views of {self.inputs.modality.one} with the clean one"
-        return f"{model}, {self.inputs.describe(card.spec)}\n{len(self.classes)} classes: {names}{options}"
+        return f"{model}, {self.inputs.describe()}\n{len(self.classes)} classes: {names}{options}"
 
     @classmethod
     def load(

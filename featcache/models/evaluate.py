@@ -26,7 +26,7 @@ from featcache.metrics.run_report import Report
 from featcache.models.classifier import Classifier
 from featcache.models.evaluation import Evaluation
 from featcache.models.evaluation_tables import PredictionTable, unknown_csv
-from featcache.models.inputs.names import check_modality, samples_of
+from featcache.models.inputs.names import samples_of
 from featcache.models.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def evaluate(
             else Classifier.load(model, weights=weights, device=device, views=views, backbone=backbone)
         )
     card = classifier.card
-    check_modality(source, classifier.inputs.modality)
+    classifier.inputs.check_source(source)
     if any(len(entry.classes) > 1 for entry in selection.entries) and not card.multilabel:
         raise DataLayoutError(
             f"{source.modality.plural} of {source.name} have several labels, and {model} predicts one label "
@@ -186,7 +186,7 @@ def evaluate(
         notes=listing.notes,
         path=folder,
         remarks=remarks,
-        remark_hint=classifier.inputs.remark_hint(card.spec),
+        remark_hint=classifier.inputs.remark_hint(),
         modality=source.modality.name,
     )
     if folder is not None:

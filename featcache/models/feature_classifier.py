@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from featcache._utils.formatting import indefinite
 from featcache._utils.results import NotebookResult
+from featcache.cache.cached_data import CachedData
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.cache.mismatch import short_value
 from featcache.cache.rows import ALL, iter_features, select_splits
 from featcache.core.model_card import ModelCard
 from featcache.core.specs import ExtractSpec, is_arrays
-from featcache.errors import CacheIncompleteError, CacheMismatchError
+from featcache.errors import CacheIncompleteError, CacheMismatchError, RemoteIOError
 from featcache.heads.predict import classify
 from featcache.models.defaults import TOP_CLASSES
+from featcache.models.inputs.base import SampleFile
+from featcache.models.inputs.names import samples_of
 from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import check_width, open_head
 from featcache.models.prediction import Prediction
@@ -35,8 +39,9 @@ _AUGMENTED = {"augment", "seed"}  # fields that decide augmented views alone
 class FeatureClassifier(NotebookResult):
     """A saved head without its network. It predicts the samples of caches, thousands a second.
 
-    The predictions are those of `Classifier` for the same images or texts, but for the rounding of the stored features:
-    of float16 probabilities change by less than 0.002. A cache has no remarks on samples, such as "nearly black".
+    The predictions are those of `Classifier` for the same images or texts, but for the rounding of the stored features,
+    by 1/2048 in float16. On photos this changes probabilities by 0.001 or less; a head with very large weights, such as
+    one of a handful of samples, makes more of it. A cache has no remarks on samples, such as "nearly black".
 
     Attributes
     ----------
@@ -92,6 +97,7 @@ class FeatureClassifier(NotebookResult):
     def predict(
         self,
         cache: str | os.PathLike[str] | FeatureCache,
+        data: str | os.PathLike[str] | CachedData | None = None,
         *,
         split: str = ALL,
         top: int = TOP_CLASSES,
@@ -104,6 +110,8 @@ class FeatureClassifier(NotebookResult):
         Parameters
         ----------
         cache : path or FeatureCache
+            See `stream`.
+        data : path or CachedData, optional
             See `stream`.
         split : str
             See `stream`. Default: "all".
@@ -120,11 +128,13 @@ class FeatureClassifier(NotebookResult):
         -------
         list of Prediction
         """
-        return list(self.stream(cache, split=split, top=top, tta=tta, coverage=coverage, unknown=unknown))
+        stream = self.stream(cache, data, split=split, top=top, tta=tta, coverage=coverage, unknown=unknown)
+        return list(stream)
 
     def stream(
         self,
         cache: str | os.PathLike[str] | FeatureCache,
+        data: str | os.PathLike[str] | CachedData | None = None,
         *,
         split: str = ALL,
         top: int = TOP_CLASSES,
@@ -138,7 +148,11 @@ class FeatureClassifier(NotebookResult):
         ----------
         cache : path or FeatureCache
             With features of the network, preprocessing and precision of the head's. It may hold more layers.
-        split : {"all", "train", "val", "test", "unlabelled"}
+        data : path or CachedData, optional
+            What the cache was made from. Paths are then those of its files, or the places of texts in a table, and
+            texts have their beginnings. Every file is read: one with other bytes than the cache was made from has an
+            error. Default: paths are the ids of the cache.
+        split : {"all", "train", "val", "test", "unlabeled"}
             Which samples to predict. Default: "all".
         top : int
             How many classes to name. Default: 5.
@@ -153,13 +167,12 @@ class FeatureClassifier(NotebookResult):
         Yields
         ------
         Prediction
-            Split by split, in the order of the rows; its path is the id in the cache. The error of a skipped sample is
-            the reason.
+            Split by split, in the order of the rows. The error of a skipped sample is the reason.
 
         Raises
         ------
         CacheMismatchError
-            The features are not those that the head was fitted on.
+            The features are not those that the head was fitted on, or `data` holds samples of another modality.
         CacheIncompleteError
             The cache has not the views or no samples of the split.
         CacheError
@@ -174,7 +187,9 @@ class FeatureClassifier(NotebookResult):
         splits = select_splits(cache, split)
         for name in splits:
             _check_views(cache, name, tta)
-        return self._predictions(cache, splits, labelling, tta)
+        if data is not None and not isinstance(data, CachedData):
+            data = CachedData(cache, data)
+        return self._predictions(cache, data, splits, labelling, tta)
 
     def _check(self, cache: FeatureCache, tta: int) -> None:
         """Raise CacheMismatchError if the features of a cache are not those that the head takes."""
@@ -196,7 +211,7 @@ class FeatureClassifier(NotebookResult):
         check_width(self._name, self.card, self._estimator, sum(cache.dims[layer] for layer in layers), "the cache")
 
     def _predictions(
-        self, cache: FeatureCache, splits: list[str], labelling: Labelling, tta: int
+        self, cache: FeatureCache, data: CachedData | None, splits: list[str], labelling: Labelling, tta: int
     ) -> Generator[Prediction, None, None]:
         several, reasons = self.card.multilabel, dict(cache.skipped)
         for split in splits:
@@ -205,9 +220,10 @@ class FeatureClassifier(NotebookResult):
                 for row, is_readable in zip(rows.tolist(), cache.done[rows] > 0, strict=True):
                     name = cache.samples.ids[row]
                     if is_readable:
-                        yield Prediction(name, several=several, **next(labelled)._asdict())
+                        prediction = Prediction(name, several=several, **next(labelled)._asdict())
                     else:
-                        yield Prediction(name, None, (), reasons[name])
+                        prediction = Prediction(name, None, (), reasons[name])
+                    yield prediction if data is None else _locate(prediction, data)
 
     def _label(self, features: Features, labelling: Labelling, tta: int) -> list[Labels]:
         """The labels of samples."""
@@ -216,6 +232,23 @@ class FeatureClassifier(NotebookResult):
         x = features.with_views(tta).flatten().x if tta else features.lazy_view(0)
         answer = classify(self._estimator, x, len(self.classes), views=1 + tta, multilabel=self.card.multilabel)
         return labelling.apply(*answer)
+
+
+def _locate(prediction: Prediction, data: CachedData) -> Prediction:
+    """The prediction with the path of its file; or with an error, if the bytes are not those of the cache."""
+    name = prediction.path
+    (sample,) = samples_of(data.source, [name])
+    path = sample.name if isinstance(sample, SampleFile) else str(sample)
+    if prediction.error:
+        return replace(prediction, path=path)
+    try:
+        content = data.read(name)
+    except RemoteIOError:
+        raise
+    except OSError as error:
+        return Prediction(path, None, (), error.strerror or str(error))
+    start = data.source.modality.start
+    return replace(prediction, path=path, text=start(content) if start else None)
 
 
 def _differences(there: ExtractSpec, needed: ExtractSpec, tta: int) -> list[tuple[str, Any, Any]]:

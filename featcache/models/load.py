@@ -97,7 +97,7 @@ def _open(
     network: Any = PIPELINES.get(spec.modality).load_of(
         spec,
         folder,
-        backbone=backbone,
+        backbone,
         weights="none" if is_network else weights or card.weights,
         layers=(PENULTIMATE,) if is_network else layers_of(spec, card.layer),
         device=device,

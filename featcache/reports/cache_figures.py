@@ -29,6 +29,7 @@ _Path = str | os.PathLike[str]
 
 _THUMBNAIL_SIDE = 64  # pixels
 _MAX_VIEWS = 8
+_NO_LABEL = "none"
 _NOT_DRAWABLE = ("skipped", "other images")  # issues of images that cannot be read
 
 
@@ -61,9 +62,12 @@ def map_figure(
     """Clean features in two dimensions, coloured by class; see `featcache.plot_map`."""
     cache = FeatureCache.open(cache)
     features = cache.features(split, layer)
+    if not len(features.samples):
+        counts = ", ".join(f"{count} {name}" for name, count in cache.summary().totals.items())
+        raise PictureError(f"{cache.path} has no readable {split} {cache.spec.modality}s to draw; it has {counts}")
     rows = np.sort(choose_rows(features.samples, np.arange(len(features.samples)), images, seed))
     samples, x = features.samples.take(rows), np.asarray(features.take(rows).lazy_view(0)[:])
-    labels = format_labels(samples.labels, samples.classes)
+    labels = [label or _NO_LABEL for label in format_labels(samples.labels, samples.classes)]
     points = project(x, method, seed)
     small_images = []
     if data is not None:

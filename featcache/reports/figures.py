@@ -6,10 +6,13 @@ import os
 
 from matplotlib.figure import Figure
 
+from featcache.analysis.similar.result import SimilarSamples
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.specs import PENULTIMATE
+from featcache.errors import PictureError
 from featcache.reports import cache_figures, model_figures
 from featcache.reports.projection import Method
+from featcache.reports.similar_figures import similar_figure
 from featcache.reports.style import draw
 
 _Path = str | os.PathLike[str]
@@ -191,6 +194,41 @@ def plot_history(model: _Path, *, dark: bool = False) -> Figure:
     return draw(model_figures.history_figure(model), dark)
 
 
+def plot_similar(result: SimilarSamples, data: _Path, *, dark: bool = False) -> Figure:
+    """Draw samples with their most similar ones in a cache: each query at the left, then its neighbors.
+
+    Parameters
+    ----------
+    result : SimilarSamples
+        What `similar` returned, of up to 24 queries.
+    data : path
+        The data that the cache was made from.
+    dark : bool, default False
+        Draw light lines on dark paper.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    PictureError
+        No query could be read.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> extraction = featcache.extract("photos", "near.h5", backbone="timm/test_resnet", weights="none", views=0)
+    >>> result = featcache.similar("near.h5", "photos/bees/001.png", n=3)
+    >>> len(featcache.plot_similar(result, "photos").axes)
+    4
+    """
+    figure = similar_figure(result, data)
+    if figure is None:
+        raise PictureError("there is nothing to draw: no query could be read.")
+    return draw(figure, dark)
+
+
 def plot_curve(report: _Path, over: str | None = None, *, dark: bool = False) -> Figure:
     """Draw accuracy and seconds against views or labels.
 
@@ -252,7 +290,7 @@ def plot_map(
         Draw light lines on dark paper.
     method : "pca", "tsne" or "umap", default "pca"
         The projection: principal components; t-SNE (van der Maaten and Hinton 2008); UMAP (McInnes et al. 2018).
-    split : "train", "val" or "test", default "val"
+    split : "train", "val", "test" or "unlabeled", default "val"
         Whose images are drawn.
     images : int, default 2000
         Highest number of points, from all classes in turn.

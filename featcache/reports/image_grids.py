@@ -1,4 +1,4 @@
-"""Figures of images: augmented views, predictions, issues, and images on a map."""
+"""Figures of images: augmented views, predictions, issues, similar images, and images on a map."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import plural
-from featcache.reports.style import COLOURS, GREY, RIGHT, WRONG, shorten
+from featcache.reports.style import BLUE, COLOURS, GREY, RIGHT, VERMILION, WRONG, shorten
 
 _CELL, _TITLE = 1.35, 4.5  # inches: an image, and the width of a title
 _SMALL_CELL, _MAX_SIDE = 0.95, 16.0  # inches: an image among many, and the side of a figure
 _COLUMNS = 6
+_HEAT_COLUMNS = 3  # pairs of images
+_STRONG = 0.97  # the share of places below which the colours end: a few, such as maxima, can be extreme
+_FOR_AND_AGAINST = LinearSegmentedColormap.from_list(
+    "for and against", [f"{BLUE}e0", f"{BLUE}00", f"{VERMILION}00", f"{VERMILION}e0"]
+)  # transparent in the middle
 
 
 class PredictionImage(NamedTuple):
@@ -32,8 +38,18 @@ class PredictionImage(NamedTuple):
     probability: float | None
 
 
+class HeatImage(NamedTuple):
+    """An image with the contributions of its places. pixels : (s, s, 3), uint8. heat : (s, s). above, below : captions
+    of the image and of the heat."""
+
+    pixels: NDArray[np.uint8]
+    heat: NDArray[np.float64]
+    above: str
+    below: str
+
+
 class GridImage(NamedTuple):
-    """An image of an issue. pixels : (s, s, 3), uint8. above, below : its captions."""
+    """An image among others, such as those of an issue. pixels : (s, s, 3), uint8. above, below : its captions."""
 
     pixels: NDArray[np.uint8]
     above: str
@@ -103,6 +119,30 @@ def plot_predictions(shown: Sequence[PredictionImage], title: str) -> Figure:
     return figure
 
 
+def plot_heat(shown: Sequence[HeatImage], title: str) -> Figure:
+    """Images, and beside each one the places that speak for its class (orange) or against it (blue)."""
+    columns = min(_HEAT_COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(
+        figsize=(max(_TITLE, columns * 2 * (_CELL + 0.35)), rows * (_CELL + 0.75) + 0.4), layout="constrained"
+    )
+    grid = figure.subplots(rows, 2 * columns, squeeze=False)
+    for axes in grid.flat[2 * len(shown) :]:
+        axes.set_axis_off()
+    for number, image in enumerate(shown):
+        row, column = divmod(number, columns)
+        plain, heat = grid[row, 2 * column : 2 * column + 2]
+        for axes in (plain, heat):
+            _hide_axes(axes)
+            axes.imshow(image.pixels, interpolation="antialiased")
+        strong = float(np.quantile(np.abs(image.heat), _STRONG)) or 1.0
+        heat.imshow(image.heat / strong, cmap=_FOR_AND_AGAINST, vmin=-1, vmax=1)
+        plain.set_title(shorten(image.above, 22), fontsize="small")
+        heat.set_title(shorten(image.below, 22), fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
 def plot_issues(sections: Sequence[tuple[str, Sequence[GridImage]]], title: str) -> Figure:
     """Images under a heading for each issue, six per line."""
     lines = [
@@ -121,6 +161,25 @@ def plot_issues(sections: Sequence[tuple[str, Sequence[GridImage]]], title: str)
                 axes.imshow(image.pixels, interpolation="antialiased")
                 axes.set_title(shorten(image.above, 22), fontsize="x-small")
                 axes.set_xlabel(shorten(image.below, 26), fontsize="x-small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_rows(rows: Sequence[Sequence[GridImage | None]], title: str) -> Figure:
+    """Rows of images; None leaves a gap. The first image of a row has a frame."""
+    columns = max(map(len, rows))
+    cell = max(_SMALL_CELL, min(_CELL, _MAX_SIDE / columns))
+    figure = Figure(figsize=(columns * (cell + 0.3), len(rows) * (cell + 0.55) + 0.5), layout="constrained")
+    for row, line in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for column, (axes, image) in enumerate(zip_longest(row, line)):
+            _hide_axes(axes)
+            if image is None:
+                continue
+            axes.imshow(image.pixels, interpolation="antialiased")
+            axes.set_title(shorten(image.above, 20), fontsize="x-small")
+            axes.set_xlabel(shorten(image.below, 26), fontsize="x-small")
+            for edge in axes.spines.values():
+                edge.set(visible=column == 0, color=BLUE, linewidth=2.5)
     figure.suptitle(title, fontsize="medium")
     return figure
 

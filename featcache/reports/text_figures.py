@@ -1,4 +1,4 @@
-"""Figures of texts: predictions with the beginning of each text."""
+"""Figures of texts: predictions, and similar texts, with the beginning of each text."""
 
 from __future__ import annotations
 
@@ -27,40 +27,44 @@ class PredictionText(NamedTuple):
     probability: float | None
 
 
-class CaptionedText(NamedTuple):
-    """A text with a caption of some lines beside it, in a colour; None is that of all text."""
+class TextRow(NamedTuple):
+    """A text of a list, with what is said of it at its left, in one or two lines. bold : a heading of those below."""
 
+    left: str
     text: str
-    caption: str
     colour: str | None = None
+    bold: bool = False
 
 
 def plot_text_predictions(shown: Sequence[PredictionText], title: str) -> Figure:
     """A list of texts with their predictions. Colour and a mark show which ones are right."""
-    return plot_texts([_with_verdict(one) for one in shown], title)
+    rows = []
+    for one in shown:
+        right = one.label == one.predicted
+        probability = "" if one.probability is None else f" {one.probability:.0%}"
+        verdict = f"{'✓' if right else '✗'} {shorten(one.predicted or 'none', 18)}{probability}"
+        below = "" if right else f"\n   label: {shorten(one.label or 'none', 18)}"
+        rows.append(TextRow(verdict + below, one.text, RIGHT if right else WRONG))
+    return plot_texts(rows, title)
 
 
-def _with_verdict(one: PredictionText) -> CaptionedText:
-    right = one.label == one.predicted
-    probability = "" if one.probability is None else f" {one.probability:.0%}"
-    verdict = f"{'✓' if right else '✗'} {shorten(one.predicted or 'none', 18)}{probability}"
-    below = "" if right else f"\n   label: {shorten(one.label or 'none', 18)}"
-    return CaptionedText(one.text, verdict + below, RIGHT if right else WRONG)
-
-
-def plot_texts(shown: Sequence[CaptionedText], title: str) -> Figure:
-    """A list of texts with their captions."""
-    blocks = [wrap(one.text) for one in shown]
-    heights = [max(len(lines), 1 + one.caption.count("\n")) + 0.5 for one, lines in zip(shown, blocks, strict=True)]
+def plot_texts(rows: Sequence[TextRow], title: str) -> Figure:
+    """A list of texts, each with what is said of it."""
+    blocks = [wrap(row.text) for row in rows]
+    heights = [
+        max(len(lines), 1 + row.left.count("\n")) + 0.5 + row.bold / 2 for row, lines in zip(rows, blocks, strict=True)
+    ]
     total = sum(heights) + 2.5
     figure = Figure(figsize=(_WIDTH, total * _LINE))
     figure.suptitle(title, fontsize="medium", y=1 - 0.7 / total)
     top = total - 2
-    for one, lines, height in zip(shown, blocks, heights, strict=True):
+    for row, lines, height in zip(rows, blocks, heights, strict=True):
         place: dict[str, Any] = {"va": "top", "fontsize": "small", "linespacing": 1.2, "parse_math": False}
-        colour: dict[str, Any] = {"color": one.colour} if one.colour else {}
-        figure.text(0.02, top / total, one.caption, **colour, **place)
-        figure.text(0.28, top / total, "\n".join(lines), **place)
+        place["fontweight"] = "bold" if row.bold else "normal"
+        y = (top - row.bold / 2) / total
+        colour: dict[str, Any] = {"color": row.colour} if row.colour else {}
+        figure.text(0.02, y, row.left, **colour, **place)
+        figure.text(0.28, y, "\n".join(lines), **place)
         top -= height
     return figure
 

@@ -12,8 +12,7 @@ from featcache._utils.formatting import brief, plural
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.analysis.doctor.doctor import doctor
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.reuse import Loss
 from featcache.core.bit_depth import ValueRange, format_range
@@ -50,7 +49,7 @@ def try_out(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str] = "featcache-try",
     *,
-    backbone: str | Backbone | TextEncoder | None = None,
+    backbone: str | Encoder | None = None,
     weights: str = "pretrained",
     image_size: int | None = None,
     value_range: ValueRange | None = None,

@@ -40,9 +40,9 @@ class TokenizedTexts(Protocol):
 
 
 class Tokenize(Protocol):
-    """Turns texts into tokens; may run in another thread."""
+    """Turns texts into tokens; may run in another thread. separator : takes the place of U+001F, unless it is empty."""
 
-    def __call__(self, texts: Sequence[str], /) -> TokenizedTexts: ...
+    def __call__(self, texts: Sequence[str], separator: str, /) -> TokenizedTexts: ...
 
 
 class _Chunk(NamedTuple):
@@ -126,7 +126,7 @@ class TextLoader:
         if not readable:
             return _Chunk([], None, [], skipped)
         with self._timer.phase("tokenize"):
-            tokenized = self._tokenize(views)
+            tokenized = self._tokenize(views, self.spec.separator)
         is_cut: NDArray[np.bool_] = np.any(tokenized.cut.reshape(len(readable), len(numbers)), axis=1)
         return _Chunk(
             readable, tokenized.tokens, [row for row, cut in zip(readable, is_cut, strict=True) if cut], skipped

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from featcache._utils.formatting import UNIT_SEPARATOR
 from featcache.core.rng import generator
 from featcache.core.specs import TextSpec
 
@@ -50,7 +51,7 @@ TEXT_RECIPES: Mapping[str, Callable[[str, np.random.Generator], str]] = {
 
 
 def make_text_views(text: str, spec: TextSpec, sha256: bytes, numbers: Iterable[int]) -> list[str]:
-    """The views of a text.
+    """The views of a text. The recipe is applied to each of several columns by itself.
 
     Parameters
     ----------
@@ -58,4 +59,10 @@ def make_text_views(text: str, spec: TextSpec, sha256: bytes, numbers: Iterable[
     numbers : of the views; 0 is the whole text.
     """
     recipe = TEXT_RECIPES[spec.augment]
-    return [recipe(text, generator(spec.seed, "view", sha256, number)) if number else text for number in numbers]
+    columns = text.split(UNIT_SEPARATOR) if spec.separator else [text]
+
+    def draw(number: int) -> str:
+        rng = generator(spec.seed, "view", sha256, number)
+        return UNIT_SEPARATOR.join(recipe(column, rng) for column in columns)
+
+    return [draw(number) if number else text for number in numbers]

@@ -370,7 +370,8 @@ def test_cores_do_not_make_the_views_that_a_gpu_makes(
     monkeypatch.setattr("featcache.vision.augment.make_views", slow)
     monkeypatch.setattr(support, "can_make_views", lambda device: True)
     data = write_folder(tmp_path / "data", {"train/ants": 1, "train/bees": 1, "val/ants": 1})
-    plan = ExtractionRequest(toy_backbone(), with_defaults(ExtractArguments, {"views": 1, "augment": augment})).load()
+    options = with_defaults(ExtractArguments, {"views": 1, "augment": augment})
+    plan = ExtractionRequest(toy_backbone(), {**options, "joins_columns": False}).load()
     measured = plan.measure_inputs(read_manifest(data), range(3), range(2))
     assert len(made) == 3
     assert measured.inputs.shape == (6, 8, 8, 3)

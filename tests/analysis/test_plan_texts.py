@@ -29,11 +29,11 @@ TEXTS = [f"{'very ' * (number % 4)}{word} film é {number}" for number in range(
 class SlowTokenizer(ToyTokenizer):
     """It computes for 10 ms a text."""
 
-    def __call__(self, texts: Sequence[str], /) -> Tokenized:
+    def __call__(self, texts: Sequence[str], separator: str = "", /) -> Tokenized:
         until = time.process_time() + 0.01 * len(texts)
         while time.process_time() < until:
             pass
-        return super().__call__(texts)
+        return super().__call__(texts, separator)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from featcache.analysis.benchmark.tfidf import STRENGTHS, fit_tfidf
 from featcache.analysis.benchmark.verdict import Verdict, reach_verdict
 from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, RunError
-from featcache.finetuning.defaults import TEXT_DEFAULTS, TEXT_HEAD_DEFAULTS, TEXT_LP_FT_DEFAULTS
+from featcache.finetuning.text_defaults import TEXT_DEFAULTS, TEXT_HEAD_DEFAULTS, TEXT_LP_FT_DEFAULTS
 from featcache.metrics.predictions import read_predictions
 from featcache.reports.benchmark_report import comparison_markdown, write_report
 from featcache.reports.pages.benchmark import write_benchmark_page

@@ -90,7 +90,7 @@ def test_an_error_of_a_library_halves_batches_and_other_errors_do_not() -> None:
 def test_a_fine_tuned_network_predicts_in_smaller_batches() -> None:
     backbone, network = small_memory(7)
     pixels, head = noise(20), nn.Linear(backbone.dim, 2)
-    card: Any = SimpleNamespace(multilabel=False, thresholds=None, spec=SimpleNamespace(modality="image"))
+    card: Any = SimpleNamespace(multilabel=False, thresholds=None)
     labels, probabilities = network_classifier(backbone, BackboneWithHead(backbone.module, head), card)(pixels)()
     assert network.sizes == [5, 5, 5, 5]
     expected = head(torch.from_numpy(toy_answer(pixels)).float()).softmax(1).detach().numpy()

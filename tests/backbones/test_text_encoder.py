@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from featcache.backbones.engines.text_batches import cut_by_length
 from featcache.backbones.engines.text_pytorch import TextEngine
 from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_features import expand_text_layers
+from featcache.backbones.text_probe import HiddenStates
 from featcache.data.tokens import Tokens
 from featcache.errors import BackboneError
 from stand_in_gpu import StandInEvent, stand_in_gpu
@@ -65,8 +67,11 @@ def test_one_forward_pass_gives_all_layers() -> None:
 
 
 def test_sets_of_layers() -> None:
-    def expand(*layers: str, depth: int = 4, normalize: bool = False) -> tuple[str, ...]:
-        return expand_text_layers("toy", layers, depth, pooling="mean", normalize=normalize)
+    def expand(
+        *layers: str, depth: int = 4, normalize: bool = False, pooling: Any = "mean", one_vector: Sequence[int] = ()
+    ) -> tuple[str, ...]:
+        states = HiddenStates(depth, frozenset(one_vector))
+        return expand_text_layers("toy", layers, states, pooling=pooling, normalize=normalize)
 
     assert expand("last") == ("penultimate",)
     assert expand("stages") == ("penultimate", "layer.3:mean")  # layer.4:mean equals the penultimate features
@@ -75,6 +80,11 @@ def test_sets_of_layers() -> None:
     pools = [f"layer.{number}:{pool}" for number in (1, 2) for pool in ("cls", "mean", "max")]
     assert expand("all", depth=2) == ("penultimate", *(name for name in pools if name != "layer.2:mean"))
     assert expand("layer.1:max", "all", depth=1, normalize=True)[:2] == ("layer.1:max", "penultimate")
+    for pooling in ("mean", "cls", "max"):  # the last layer is one vector, which is the penultimate features
+        expected = ("penultimate", "layer.1:cls", "layer.1:mean", "layer.1:max")
+        assert expand("all", depth=2, one_vector=[2], pooling=pooling) == expected
+        assert expand("all", depth=2, one_vector=[2], normalize=True) == (*expected, "layer.2:mean")
+    assert expand("all", depth=2, one_vector=[1]) == ("penultimate", "layer.1:mean", "layer.2:cls", "layer.2:max")
     for wrong in ("layer.5:mean", "layer.-1", "layer.²", "encoder.layer.1", "layer.1:std", "layer.1:grid"):
         with pytest.raises(BackboneError, match=r"toy has no layer.*\(the embeddings\) to layer.4, each"):
             expand(wrong)

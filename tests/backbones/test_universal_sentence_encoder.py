@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -68,6 +69,10 @@ def test_its_layers() -> None:
     assert encoder.dims["layer.1:mean"] == 768
     assert encoder.dims["layer.2:max"] == 1280
     features = encoder.embed_layers(TEXTS[:3])
+    pools = [f"layer.{number}:{pool}" for number in (1, 2) for pool in ("cls", "mean", "max")]
+    assert encoder.layers == ("penultimate", *pools)  # the last layer is one vector: no pool of it is another
+    blocks = [features[layer] for layer in encoder.layers]
+    assert not any(np.array_equal(one, other) for one, other in itertools.combinations(blocks, 2))
     np.testing.assert_allclose(np.linalg.norm(features["penultimate"], axis=1), 1, rtol=1e-5)
     stages = load_text_encoder(NAME, weights="none", layers="stages", device="cpu", precision="fp32")
     assert stages.layers == ("penultimate", "layer.2:mean")

@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from commands import as_json, done, featcache_cli, refused
+from featcache._utils.formatting import human_bytes
+from featcache.cache.feature_cache import FeatureCache
 from featcache.models.classifier import Classifier
 from featcache.models.export import export as exporting
+from featcache.models.feature_classifier import FeatureClassifier
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,36 @@ def test_format_and_file_must_be_given() -> None:
     assert "'tflite' is not one of 'onnx', 'state-dict', 'torch-export'" in refused(
         "export", "head", "--format", "tflite", "-o", "out", status=2
     )
+
+
+def test_a_cache_becomes_a_table(head: Path, data: Path, tmp_path: Path) -> None:
+    cache, out = data.parent / "to-export.h5", tmp_path / "features.npz"
+    said = done("export", cache, "--format", "npz", "-o", out, "--split", "val", "--head", head)
+    assert said.splitlines() == [
+        f"{out}: npz, 5 rows (5 val), {human_bytes(out.stat().st_size)}",
+        "columns: path, label, split, sha256, predicted, probability, vector (1280 x float16)",
+    ]
+    expected = FeatureClassifier.load(head).predict(cache, split="val")
+    with np.load(out) as table:
+        assert table["predicted"].tolist() == [one.label for one in expected]
+        np.testing.assert_array_equal(table["vector"], FeatureCache.open(cache).features("val").clean())
+    found = as_json("export", cache, "--format", "npz", "-o", out, "--overwrite")
+    assert (found["cache"], found["rows_by_split"]) == (str(cache), {"train": 13, "val": 5})
+    said = refused("export", cache, "--format", "npz", "-o", cache, "--overwrite")
+    assert said.startswith(f"{cache} would replace a file that is read from ")
+
+
+def test_a_format_or_an_option_of_the_other_kind_is_refused(head: Path, data: Path, tmp_path: Path) -> None:
+    cache, out = data.parent / "to-export.h5", tmp_path / "out"
+    for line, said in [
+        ((cache, "--format", "onnx"), f"{cache} is a cache: --format onnx is not for a cache. Choose npz or parquet"),
+        ((head, "--format", "npz"), f"{head} is a model: --format npz is not for a model. Choose onnx, state-dict or "),
+        ((cache, "--format", "npz", "--weights", "w"), f"{cache} is a cache: --weights is not for a cache"),
+        ((head, "--format", "onnx", "--split", "val"), f"{head} is a model: --split is not for a model"),
+        ((head, "--format", "onnx", "--head", head, "--augmented"), "--head and --augmented are not for a model"),
+    ]:
+        assert said in refused("export", *line, "-o", out, status=2)
+    assert not out.exists()
 
 
 def test_help_names_the_formats() -> None:

@@ -149,7 +149,8 @@ def test_a_csv_manifest_is_taken_and_its_mistakes_named(data: Path, tmp_path: Pa
     assert len(FeatureCache.open(tmp_path / "c.h5").samples.rows("val")) == 3 + 2
     table.write_text("file,label\n")
     assert refused("extract", table, "-o", tmp_path / "d.h5") == (
-        f"{table}: the first line must name the columns path,label[,split][,sha256]; found file,label"
+        f"{table}: the first line must name the columns path,label[,split][,sha256]; found file,label. "
+        "A table of texts has the columns text,label; another column of texts: --text-column NAME"
     )
 
 

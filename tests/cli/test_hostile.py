@@ -71,6 +71,7 @@ def test_commands_show_hostile_names_escaped(hostile: Path, tmp_path: Path) -> N
         ["info", f"--{ESCAPE}"],
         ["fit-head", hostile, "-o", tmp_path / "x", "--heads", ESCAPE],
         ["predict", out, tmp_path / ESCAPE],
+        ["predict", out, hostile],
     ):
         result = featcache_cli(*line)
         text = result.output + result.stderr

@@ -14,6 +14,8 @@ LINES = {
     "curve": ["curve", "c.h5", "-o", "OUT.pdf"],
     "doctor": ["doctor", "c.h5", "data", "-o", "OUT.png"],
     "doctor --list": ["doctor", "c.h5", "--list", "OUT.csv"],
+    "similar": ["similar", "c.h5", "a.png", "--data", "data", "-o", "OUT.svg"],
+    "similar --list": ["similar", "c.h5", "a.png", "--list", "OUT.csv"],
     "plan --page": ["plan", "data", "--page", "OUT.html"],
     "predict": ["predict", "head", "data", "-o", "OUT.csv"],
     "export": ["export", "head", "--format", "onnx", "-o", "OUT.onnx"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,38 @@ def test_a_skipped_picture_has_its_line_and_counts_as_unreadable(head: Path, dat
     ]
 
 
+def test_with_its_data_the_lines_are_those_of_the_pictures(head: Path, data: Path, real_cache: Path) -> None:
+    for form in ("csv", "jsonl", "text"):
+        cached = done("predict", head, real_cache, "--data", data, "--format", form, "--split", "val").splitlines()
+        live = done("predict", head, data / "val", "--format", form).splitlines()
+        assert len(cached) == len(live)
+        for one, other in zip(cached, live, strict=True):
+            numbers = [re.findall(r"0\.\d+", line) for line in (one, other)]
+            assert re.sub(r"0\.\d+", "P", one) == re.sub(r"0\.\d+", "P", other)
+            np.testing.assert_allclose(*np.array(numbers, float), atol=TOLERANCE)
+
+
+def test_its_files_are_sorted_and_changed_ones_are_not(
+    head: Path, data: Path, real_cache: Path, tmp_path: Path
+) -> None:
+    photos = Path(shutil.copytree(data, tmp_path / "photos"))
+    (photos / "val/ants/000.png").write_bytes((photos / "val/ants/001.png").read_bytes())
+    (photos / "val/bees/001.png").unlink()
+    line = ("predict", head, real_cache, "--data", photos, "--split", "val", "--move-to", tmp_path / "out", "--json")
+    found = {one["path"]: one for one in json.loads(done(*line))["predictions"]}
+    errors = {Path(path).relative_to(photos).as_posix(): one["error"] for path, one in found.items() if one["error"]}
+    assert errors == {"val/ants/000.png": "its bytes are not those of the cache",
+                      "val/bees/001.png": "No such file or directory"}  # fmt: skip
+    moved = list((tmp_path / "out").rglob("*.png"))
+    assert len(moved) == 3
+    assert {str(path) for path in moved} == {to for one in found.values() for to in one["moved_to"] or ()}
+    assert (photos / "val/ants/000.png").is_file()
+    shutil.make_archive(str(tmp_path / "photos"), "tar", photos)
+    assert "need local files" in refused(*line[:3], "--data", tmp_path / "photos.tar", "--link-to", tmp_path / "o",
+                                         status=2)  # fmt: skip
+    assert f"{tmp_path / 'gone'} does not exist" in refused(*line[:3], "--data", tmp_path / "gone")
+
+
 def test_a_cache_among_pictures_is_not_predicted_as_one(head: Path, data: Path, real_cache: Path) -> None:
     image = data / "val/ants/000.png"
     result = featcache_cli("predict", head, image, real_cache, "--json")
@@ -98,8 +131,8 @@ def test_what_is_no_cache_is_refused(head: Path, data: Path, tmp_path: Path) -> 
         (["--device", "cpu"], "--device is not for a cache: neither samples are read nor a network runs"),
         (["--device", "auto", "--null"], "--null and --device are not for a cache"),
         (["--weights", "w.pth", "--text-column", "a"], "--text-column and --weights are not for a cache"),
-        (["--move-to", "sorted"], "--move-to and --link-to need files, and a cache has features alone"),
-        (["--link-to", "sorted", "--dry-run"], "--move-to and --link-to need files, and a cache has features alone"),
+        (["--move-to", "sorted"], "--move-to and --link-to need --data: the files that the cache was made from"),
+        (["--link-to", "sorted", "--dry-run"], "--move-to and --link-to need --data"),
         (["--split", "vla"], "'vla' is not one of 'all', 'train', 'val', 'test',"),
     ],
 )
@@ -109,7 +142,7 @@ def test_options_for_pictures_are_refused(given: list[str], message: str, head: 
 
 def test_a_split_is_one_of_a_cache(head: Path, data: Path, real_cache: Path) -> None:
     assert refused("predict", head, data / "val", "--split", "val", status=2) == (
-        "--split is for a cache: give one, and nothing else"
+        "--split and --data are for a cache: give one, and nothing else"
     )
     assert refused("predict", head, real_cache, "--split", "test") == (
         f"{real_cache} has no images of test; it has 13 train, 5 val."

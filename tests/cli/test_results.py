@@ -44,11 +44,14 @@ RESULTS: dict[str, list[str]] = {
     "compare-heads": ["compare-heads", "head", "head"],
     "curve": ["curve", "toy.h5", "--over", "views"],
     "predict": ["predict", "head", "data/val"],
+    "predict from a cache": ["predict", "head", "c.h5"],
+    "similar": ["similar", "c.h5", "data/val/ants/000.png"],
     "predict, one wrong name": ["predict", "head", "data/val", "nope.png"],
     "show": ["show", "confusion", "head", "-o", "confusion.svg"],
 }
 STATUS = {"doctor": (0, 3, 4)}
-CACHES = ("extract", "info", "verify", "doctor", "update", "pull", "push", "fit-head", "curve")
+CACHES = ("extract", "info", "verify", "doctor", "update", "pull", "push", "fit-head", "curve",
+          "predict from a cache", "similar")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RESULTS)

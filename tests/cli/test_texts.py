@@ -131,3 +131,39 @@ def test_figures_show_texts_or_say_that_they_are_for_images(folder: Path, head: 
     for arguments in (("map", cache, table), ("views", cache, table)):
         error = refused("show", *arguments, "-o", tmp_path / "x.png")
         assert "holds features of texts, of which there is no" in error
+
+
+def test_a_cache_of_texts_with_its_table_gives_the_rows_of_the_table(folder: Path) -> None:
+    """In float32: the head of so few texts has large weights, which make the rounding to float16 visible."""
+    table, cache, head = folder / "reviews.csv", folder / "32.h5", folder / "head-32"
+    network = ("--backbone", f"transformers/{folder / 'bert'}", "--weights", "none")
+    done("extract", table, "-o", cache, "--dtype", "float32", *network)
+    done("fit-head", cache, "-o", head)
+    live = {one["path"]: one for one in json.loads(done("predict", head, table, "--json"))["predictions"]}
+    cached = json.loads(done("predict", head, cache, "--data", table, "--json"))["predictions"]
+    assert {one["path"] for one in cached} == {*live}
+    for one in cached:
+        other = live[one["path"]]
+        assert (one["label"], one["text"], one["error"]) == (other["label"], other["text"], None)
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-3)
+    rows = list(csv.DictReader(done("predict", head, cache, "--data", table, "--format", "csv").splitlines()))
+    assert [row["text"] for row in rows] == [one["text"] for one in cached]
+    ids = json.loads(done("predict", head, cache, "--json"))["predictions"]
+    assert all("text" not in one for one in ids)
+
+
+def test_similar_texts_are_shown_with_their_words(folder: Path, tmp_path: Path) -> None:
+    table = folder / "reviews.csv"
+    line = ("similar", folder / "c.h5", "--text", "a very good film", "--text", "dull", "-n", "2", "--data", table)
+    text = done(*line, "-o", tmp_path / "s.svg")
+    found = json.loads(done(*line, "--json"))
+    words = [one["text"] for query in found["queries"] for one in query["neighbors"]]
+    assert len(words) == 4
+    assert {*words} <= {*GOOD, *BAD}
+    assert [query["path"] for query in found["queries"]] == ["text 1", "text 2"]
+    assert len(found["queries"][1]["left_out"]) == 1
+    drawn = (tmp_path / "s.svg").read_text()
+    for shown in ("dull", *words):
+        assert shown in text
+        assert shown in drawn
+    assert json.loads(done("similar", folder / "c.h5", table, "--json"))["queries"][3]["path"] == f"{table}, line 5"

@@ -227,7 +227,7 @@ def test_a_spec_of_texts_is_pinned_and_comes_back() -> None:
 def test_every_field_of_texts_changes_the_digest_and_is_named_as_the_difference(name: str) -> None:
     other = {
         "tokenizer_sha256": "cd" * 32, "max_length": 64, "prefix": "", "pooling": "cls", "normalize": True,
-        "augment": "none", "seed": 4,
+        "augment": "none", "seed": 4, "separator": "[SEP]",
     }  # fmt: skip
     spec = dataclasses.replace(SPEC, view=TEXT)
     changed = dataclasses.replace(spec, view=dataclasses.replace(TEXT, **{name: other[name]}))

@@ -162,6 +162,16 @@ def test_a_split_of_unlabeled_images_and_labels_that_are_filled_in(tmp_path: Pat
     assert len(FeatureCache.open(out).samples.rows("unlabeled")) == 2
 
 
+def test_a_data_set_without_labels_says_how_to_begin(tmp_path: Path) -> None:
+    images = table({"label": (PETS, BY_NUMBER)}).remove_columns("label")
+    images.save_to_disk(str(tmp_path / "images"))
+    assert refusal(tmp_path / "images").endswith(
+        "it has image (Image). If there are no labels yet: add_column('label', [None] * len(dataset))"
+    )
+    images.add_column("label", [None] * len(images)).save_to_disk(str(tmp_path / "unlabeled"))
+    assert len(read_manifest(tmp_path / "unlabeled").samples.rows("unlabeled")) == len(images)
+
+
 def test_unlabeled_copies_are_no_leak_and_no_conflict(tmp_path: Path) -> None:
     images = [{"bytes": png(value), "path": None} for value in (0, 10, 20, 30, 0, 10)]
     manifest = read_manifest(saved(tmp_path / "set", {"label": (PETS, [0, 1, 0, 1, -1, -1])}, images))
@@ -189,6 +199,17 @@ def test_an_unknown_list_is_not_an_empty_one(tmp_path: Path) -> None:
     labelled = samples.labels[samples.split != 3]
     assert sorted(labelled.tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert not samples.labels[samples.rows("unlabeled")].any()
+
+
+@pytest.mark.parametrize("rows", [[None] * 6, [[], None] * 3, [[-1]] * 6])
+def test_lists_without_any_label_are_not_known(tmp_path: Path, rows: list[list[int] | None]) -> None:
+    path, out = saved(tmp_path / "set", {"label": (datasets.List(PETS), rows)}), tmp_path / "cache.h5"
+    cache = extract(path, out, backbone=toy_backbone(), views=0, workers=1).cache
+    assert len(cache.samples.rows("unlabeled")) == 6
+    filled = saved(tmp_path / "filled", {"label": (datasets.List(PETS), [[0], [1], [0, 1], [0], [], None])})
+    result = update(out, filled)
+    assert (result.carried, result.extracted, len(result.changes["newly labeled"])) == (6, 0, 5)
+    assert FeatureCache.open(out).samples.multilabel
 
 
 def test_rows_without_an_image_are_skipped_with_the_reason(tmp_path: Path) -> None:

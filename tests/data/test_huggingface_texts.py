@@ -42,5 +42,13 @@ def test_another_column_of_a_saved_data_set_holds_the_text(tmp_path: Path) -> No
     manifest = read_manifest(tmp_path / "set", text_column="sentence", val_fraction=0.5)
     assert sorted(manifest.read(row).decode() for row in range(4)) == ["a", "b", "c", "d"]
     assert "text column: sentence" in manifest.notes
-    with pytest.raises(DataLayoutError, match=r"the columns n must hold texts \(string\)"):
-        read_manifest(tmp_path / "set", text_column="n")
+    with pytest.raises(DataLayoutError, match=r"set: the column n holds int64; a text must be a string or null\. Name"):
+        read_manifest(tmp_path / "set", text_column="sentence,n")
+    with pytest.raises(DataLayoutError, match=r"the column label holds int64; a text must be a string"):
+        read_manifest(_with_classes(tmp_path / "classes"), text_column="label")
+
+
+def _with_classes(path: Path) -> Path:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
+    datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, 1]}, features).save_to_disk(str(path))
+    return path

@@ -424,7 +424,8 @@ def test_a_csv_without_splits_is_split_like_the_folder(make_folder: MakeFolder, 
         (
             "file,label",
             "x/000.png,a",
-            "{csv}: the first line must name the columns path,label[,split][,sha256]; found file,label",
+            "{csv}: the first line must name the columns path,label[,split][,sha256]; found file,label. "
+            "A table of texts has the columns text,label; another column of texts: --text-column NAME",
         ),
         (
             "path",

@@ -15,9 +15,8 @@ from featcache.data.sources.base import Source
 from featcache.data.sources.registry import SOURCES, open_source
 from featcache.errors import DataLayoutError
 from featcache.extraction.extract import extract
-from featcache.models.inputs.image import ImageInputs
 from featcache.models.inputs.names import list_inputs
-from toys import toy_backbone
+from toys import image_inputs, toy_backbone
 
 TOY_SOURCE = '''
 from collections import Counter
@@ -88,7 +87,7 @@ def test_an_added_source_is_extracted_verified_and_predicted(toylist: Path, tmp_
     by_folder = extract(toylist.parent, tmp_path / "folder.h5", backbone=toy_backbone(), views=1).cache
     for split in ("train", "val"):
         np.testing.assert_array_equal(by_list.features(split).x, by_folder.features(split).x)
-    assert len(list_inputs([str(toylist)], ImageInputs(), {})) == 8
+    assert len(list_inputs([str(toylist)], image_inputs(), {})) == 8
     assert diff(tmp_path / "list.h5", toylist).same
 
 

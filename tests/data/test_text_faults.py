@@ -11,6 +11,11 @@ from featcache import read_manifest
 from featcache.data.manifest import Manifest
 from featcache.errors import DataLayoutError, EmptyFolderError
 
+NOT_A_TEXT = (
+    "a text must be a string or null. Name the column of the texts with --text-column, or write the values as strings "
+    "if they are texts."
+)
+
 
 def _texts(manifest: Manifest) -> dict[str, str]:
     """Class of each text."""
@@ -133,10 +138,38 @@ def test_a_text_in_json_lines_is_a_string(tmp_path: Path, value: object) -> None
     table = _write(tmp_path / "list.jsonl", *map(json.dumps, rows))
     with pytest.raises(DataLayoutError) as caught:
         read_manifest(table)
-    expected = f"{table}, line 5: text is {json.dumps(value)}; a text must be a JSON string or null"
+    expected = f"{table}, line 5: text is {json.dumps(value)}; {NOT_A_TEXT}"
     assert str(caught.value) == expected
     _write(table, *map(json.dumps, [*rows[:4], {"text": None, "label": 0}]))
     assert len(read_manifest(table).unread()) == 1
+
+
+@pytest.mark.parametrize(
+    "values", [[1, 2, 3, None], [1.5, 2.0, float("nan"), 3.0], [True, False, True, None], [["a"]] * 4]
+)
+def test_a_text_in_parquet_is_a_string(tmp_path: Path, values: list[object]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = tmp_path / "list.parquet"
+    numbers = pyarrow.array(values)
+    labels = ["a", "b"] * 2
+    parquet.write_table(pyarrow.table({"text": numbers, "label": labels}), table)
+    with pytest.raises(DataLayoutError) as caught:
+        read_manifest(table)
+    assert (
+        str(caught.value) == f"{table}: the column text holds {parquet.read_schema(table).field(0).type}; {NOT_A_TEXT}"
+    )
+    strings = ["good", "bad", "so", "dull"]
+    for texts in (
+        pyarrow.array(strings, pyarrow.large_string()),
+        pyarrow.array(strings).dictionary_encode(),
+        pyarrow.array([text.encode() for text in strings]),
+    ):
+        parquet.write_table(pyarrow.table({"text": texts, "label": labels, "n": numbers}), table)
+        assert set(_texts(read_manifest(table, label_column="label", val_fraction=0.5))) == set(strings)
+        with pytest.raises(DataLayoutError, match="the column n holds"):
+            read_manifest(table, text_column="text,n", label_column="label")
 
 
 def test_a_table_in_another_encoding_is_an_error(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_another_column_and_several_columns_hold_the_text(tmp_path: Path) -> Non
     table = _table(tmp_path / "list.csv", rows)
     assert "bad film 1" in _texts(read_manifest(table, text_column="body"))
     texts = read_manifest(table, text_column="title,body")
-    assert texts.notes[1] == "text columns, joined by line breaks: title, body"
-    assert {"bad film 0", "good film 0!\ngood film 0"} <= set(_texts(texts))
+    assert texts.notes[1] == "text columns, with the separator of the encoder between them: title, body"
+    assert {"bad film 0", "good film 0!\x1fgood film 0"} <= set(_texts(texts))
     with pytest.raises(DataLayoutError, match="has no column 'titel'; it has title, body, label"):
         read_manifest(table, text_column="titel")
 

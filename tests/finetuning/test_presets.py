@@ -8,8 +8,8 @@ from typing import Any
 import click
 import pytest
 
-from featcache.finetuning.defaults import default_config
 from featcache.finetuning.finetune import finetune
+from featcache.finetuning.pipelines.registry import LIVE_PIPELINES
 from featcache.finetuning.presets import PRESETS, resolve
 from featcache.training.config import TrainConfig, make_train_config
 from featcache_cli.finetune import command
@@ -76,7 +76,8 @@ def test_a_preset_needs_no_mode() -> None:
 )
 def test_a_fitted_head_is_trained_on_at_a_low_rate(settings: dict[str, Any], lr: float) -> None:
     config = make_train_config(
-        resolve({"mode": "all", **settings})["config"], default_config("image", "all", "init_head" in settings)
+        resolve({"mode": "all", **settings})["config"],
+        LIVE_PIPELINES.get("image").default_config("all", "init_head" in settings),
     )
     assert config.lr == lr
     assert (config.optimizer == "adamw") == ("init_head" in settings)

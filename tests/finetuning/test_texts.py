@@ -17,8 +17,8 @@ from featcache.backbones.text_training import PADDING, TrainableText, find_layer
 from featcache.data.manifest import read_manifest
 from featcache.errors import DataLayoutError, RunError
 from featcache.extraction.extract import extract
-from featcache.finetuning.defaults import TEXT_DEFAULTS, TEXT_HEAD_DEFAULTS, default_config
 from featcache.finetuning.finetune import finetune
+from featcache.finetuning.text_defaults import TEXT_DEFAULTS, TEXT_HEAD_DEFAULTS
 from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
 from featcache.metrics.predictions import LAST, read_predictions
@@ -191,7 +191,6 @@ def test_defaults_are_those_of_texts(table: Path, tmp_path: Path) -> None:
     for name, expected in (("all", TEXT_DEFAULTS), ("head", TEXT_HEAD_DEFAULTS)):
         config = load_checkpoint(tmp_path / name / "last.pt")[1]
         assert config == {**config, **expected, "epochs": 1, "modality": "text", "augment": "none"}
-    assert default_config("image") == {}
 
 
 def test_what_is_for_images_says_so(table: Path, split_folder: Path, tmp_path: Path) -> None:

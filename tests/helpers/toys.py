@@ -8,6 +8,7 @@ from PIL import Image
 from torch import nn
 
 from featcache.backbones.backbone import Backbone
+from featcache.models.inputs.image import ImageInputs
 
 TOY_SIZE = 8
 TOY_MEAN, TOY_STD = (0.5, 0.25, 0.75), (0.5, 1.0, 0.25)
@@ -50,3 +51,8 @@ def random_image(seed: int, width: int = 20, height: int = 14, tint: int = 0) ->
     pixels = rng.integers(0, 120, (height, width, 3)) + np.linspace(0, 60, width)[None, :, None]
     pixels[..., tint % 3] += 70
     return Image.fromarray(pixels.astype(np.uint8))
+
+
+def image_inputs() -> ImageInputs:
+    """Images for a model on features of the toy backbone."""
+    return ImageInputs(toy_backbone().extract_spec(views=0, dtype="float32"))

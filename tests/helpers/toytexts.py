@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_tokenizer import Tokenized
 from featcache.data.tokens import Tokens
+from featcache.models.inputs.text import TextInputs
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a", "the", "very", "not", "dull")
 VECTORS = np.random.default_rng(0).normal(size=(len(WORDS), 5)).astype(np.float32)
@@ -24,11 +25,13 @@ class ToyTokenizer:
     """A token for each word: 1 for an unknown one. `[CLS]` is put before each text."""
 
     sha256 = "ab" * 32
+    separator = "[SEP]"
 
     def __init__(self, max_length: int = 16, prefix: str = "") -> None:
         self.max_length, self.prefix = max_length, prefix
 
-    def __call__(self, texts: Sequence[str], /) -> Tokenized:
+    def __call__(self, texts: Sequence[str], separator: str = "", /) -> Tokenized:
+        texts = [text.replace("\x1f", f" {separator} ") if separator else text for text in texts]
         ids = [[2, *toy_ids(self.prefix + text)] for text in texts]
         cut = np.array([len(one) > self.max_length for one in ids])
         return Tokenized(Tokens([np.array(one[: self.max_length], np.int64) for one in ids]), cut)
@@ -61,6 +64,12 @@ def toy_text_encoder(**options: Any) -> TextEncoder:
     return TextEncoder(ToyTextNet(), options.pop("tokenizer"), **options)
 
 
+def text_inputs(joins_columns: bool = False) -> TextInputs:
+    """Texts for a model on features of the toy encoder."""
+    spec = toy_text_encoder().extract_spec(views=0, dtype="float32", joins_columns=joins_columns)
+    return TextInputs(spec)
+
+
 def toy_ids(text: str) -> list[int]:
     return [WORDS.index(word) if word in WORDS else 1 for word in text.split()]
 
@@ -79,6 +88,7 @@ def write_text_model(folder: Path, **config: Any) -> Path:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     tokenizer.enable_truncation(6)
     tokenizer.enable_padding(length=6)
     folder.mkdir(parents=True, exist_ok=True)

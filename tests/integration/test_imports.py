@@ -63,7 +63,7 @@ def test_the_help_does_not_wait_for_the_metadata_of_packages() -> None:
 
 def test_the_help_reads_no_settings_that_only_a_run_needs() -> None:
     """The presets, the stub of public names and modules of the standard library that are used later took 12 ms."""
-    late = '"lazy_loader", "pkgutil", "tempfile", "featcache.core.registry", "featcache.finetuning.presets", '
+    late = '"lazy_loader", "pkgutil", "tempfile", "featcache.finetuning.presets", '
     ran = in_process(CALL.replace('"torch", ', late), "--help")
     assert json.loads(ran.stdout)[1] == [], ran.stderr
 

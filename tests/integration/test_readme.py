@@ -42,6 +42,8 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     reviews = [f"A {word} {thing}.,{label}" for label, words in (("good", praise), ("bad", blame)) for word in words
                for thing in ("film", "play", "book", "song", "story")]  # fmt: skip
     (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *reviews]))
+    new = ["text,label", "A lovely little tale.,good", "A tedious little tale.,bad"]
+    (tmp_path / "new-reviews.csv").write_text("\n".join(new))
     (tmp_path / "traits.csv").write_text(*blocks("csv"))
     shutil.make_archive(str(tmp_path / "photos"), "tar", tmp_path / "photos")  # the README's `tar` line
     monkeypatch.chdir(tmp_path)

@@ -31,11 +31,10 @@ from featcache.data.sources.folder import FolderSource
 from featcache.data.sources.registry import open_source
 from featcache.data.sources.tar_index import MAX_CONTENT, index_tar
 from featcache.errors import DataLayoutError, HeadError, RemoteIOError, UnreadableImageError
-from featcache.models.inputs.image import ImageInputs
 from featcache.models.inputs.names import list_inputs
 from featcache.vision.decode import decode
 from featcache.vision.image_files import upright_size
-from toys import random_image
+from toys import image_inputs, random_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n(x) print showpage\n%%EOF\n"
 DOS_EPS = b"\xc5\xd0\xd3\xc6" + (30).to_bytes(4, "little") + len(EPS).to_bytes(4, "little") + bytes(18) + EPS
@@ -141,7 +140,7 @@ def test_a_table_runs_nothing(kind: str, tmp_path: Path) -> None:
     with pytest.raises(RemoteIOError, match="its scheme is 'reference'"):
         read_manifest(table)
     with pytest.raises(RemoteIOError, match="its scheme is 'reference'"):
-        list_inputs([str(table)], ImageInputs(), {})
+        list_inputs([str(table)], image_inputs(), {})
     assert not ran.exists()
 
 

@@ -14,11 +14,12 @@ from featcache.analysis.benchmark.routes import _TASKS
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.verify import diff, verify
 from featcache.data.manifest import read_manifest
-from featcache.errors import CacheIncompleteError, DataLayoutError
+from featcache.errors import CacheIncompleteError, DataLayoutError, PictureError
 from featcache.extraction.extract import extract
 from featcache.extraction.update import update
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
+from featcache.reports.cache_figures import map_figure
 from toys import toy_backbone
 from toytexts import toy_text_encoder
 
@@ -70,8 +71,8 @@ def test_photos_move_into_class_folders_without_the_network(make_folder: MakeFol
     first = update(out, root)
     assert (first.carried, first.extracted) == (14, 0)
     assert first.changes == {"renamed": ["000.png to ants/000.png"], "newly labeled": ["ants/000.png"]}
-    assert "train has a single class yet, ants" in str(first)
-    with pytest.raises(CacheIncompleteError, match="train has a single class yet, ants"):
+    assert "train has a single class so far: ants" in str(first)
+    with pytest.raises(CacheIncompleteError, match="train has a single class so far: ants"):
         fit_head(out)
 
     move(root, "bees", *names[1:2])
@@ -187,6 +188,15 @@ def test_info_counts_and_lists_them(make_folder: MakeFolder, tmp_path: Path) -> 
     ]
     flat = extract(root / "unlabeled", tmp_path / "flat.h5", backbone=toy_backbone(), workers=1, views=0).cache
     assert "classes     0 (none yet)" in str(flat)
+
+
+def test_a_map_of_images_without_a_label(make_folder: MakeFolder, tmp_path: Path) -> None:
+    cache = extract(make_folder({"": 5}), tmp_path / "c.h5", backbone=toy_backbone(), workers=1, views=0).cache
+    (axes,) = map_figure(cache, split="unlabeled")().axes
+    assert [str(group.get_label()) for group in axes.collections] == ["none (5)"]
+    with pytest.raises(PictureError) as caught:
+        map_figure(cache)
+    assert str(caught.value) == f"{cache.path} has no readable val images to draw; it has 5 unlabeled"
 
 
 def test_the_cached_route_of_a_benchmark_extracts_labeled_images_alone(make_folder: MakeFolder, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from featcache.errors import ExportError, OutputExistsError
 from featcache.heads.io import save_head
 from featcache.heads.linear import LinearHead
 from featcache.models.export.export import export
+from featcache.models.export.program import BATCH
 from toytexts import toy_text_encoder, write_text_model
 
 TEXTS = ["a good film", "the very bad film is dull and it is not good and not a film", "Bad"]
@@ -61,9 +62,19 @@ def test_the_program_gives_the_known_answer(format: str, name: str, tmp_path: Pa
     for arguments, sent in ((TEXTS, None), (["-"], "\n".join(TEXTS))):
         ran = subprocess.run([*command, *arguments], input=sent, capture_output=True, text=True, check=True)
         assert ran.stdout.splitlines() == lines
-    windows = b"\xef\xbb\xbf" + "\r\n".join(["a good film", " ", "Bad"]).encode()  # of Windows, with an empty line
+    first, rest = (TEXTS * BATCH)[:BATCH], (TEXTS * BATCH)[BATCH:]  # the second begins in the middle of TEXTS
+    with subprocess.Popen([*command, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
+        assert stream.stdin is not None
+        assert stream.stdout is not None
+        stream.stdin.write("\n".join([*first, ""]))
+        stream.stdin.flush()
+        printed = [stream.stdout.readline().rstrip("\n") for _ in first]  # before the next batch is sent
+        printed += stream.communicate("\n".join(rest))[0].splitlines()
+    assert printed == lines * BATCH
+    windows = b"\xef\xbb\xbf" + "\r\n".join([TEXTS[0], " ", "Bad"]).encode()  # of Windows, with an empty line
     refused = subprocess.run([*command, "-"], input=windows, capture_output=True, check=False)
-    assert (refused.returncode, refused.stderr.decode().strip()) == (1, "empty texts on stdin: lines [2]")
+    assert (refused.returncode, refused.stdout.decode().splitlines()) == (1, lines[:1])
+    assert refused.stderr.decode().strip() == "text 2 is empty: it and those behind it have no class"
 
 
 def test_a_state_dict_is_for_images(tmp_path: Path) -> None:

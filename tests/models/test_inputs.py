@@ -16,8 +16,8 @@ from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 from featcache.models.inputs.base import SampleFile
-from featcache.models.inputs.image import ImageInputs
 from featcache.models.inputs.names import list_inputs
+from toys import image_inputs
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +103,15 @@ def test_what_cannot_be_read_keeps_its_place(classifier: Classifier, paths: list
 
 def test_text_files_and_empty_folders_are_refused(tmp_path: Path, paths: list[Path]) -> None:
     with pytest.raises(DataLayoutError, match="open image files with"):
-        list(ImageInputs().each(io.StringIO("x")))
+        list(image_inputs().each(io.StringIO("x")))
     with pytest.raises(EmptyFolderError, match="it holds none"):
-        list(ImageInputs().each(tmp_path))
+        list(image_inputs().each(tmp_path))
     with pytest.raises(EmptyFolderError, match="nothing/here names no image"):
-        list(ImageInputs().each("memory://nothing/here"))
-    (only,) = list_inputs([str(paths[0])], ImageInputs(), {})
+        list(image_inputs().each("memory://nothing/here"))
+    (only,) = list_inputs([str(paths[0])], image_inputs(), {})
     assert only == paths[0]
     missing: dict[str, str] = {}
-    listed = list_inputs([str(tmp_path), in_memory(paths, "listed")], ImageInputs(), missing)
+    listed = list_inputs([str(tmp_path), in_memory(paths, "listed")], image_inputs(), missing)
     assert (len(listed), list(missing)) == (len(paths), [str(tmp_path)])
     assert isinstance(listed[0], SampleFile)
 
@@ -137,7 +137,7 @@ def test_files_of_a_folder_that_are_no_images_are_counted(
 def test_what_a_folder_without_images_holds_is_said(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(EmptyFolderError, match=r"it holds none \(1 file: not an image \(\.txt\)\)\.$"):
-        list(ImageInputs().each(tmp_path))
+        list(image_inputs().each(tmp_path))
 
 
 def test_images_of_a_tar_cannot_be_moved(model: Path, paths: list[Path], data: Path, tmp_path: Path) -> None:

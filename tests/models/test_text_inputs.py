@@ -18,10 +18,9 @@ from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 from featcache.models.evaluate import evaluate
-from featcache.models.inputs.image import ImageInputs
 from featcache.models.inputs.names import list_inputs
-from featcache.models.inputs.text import TextInputs
-from toytexts import ToyTokenizer, toy_text_encoder
+from toys import image_inputs
+from toytexts import ToyTokenizer, text_inputs, toy_text_encoder
 
 GOOD = ["good film", "the very good film", "a good film", "good", "very very good", "very good film", "the good film"]
 BAD = ["not bad", "a dull film", "the bad film", "dull", "bad film", "the dull film", "a very dull film"]
@@ -149,9 +148,9 @@ def test_data_of_another_modality_is_refused(classifier: Classifier, folder: Pat
     with pytest.raises(DataLayoutError, match=r"holds images, and this model predicts texts\. Name the column"):
         classifier.predict(images)
     with pytest.raises(DataLayoutError, match="holds texts, and this model predicts images"):
-        list(ImageInputs().each(folder / "reviews.csv"))
+        list(image_inputs().each(folder / "reviews.csv"))
     with pytest.raises(DataLayoutError, match="text_column is for models of texts"):
-        list(ImageInputs().each(folder / "reviews.csv", "text"))
+        list(image_inputs().each(folder / "reviews.csv", "text"))
     with pytest.raises(DataLayoutError, match="holds images, and this model predicts texts"):
         evaluate(classifier, images)
 
@@ -162,22 +161,22 @@ def test_other_files_are_counted_and_no_file_says_what_to_do(classifier: Classif
     with pytest.warns(IgnoredFilesWarning, match=r"1 file: not a text \(\.pdf\)"):
         assert len(classifier.predict(tmp_path)) == 1
     with pytest.raises(EmptyFolderError, match=r"good film names no text: no such file.*give it with --text"):
-        list_inputs(["good film"], TextInputs(), {})
+        list_inputs(["good film"], text_inputs(), {})
 
 
 def test_a_stream_gives_a_text_a_line(classifier: Classifier) -> None:
     stream = io.BufferedReader(io.BytesIO(b"good film\r\n\ndull"))  # type: ignore[arg-type]
-    samples = list(TextInputs().read_stream(stream))
+    samples = list(text_inputs().read_stream(stream))
     assert [sample.name for sample in samples] == ["stdin, line 1", "stdin, line 2", "stdin, line 3"]
     assert [sample.read() for sample in samples] == [b"good film", b"", b"dull"]
     stream = io.BufferedReader(io.BytesIO(b"good\nfilm\0dull\0"))  # type: ignore[arg-type]
-    samples = list(TextInputs().read_stream(stream, b"\0"))
+    samples = list(text_inputs().read_stream(stream, b"\0"))
     assert [(sample.name, sample.read()) for sample in samples] == [
         ("stdin, text 1", b"good\nfilm"),
         ("stdin, text 2", b"dull"),
     ]
     lines = b'{"message": "caf\\u00e9"}\n{"text": 1}\nnothing\n'
-    samples = list(TextInputs().read_stream(io.BufferedReader(io.BytesIO(lines)), b"\n", "message"))  # type: ignore[arg-type]
+    samples = list(text_inputs().read_stream(io.BufferedReader(io.BytesIO(lines)), b"\n", "message"))  # type: ignore[arg-type]
     assert samples[0].read() == "café".encode()
     errors = [item.error for item in classifier.predict(samples[1:])]
     assert errors == ["not a JSON object with a text 'message'", "not a line of JSON"]
@@ -198,18 +197,20 @@ def test_an_evaluation_gives_the_metrics_and_predictions_of_the_fit(folder: Path
 
 def test_a_string_with_a_link_is_a_text_and_no_place_to_read_from() -> None:
     for text in ("a great film, see https://example.org/x", "file:///etc/hostname", "s3://bucket/list"):
-        (sample,) = TextInputs().each(text)
+        (sample,) = text_inputs().each(text)
         assert sample.read().decode() == text
     with pytest.raises(DataLayoutError, match="texts is of type dict"):
-        list(TextInputs().each({"text": "good"}))
+        list(text_inputs().each({"text": "good"}))
 
 
 def test_lines_of_json_are_joined_as_the_columns_of_a_table_and_deep_ones_are_listed() -> None:
     lines = (
         b'{"title": "good", "body": "film"}\n{"title": null, "body": "film"}\n' + b"[" * 100_000 + b'\n{"title": 3}\n'
     )
-    samples = list(TextInputs().read_stream(io.BufferedReader(io.BytesIO(lines)), b"\n", "title,body"))
-    assert [sample.read() for sample in samples[:2]] == [b"good\nfilm", b"film"]
+    samples = list(
+        text_inputs(joins_columns=True).read_stream(io.BufferedReader(io.BytesIO(lines)), b"\n", "title,body")
+    )
+    assert [sample.read() for sample in samples[:2]] == [b"good\x1ffilm", b"film"]
     for sample, reason in zip(samples[2:], ("not a line of JSON", "not a JSON object with a text"), strict=True):
         with pytest.raises(OSError, match=reason):
             sample.read()

@@ -482,12 +482,12 @@ def test_the_image_among_those_of_another_class_is_shown(data: Path, cache: Path
 def test_several_labels_are_classes_of_a_map(several: Path) -> None:
     (axes,) = map_figure(several.parent / "toy.h5", several, split="train")().axes
     names = {str(group.get_label()) for group in axes.collections}
-    assert {"blue (3)", "blue|green (3)", " (3)"} <= names
+    assert {"blue (3)", "blue|green (3)", "none (3)"} <= names
     assert len(names) == 8
 
 
 def test_what_cannot_be_mapped_is_refused(data: Path, cache: Path, tmp_path: Path) -> None:
-    assert refusal(lambda: map_figure(cache, split="test")) == "a map needs three images or more; there are 0"
+    assert refusal(lambda: map_figure(cache, split="test")).startswith(f"{cache} has no readable test images to draw")
     assert refusal(lambda: map_figure(cache, tmp_path)) == (
         f"{tmp_path / 'val/ants/000.png'} does not exist. Give the folder or the CSV that the images were taken from."
     )

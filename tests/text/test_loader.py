@@ -24,7 +24,7 @@ class Tokenized(NamedTuple):
     cut: NDArray[np.bool_]
 
 
-def tokenize(texts: list[str]) -> Tokenized:
+def tokenize(texts: list[str], separator: str = "") -> Tokenized:
     """The length of each word."""
     ids = [np.array([len(word) for word in text.split()], np.int64) for text in texts]
     cut = np.array([len(one) > SPEC.max_length for one in ids])

@@ -106,7 +106,7 @@ def test_batches_reach_the_gpu_through_pinned_memory(
 def test_predictions_of_a_fine_tuned_network_are_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their copies end with an event. A plain copy would wait for the batches behind it."""
     backbone = trainable_backbone()
-    card = SimpleNamespace(multilabel=False, thresholds=None, spec=SimpleNamespace(modality="image"))
+    card = SimpleNamespace(multilabel=False, thresholds=None)
     network = BackboneWithHead(backbone.module, nn.Linear(4, 2))
     engines: list[PyTorchEngine] = []
     start = PyTorchEngine.__init__

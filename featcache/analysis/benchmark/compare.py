@@ -28,14 +28,15 @@ from featcache.analysis.benchmark.routes import (
 from featcache.analysis.benchmark.runner import BenchmarkRunner
 from featcache.backbones.devices import check_training_device
 from featcache.backbones.factory import from_factory, is_factory
+from featcache.backbones.frozen_network import FrozenNetwork
 from featcache.core.model_card import write_json
 from featcache.core.options import fields_of, manifest_keywords, takes_options
 from featcache.core.specs import cached_augment, live_augment
 from featcache.data.manifest import read_manifest
-from featcache.data.modality import IMAGES, TEXTS, Modality
+from featcache.data.modality import IMAGES, Modality
 from featcache.errors import RunError
 from featcache.extraction.pipelines.registry import check_backbone, select_pipeline
-from featcache.finetuning.defaults import default_config
+from featcache.finetuning.pipelines.registry import LIVE_PIPELINES
 from featcache.heads.estimators import check_head
 from featcache.training.config import TrainOptions, make_train_config
 
@@ -145,12 +146,12 @@ def benchmark(
     check_writable(out / "settings.json")
     check_head(head)  # an invalid name is refused before hours of extraction
     check_backbone(backbone)
-    network = {"network_sha256": _weights_of(str(backbone))} if is_own else {}
+    own = _network_of(str(backbone)) if is_own else None
+    network = {"network_sha256": own.weights_sha256} if own else {}
     manifest = read_manifest(data, **manifest_keywords(options), progress=progress).labeled("benchmark")
-    pipeline, modality = select_pipeline(manifest, backbone, {**options}), manifest.modality
+    pipeline, modality = select_pipeline(manifest, own or backbone, {**options}), manifest.modality
     backbone = backbone or pipeline.default_backbone
-    defaults = default_config(modality.name)
-    config = {**_CONFIG, **defaults, **(config or {})}
+    config = {**_CONFIG, **LIVE_PIPELINES.get(modality.name).default_config("all", False), **(config or {})}
     chosen = _choose_routes(routes, modality, is_own, weights)
     samples = manifest.single_label("benchmark").samples
     understood = replace(manifest.summary(), name=display_name(data))
@@ -228,7 +229,7 @@ def _choose_routes(requested: Sequence[str] | None, modality: Modality, is_own: 
     possible = routes_for(modality.name)
     if requested is None:
         left_out = {"scratch" if is_own else "lpft" if weights == "none" else ""}
-        left_out |= {"scratch"} if modality is TEXTS else set()  # a few thousand texts teach no encoder a language
+        left_out |= set() if LIVE_PIPELINES.get(modality.name).trains_from_scratch else {"scratch"}
         return [route for route in possible if route not in left_out]
     if other := [route for route in requested if route not in possible]:
         raise RunError(f"the route {', '.join(other)} is not for {modality.plural}: use {', '.join(possible)}")
@@ -244,10 +245,10 @@ def _view_recipes(options: BenchmarkOptions, modality: Modality) -> dict[str, st
     }
 
 
-def _weights_of(factory: str) -> str:
-    """The hash of the network of a factory. Raises BackboneError if its weights change from call to call."""
-    first, second = (from_factory(factory, device="cpu").weights_sha256 for _ in range(2))
-    if first != second:
+def _network_of(factory: str) -> FrozenNetwork:
+    """The network of a factory. Raises BackboneError if its weights change from call to call."""
+    first, second = (from_factory(factory, device="cpu") for _ in range(2))
+    if first.weights_sha256 != second.weights_sha256:
         raise changing_weights(factory)
     return first
 

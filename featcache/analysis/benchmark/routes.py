@@ -36,9 +36,8 @@ from featcache.core.options import (
     manifest_keywords,
 )
 from featcache.core.specs import PENULTIMATE
-from featcache.data.modality import TEXTS
-from featcache.finetuning.defaults import TEXT_HEAD_DEFAULTS, TEXT_LP_FT_DEFAULTS
-from featcache.finetuning.strategy import LP_FT_DEFAULTS
+from featcache.data.modality import IMAGES, TEXTS
+from featcache.finetuning.pipelines.registry import LIVE_PIPELINES
 from featcache.heads.registry import find_head
 
 RouteTask = dict[str, Any]
@@ -57,12 +56,13 @@ ROUTES = {
 TRAINED = ("frozen", "lpft", "finetune", "scratch")
 """The routes that train in epochs."""
 
-_ONLY_TEXTS = ("tfidf",)
+_ONLY = {"tfidf": TEXTS.name}
+"""Routes that one modality has."""
 
 
 def routes_for(modality: str) -> tuple[str, ...]:
     """The routes for samples of this modality, "image" or "text"."""
-    return tuple(route for route in ROUTES if modality == TEXTS.name or route not in _ONLY_TEXTS)
+    return tuple(route for route in ROUTES if _ONLY.get(route, modality) == modality)
 
 
 class BenchmarkOptions(
@@ -113,13 +113,13 @@ def tasks_for_route(
 def config_of_route(route: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `TrainConfig` of a live route.
 
-    All have the epochs and the batch size of the settings. LP-FT, and a head on a frozen encoder of texts, have an
-    optimizer, learning rate and schedule of their own.
+    All have the epochs of the settings. LP-FT and a head on a frozen network have other defaults of the modality, such
+    as an optimizer, learning rate and schedule.
     """
-    is_text = settings.get("modality") == TEXTS.name
-    own = TEXT_HEAD_DEFAULTS if is_text and route == "frozen" else LP_FT_DEFAULTS if route == "lpft" else {}
-    if is_text and route == "lpft":
-        own = TEXT_LP_FT_DEFAULTS
+    if route not in ("frozen", "lpft"):
+        return dict(settings["recipe"])
+    pipeline = LIVE_PIPELINES.get(settings.get("modality", IMAGES.name))
+    own = pipeline.default_config("head" if route == "frozen" else "all", route == "lpft")
     return {**settings["recipe"], **{name: value for name, value in own.items() if name != "epochs"}}
 
 

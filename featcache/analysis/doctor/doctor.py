@@ -26,17 +26,17 @@ from featcache.analysis.doctor.feature_checks import (
 from featcache.analysis.doctor.findings import Check, DoctorReport, Issue, Severity, name_row
 from featcache.analysis.doctor.label_errors import check_labels
 from featcache.analysis.doctor.neighbors import K
-from featcache.analysis.doctor.text_checks import show_texts
-from featcache.analysis.doctor.words import Words, words_for
+from featcache.analysis.doctor.samples.base import DataChecks
+from featcache.analysis.doctor.samples.registry import sample_checks
+from featcache.analysis.doctor.words import Words
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.load import preprocessing_of
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.core.rng import content_order
 from featcache.core.samples import LABELED_SPLITS, SPLITS, UNLABELED, Samples, count_images, strata
-from featcache.core.specs import PENULTIMATE, is_arrays, no_network
+from featcache.core.specs import PENULTIMATE, is_arrays
 from featcache.core.weighted_progress import WeightedProgress
-from featcache.errors import BackboneError, CacheIncompleteError, CacheMismatchError
+from featcache.errors import CacheIncompleteError
 from featcache.heads.layer_scaling import standardize_layers
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 MAX_IMAGES = 50_000  # that are compared with each other, and whose labels are checked
 _MAX_BYTES = 2**29
-_RANK_IMAGES, _VIEW_IMAGES, _NETWORK_IMAGES, _PIXEL_IMAGES = 2000, 400, 12, 400  # images of a check
+_RANK_IMAGES, _VIEW_IMAGES = 2000, 400  # images of a check
 
 
 class _Sample(NamedTuple):
@@ -129,8 +129,8 @@ def doctor(
     if not {"train", UNLABELED} & parts.keys():
         raise CacheIncompleteError(f"{cache.path} has no readable train {cache.spec.modality}s")
     imports = not is_arrays(cache.spec.backbone) and backbone is None and "timm" not in sys.modules
-    has_pixels = data is not None and cache.spec.modality == "image"
-    steps = _expect(parts, imports, has_pixels, as_callback(progress))
+    runs_network = data is not None and sample_checks(cache.spec.modality).runs_network
+    steps = _expect(parts, imports, runs_network, as_callback(progress))
     images, checks = _check_all(cache, parts, data, layer, backbone, weights, device, seed, steps)
     steps.end()
     return DoctorReport(cache.path, layer, images, tuple(checks), timer.seconds()["wall"], cache.spec.modality)
@@ -156,11 +156,12 @@ def _check_all(
     device: str, seed: int, steps: WeightedProgress,
 ) -> tuple[int, list[Check]]:  # fmt: skip
     """The number of images with features, and all checks."""
-    checks, words = list[Check](), words_for(cache.spec.modality)
+    checks, samples = list[Check](), sample_checks(cache.spec.modality)
+    words = samples.words
     with steps.step("images"):
         checks.append(_check_images(cache, words))
     with steps.step("input"):
-        checks.append(_check_preprocessing(cache, backbone if isinstance(backbone, Backbone) else None, weights))
+        checks.append(samples.check_input(cache, backbone, weights))
     rows = np.concatenate([np.flatnonzero((cache.samples.split == SPLITS.index(s)) & (cache.done > 0)) for s in parts])
     with steps.step("values"):
         non_finite = find_non_finite(features.x for features in parts.values())
@@ -186,10 +187,9 @@ def _check_all(
     with steps.step("labels") as progress:
         held_out = [parts[split] for split in parts if split not in ("train", UNLABELED)]
         checks += check_labels(parts.get("train"), held_out, MAX_IMAGES, seed, progress, words)
-    if data is not None and cache.spec.modality == "text":
-        checks = show_texts(cache, data, checks)
-    elif data is not None:
-        checks += _check_with_images(cache, data, layer, parts.get("train"), backbone, weights, device, seed, steps)
+    if data is not None:
+        request = DataChecks(cache, data, layer, parts.get("train"), backbone, weights, device, seed, steps)
+        checks = samples.check_data(checks, request)
     return len(rows), checks
 
 
@@ -259,36 +259,6 @@ def _class_count_issues(samples: Samples, counts: dict[str, NDArray[np.int64]], 
     return issues
 
 
-def _check_preprocessing(cache: FeatureCache, backbone: Any, weights: str | None) -> Check:
-    """Whether mean, std and interpolation of the cache are those that the network's weights were trained with."""
-    spec = cache.spec
-    if spec.modality != "image":
-        return Check("input", "not checked: these are features of texts", ran=False)
-    names = ("mean", "std", "interpolation")
-    if backbone is not None:
-        expected = {name: getattr(backbone, name) for name in names}
-    else:
-        expected = preprocessing_of(spec, weights or cache.provenance.get("weights", "pretrained")) or {}
-    if not expected:
-        unknown = f"the preprocessing of {spec.backbone} is not known"
-        reason = no_network(spec.backbone) if is_arrays(spec.backbone) else unknown
-        return Check("input", f"not checked: {reason}", ran=False)
-    actual: dict[str, Any] = {
-        "mean": spec.image_view.mean,
-        "std": spec.image_view.std,
-        "interpolation": spec.image_view.interpolation,
-    }
-    expected = {name: expected[name] if name == "interpolation" else tuple(expected[name]) for name in names}
-    wrong = [name for name in names if actual[name] != expected[name]]
-    if not wrong:
-        return Check("input", f"{', '.join(names)} are those of {spec.backbone}")
-    differences = "; ".join(f"{name} {actual[name]}, {spec.backbone} has {expected[name]}" for name in wrong)
-    what = f"the cache was made with {differences}"
-    severity: Severity = "warning" if wrong == ["interpolation"] else "error"
-    remedy = f"Extract again with the preprocessing of the network: featcache extract DATA --backbone {spec.backbone}."
-    return Check("input", what, (Issue("input scale", severity, what, remedy),))
-
-
 def _check_views(cache: FeatureCache, train: Features | None, collapsed: bool, seed: int, words: Words) -> Check:
     if collapsed:
         return Check("views", "not checked: the features are nearly equal", ran=False)
@@ -299,51 +269,3 @@ def _check_views(cache: FeatureCache, train: Features | None, collapsed: bool, s
     rows = np.sort(content_order(train.samples.sha256, seed, "examine")[:_VIEW_IMAGES])
     statistics = compare_views(np.asarray(train.take(rows).x[:, :9]), cache.spec.precision)
     return check_views(statistics, len(rows), min(train.views, 8), cache.spec.view.augment, words)
-
-
-def _check_with_images(
-    cache: FeatureCache, data: Any, layer: str, train: Features | None, backbone: Any, weights: str | None, device: str,
-    seed: int, steps: WeightedProgress,
-) -> list[Check]:  # fmt: skip
-    """The checks of `featcache.analysis.doctor.image_checks`."""
-    from featcache.analysis.doctor.image_checks import check_network, check_pixels, read_clean, try_scales
-    from featcache.extraction.request import load_cache_backbone
-
-    readable = cache.readable_rows(UNLABELED if train is None else "train")
-    index_of = {int(row): index for index, row in enumerate(readable)}
-    order = readable[content_order(cache.samples.sha256[readable], seed, "examine")]
-    with steps.step("read images"):
-        rows, pixels, missing = read_clean(cache, data, order[:_PIXEL_IMAGES])
-    indices = np.array([index_of[int(row)] for row in rows], np.int64)
-    checks = []
-    if missing:
-        examples = tuple(name_row(cache.samples, row) for row in missing)
-        are = "is" if len(missing) == 1 else "are"
-        what = (
-            f"{len(missing)} of {plural(len(missing) + len(rows), 'image')} {are} missing from {data} or changed: "
-            f"{next(iter(missing.values()))}"
-        )
-        checks.append(
-            Check("files", what, (Issue("other images", "warning", what, "See `featcache diff`.", examples),))
-        )
-    one_label = None if cache.samples.multilabel else train
-    with steps.step("pixels"):
-        checks += [check_pixels(one_label, indices, pixels, seed)] if one_label else []
-    try:
-        with steps.step("load network"):
-            if not isinstance(backbone, Backbone):
-                backbone = load_cache_backbone(cache, weights, device, backbone)
-    except BackboneError as error:
-        return [*checks, Check("network", f"not run again: {error}", ran=False)]
-    except CacheMismatchError as error:
-        remedy = "Give the right file with --weights, or extract again."
-        return [*checks, Check("network", str(error), (Issue("other weights", "error", str(error), remedy),))]
-    names = cache.layers(layer)
-    compared = PENULTIMATE if PENULTIMATE in names else names[0]
-    with steps.step("network"):
-        checks.append(check_network(cache, compared, backbone, rows[:_NETWORK_IMAGES], pixels[:_NETWORK_IMAGES]))
-    if one_label:
-        features = one_label if len(names) == 1 else cache.features("train", compared)
-        with steps.step("scales"):
-            checks.append(try_scales(cache, compared, backbone, features, indices, pixels))
-    return checks

@@ -160,10 +160,8 @@ def check_views(statistics: ViewStatistics, images: int, views: int, augment: st
         remedy = f"Extract with --views 0, which gives the same features, or with --augment {words.mild_recipe}."
         issues.append(Issue("identical views", "note", f"{equal}, because of --augment none", remedy))
     elif statistics.same > 0.25:
-        remedy = (
-            f"The augmentation ({augment}) does not change these {words.samples}: use --augment {words.recipe}, or "
-            "--views 0."
-        )
+        other = f"use --augment {words.recipe}, or --views 0" if words.recipe else "use --views 0"
+        remedy = f"The augmentation ({augment}) does not change these {words.samples}: {other}."
         issues.append(Issue("identical views", "error" if statistics.same > 0.99 else "warning", equal, remedy))
     nearer = f"a view is closer to its own {words.sample} than to {statistics.nearer_to_own:.0%} of the others"
     if images >= _MIN_VIEW_IMAGES and statistics.nearer_to_own < 0.6:

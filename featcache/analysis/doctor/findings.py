@@ -240,11 +240,15 @@ class DoctorReport(Result, NotebookResult):
         }
 
     def write_list(self, path: str | os.PathLike[str]) -> None:
-        """Write all images of the issues and rankings to a CSV file, one per line, atomically."""
+        """Write all samples of the issues and rankings to a CSV file, one per line, atomically.
+
+        Texts have further columns if `doctor` got the data: their places, and how they begin.
+        """
         with text_output(Path(path)) as file:
-            texts = self.modality == "text"
+            findings = [*self.findings, *self.rankings]
+            texts = any(example.text for finding in findings for example in finding.images)
             file.write(csv_row(_COLUMNS + _TEXT_COLUMNS if texts else _COLUMNS))
-            for finding in [*self.findings, *self.rankings]:
+            for finding in findings:
                 for example in finding.images:
                     score = "" if example.score is None else f"{example.score:.6g}"
                     cells = (example.image, example.split, example.label, example.suggested, example.other, score)

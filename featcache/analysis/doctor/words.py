@@ -20,7 +20,7 @@ class Words:
     compare : str
         What else `doctor` compares if it gets the data; "" for nothing.
     recipe : str
-        A recipe of views that certainly changes a sample.
+        A recipe of views that certainly changes a sample; "" if there is none.
     mild_recipe : str
         A recipe of views that changes a sample little.
     copies : str
@@ -55,12 +55,7 @@ TEXT_WORDS = Words(
     "with DATA the report shows their words",
     "the encoder, its prefix and max_length (`featcache info`) and the weights",
     "",
-    "word-dropout",
+    "",
     "word-dropout",
     "copies, equal but for case and white space",
 )
-
-
-def words_for(modality: str) -> Words:
-    """The words for a modality, "image" or "text"."""
-    return TEXT_WORDS if modality == "text" else IMAGE_WORDS

@@ -21,9 +21,8 @@ from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
 from featcache.analysis.planning.capacity import RENAMED_RATES, Rates
-from featcache.backbones.backbone import Backbone
+from featcache.backbones.encoder import Encoder
 from featcache.backbones.engines.base import PendingFeatures
-from featcache.backbones.text_encoder import TextEncoder
 from featcache.cache.format.layout import expected_views, size_needed
 from featcache.cache.lazy_arrays import MAX_CACHED_BYTES, CenteredMatrix, LazyRows
 from featcache.cache.writer import CacheWriter
@@ -69,7 +68,7 @@ class RateOptions(ExtractOptions, ViewCount, DataOptions, DeviceOptions, EngineO
 def measure_rates(
     data: str | os.PathLike[str],
     *,
-    backbone: str | Backbone | TextEncoder | None = None,
+    backbone: str | Encoder | None = None,
     cores: int | None = None,
     provided: Mapping[str, float] | None = None,
     progress: ProgressOption = None,

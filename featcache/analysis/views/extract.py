@@ -13,8 +13,7 @@ from typing import Any, Unpack, cast
 from featcache._utils.determinism import deterministic_on_request
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.paths import on_disk, partial_path
 from featcache.core.options import (
@@ -26,6 +25,7 @@ from featcache.core.options import (
     takes_options,
 )
 from featcache.core.ray_cluster import Cluster
+from featcache.core.view_specs.registry import VIEW_SPECS
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import BackboneError, SpecError
 from featcache.extraction.extract import extract as extract_views
@@ -35,9 +35,6 @@ from featcache.extraction.update_plan import VIEW_TRIAL
 
 AUTO = "auto"
 
-RECIPES = ("gentle", "gentle-flip", "crop", "tutorial")
-"""The view recipes that are compared."""
-
 
 @takes_options(AutoExtractArguments)
 @deterministic_on_request(BackboneError)
@@ -45,7 +42,7 @@ def extract(
     data: str | os.PathLike[str] | Manifest,
     out: str | os.PathLike[str],
     *,
-    backbone: str | Backbone | TextEncoder | None = None,
+    backbone: str | Encoder | None = None,
     strict: bool = False,
     cluster: Cluster | None = None,
     progress: ProgressOption = None,
@@ -58,11 +55,12 @@ def extract(
     `val_views` augmented ones. An interrupted call resumes when it is repeated. A complete cache that fits is left
     unchanged.
 
-    With ``views="auto"`` the cache first gets the clean views and is complete. A trial on at most 400 training images
-    then compares the recipes gentle, gentle-flip, crop and tutorial (and `augment`, if it is another one), with 1, 2
-    and 4 views each, by cross-validation; see `featcache.heads.tuning.view_selection.select_views`. Only if views
-    lower the log-loss, they are added for all training images. The provenance of the cache has the outcome, so that a
-    repeated call finds it; it repeats the trial if that did not compare `augment`.
+    With ``views="auto"`` the cache first gets the clean views and is complete. A trial on at most 400 training samples
+    then compares recipes (gentle, gentle-flip, crop and tutorial, for texts word-dropout and sentence-crop, and
+    `augment`, if it is another one), with 1, 2 and 4 views each, by cross-validation; see
+    `featcache.heads.tuning.view_selection.select_views`. Only if views lower the log-loss, they are added for all
+    training samples. The provenance of the cache has the outcome, so that a repeated call finds it; it repeats the
+    trial if that did not compare `augment`.
 
     Parameters
     ----------
@@ -125,11 +123,11 @@ def extract(
     monitor, path = Monitor(progress, on_note), on_disk(out)
     with monitor.phase("hash"):
         manifest = read_manifest(data, **manifest_keywords(options), progress=monitor.progress)
-        manifest.of_images("--views auto").labeled("--views auto")
+        manifest.labeled("--views auto")
     shared |= {**options, "progress": monitor.progress, "on_note": on_note}
     run = partial(extract_views, manifest, path, **shared)
-    augment = options["augment"]
-    recipes = RECIPES if augment in (*RECIPES, "none", None) else (*RECIPES, augment)
+    augment, defaults = options["augment"], VIEW_SPECS.get(manifest.modality.name).recipes.trial
+    recipes = defaults if augment is None or augment in (*defaults, "none") else (*defaults, augment)
     finished = FeatureCache.open(path) if path.exists() else None
     had_trial = finished is not None and VIEW_TRIAL in finished.provenance
     if finished and had_trial:
@@ -179,7 +177,9 @@ def extract(
 def _outcome(cache: FeatureCache, recipes: Collection[str]) -> Mapping[str, Any] | None:
     """The record in the provenance of a cache of a trial that compared these recipes."""
     record = cache.provenance.get(VIEW_TRIAL)
-    return record if isinstance(record, dict) and {*recipes} <= {*record.get("recipes", RECIPES)} else None
+    if not isinstance(record, dict):
+        return None
+    return record if {*recipes} <= {*record.get("recipes", cache.spec.view.recipes.trial)} else None
 
 
 def _unfinished(path: Path) -> FeatureCache | None:

@@ -1,4 +1,4 @@
-"""`run_trial`: extract augmented views of some training images, and measure which of them lower the log-loss."""
+"""`run_trial`: extract augmented views of some training samples, and measure which of them lower the log-loss."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.formatting import plural
 from featcache._utils.monitor import Monitor
-from featcache.backbones.backbone import Backbone
-from featcache.backbones.text_encoder import TextEncoder
+from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
 from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows
@@ -71,26 +70,26 @@ class ViewTrial:
 def run_trial(
     cache: FeatureCache,
     manifest: Manifest,
-    backbone: Backbone | TextEncoder | None,
+    backbone: Encoder | None,
     recipes: Sequence[str],
     seed: int,
     runtime: RuntimeOptions,
     monitor: Monitor,
 ) -> ViewTrial:
-    """Compare views by recipes, on a part of the training images of a cache; see `select_views`.
+    """Compare views by recipes, on a part of the training samples of a cache; see `select_views`.
 
     Parameters
     ----------
     cache : FeatureCache
         It has the clean views.
     manifest : Manifest
-        Its images, in the order of its rows.
-    backbone : Backbone or None
+        Its samples, in the order of its rows.
+    backbone : Backbone, TextEncoder or None
         The network; None loads it by its name.
     recipes : sequence of str
         Names of view recipes.
     seed : int
-        Of the folds and the choice of images.
+        Of the folds and the choice of samples.
     runtime : RuntimeOptions
         How the network runs.
     monitor : Monitor
@@ -104,7 +103,7 @@ def run_trial(
     plan = plan_like(cache, cache.spec, runtime, shown, backbone=backbone)
     views, is_there = {}, np.ones(len(rows), bool)
     for number, recipe in enumerate(recipes):
-        spec = replace(cache.spec, views=COUNTS[-1], view=replace(cache.spec.view, augment=recipe))
+        spec = replace(cache.spec, views=COUNTS[-1], view=cache.spec.view.with_augment(recipe))
         done = number * len(rows)
         views[recipe], is_read = _extract_views(
             manifest, replace(plan, spec=spec), rows, layers, monitor, done, len(rows) * len(recipes)
@@ -117,31 +116,38 @@ def run_trial(
         text = f"views: none; no trial was possible: {error}"
         return ViewTrial("", 0, text, tuple(recipes), None, time.perf_counter() - started, shown)
     seconds, chosen = time.perf_counter() - started, selection.chosen
-    text = describe_selection(selection, recipes, seconds, shown, int(np.count_nonzero(~is_there)))
+    unread = int(np.count_nonzero(~is_there))
+    text = describe_selection(selection, recipes, seconds, shown, unread, cache.spec.modality)
     recipe, count = (chosen.recipe, chosen.views) if chosen else ("", 0)
     return ViewTrial(recipe, count, text, tuple(recipes), selection, seconds, shown)
 
 
 def describe_selection(
-    selection: ViewSelection, recipes: Sequence[str], seconds: float, shown: int, unread: int = 0
+    selection: ViewSelection,
+    recipes: Sequence[str],
+    seconds: float,
+    shown: int,
+    unread: int = 0,
+    modality: str = "image",
 ) -> str:
     """The outcome of a comparison of views, for people.
 
-    unread : images that could not be read.
+    unread : samples that could not be read. modality : what they are.
     """
     best, chosen = selection.best, selection.chosen
     if chosen:
-        lines = [f"views: {chosen.views} of each training image by {chosen.recipe}. Against none, {_gains(chosen)}"]
+        views = f"{chosen.views} of each training {modality} by {chosen.recipe}"
+        lines = [f"views: {views}. Against none, {_gains(chosen)}"]
     else:
         lines = [f"views: no gain. The best, {best.views} by {best.recipe}, against none: {_gains(best)}"]
     counts = ", ".join(map(str, COUNTS))
     grouped = f" ({plural(selection.groups, 'group')}, with copies)" if selection.groups < selection.images else ""
     lines.append(
-        f"  on {selection.images} training images{grouped}, held out in turn; {len(selection.candidates)} choices were "
-        f"compared ({', '.join(recipes)}; {counts} views); the 95 % intervals hold for all together"
+        f"  on {selection.images} training {modality}s{grouped}, held out in turn; {len(selection.candidates)} choices "
+        f"were compared ({', '.join(recipes)}; {counts} views); the 95 % intervals hold for all together"
     )
     lines.append(f"  the trial took {seconds:.1f} s, for {shown} views and the fits")
-    lines += [f"  {unread} images of the trial cannot be read now, and were left out"] if unread else []
+    lines += [f"  {unread} {modality}s of the trial cannot be read now, and were left out"] if unread else []
     return "\n".join(lines)
 
 

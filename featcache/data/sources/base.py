@@ -123,6 +123,8 @@ class Source(ABC):
         Whether the samples are the files in a folder, which can be listed without the source.
     missing_val : str
         What the data lacks when val is held out of train, in a message: "val split".
+    text_columns : tuple of str
+        Of a source with `has_text_column`: the columns of the texts, after the samples were listed.
     """
 
     order: ClassVar[int] = 0
@@ -131,11 +133,17 @@ class Source(ABC):
     is_folder: ClassVar[bool] = False
     missing_val: ClassVar[str] = "val split"
     name: str
+    text_columns: tuple[str, ...] = ()
 
     @property
     def modality(self) -> Modality:
         """What the samples are: images, unless a subclass says otherwise."""
         return IMAGES
+
+    @property
+    def joins_columns(self) -> bool:
+        """Whether a text is that of several columns, with U+001F between them; after the samples were listed."""
+        return len(self.text_columns) > 1
 
     @classmethod
     @abstractmethod

@@ -11,6 +11,9 @@ from featcache.errors import DataLayoutError
 
 _IMAGE_NAMES = ("image", "img")
 
+NO_LABELS_HINT = ". If there are no labels yet: add_column('label', [None] * len(dataset))"
+"""For data sets without a column of labels."""
+
 
 def choose_columns(name: str, table: Any, label_column: str | None, notes: dict[str, None]) -> tuple[str, str]:
     """The column of images and the column of labels. What was chosen is added to the notes.
@@ -39,6 +42,7 @@ def choose_columns(name: str, table: Any, label_column: str | None, notes: dict[
         raise DataLayoutError(
             f"{name} needs a column of images and one of labels (ClassLabel, or named label); it has "
             + brief([f"{column} ({kind})" for column, kind in kinds.items()])
+            + (NO_LABELS_HINT if named else "")
         )
     if len(named) > 1:
         raise DataLayoutError(

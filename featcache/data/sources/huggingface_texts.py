@@ -13,9 +13,10 @@ from featcache.data.label_columns import choose_label, label_note
 from featcache.data.modality import TEXTS, Modality
 from featcache.data.sources.base import SPLIT_NAMES, SampleListing, SampleRecord, Source, SourceOptions
 from featcache.data.sources.huggingface import HuggingFaceSource
-from featcache.data.sources.huggingface_columns import class_names, is_list, read_groups
+from featcache.data.sources.huggingface_columns import NO_LABELS_HINT, class_names, is_list, read_groups
 from featcache.data.sources.huggingface_files import is_saved_dataset, load_splits
 from featcache.data.sources.registry import SOURCES
+from featcache.data.sources.table_columns import not_a_text
 from featcache.data.sources.text_columns import find_text_columns, holds_texts, text_note
 from featcache.data.sources.text_ids import content_id, number_copies, without_counter
 from featcache.data.sources.text_rows import join_texts
@@ -105,7 +106,7 @@ class HuggingFaceTextSource(HuggingFaceSource):
         if label is None:
             raise DataLayoutError(
                 f"{self.name} needs a column of labels (ClassLabel, or named label) beside {', '.join(texts)}; it has "
-                f"{', '.join(others) or 'no other'}"
+                f"{', '.join(others) or 'no other'}{NO_LABELS_HINT}"
             )
         notes |= dict.fromkeys([label_note(label, others, candidates), *text_note(texts)])
         return label
@@ -115,8 +116,13 @@ class HuggingFaceTextSource(HuggingFaceSource):
         tables = []
         for split, table in load_splits(self.name).items():
             texts = find_text_columns(self.name, list(table.features), self._text_column)
-            if not texts or any(getattr(table.features[column], "dtype", "") not in _STRINGS for column in texts):
-                raise DataLayoutError(f"{self.name}: the columns {', '.join(texts) or 'text'} must hold texts (string)")
+            if not texts:
+                raise DataLayoutError(f"{self.name} has no column text; name that of the texts with --text-column")
+            for column in texts:
+                feature = table.features[column]
+                if getattr(feature, "dtype", "") not in _STRINGS:
+                    raise not_a_text(f"{self.name}: the column {column} holds {getattr(feature, 'dtype', feature)}")
+            self.text_columns = texts
             columns = [table[column] for column in texts]
             ids = [content_id(_text(columns, row)) for row in range(len(table))]
             self._text_rows |= {name: (columns, row) for row, name in enumerate(ids)}

@@ -14,6 +14,9 @@ EXPECTED_COLUMNS = "the columns path,label[,split][,sha256]"
 NO_LABELS_HINT = ". Name the column of the labels: --label-column NAME. If there are no labels yet, add an empty one"
 """For tables without a column of labels."""
 
+TEXTS_HINT = ". A table of texts has the columns text,label; another column of texts: --text-column NAME"
+"""For tables without a column of paths."""
+
 NO_LABEL = ""
 """The label column of tables that are read for their paths only."""
 
@@ -47,6 +50,17 @@ PATHS = TableKind(EXPECTED_COLUMNS)
 
 class MissingColumnsError(DataLayoutError):
     """A table has no column of paths, or no column of labels and the user names none."""
+
+
+def not_a_text(what: str) -> DataLayoutError:
+    """The error for a value or a column of another type where texts are read, in tables whose values have types.
+
+    what : where it is, and what it is.
+    """
+    return DataLayoutError(
+        f"{what}; a text must be a string or null. Name the column of the texts with --text-column, or write the "
+        "values as strings if they are texts."
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ def choose_columns(where: str, name: str, header: Sequence[str], label_column: s
     label = choose_label(name, header, label_column) if needs_label else path
     if path is None or label is None:
         names = f"{','.join(header[:8])}{',...' if len(header) > 8 else ''}"
-        hint = "" if path is None else NO_LABELS_HINT
+        hint = TEXTS_HINT if path is None else NO_LABELS_HINT
         raise MissingColumnsError(f"{where} {EXPECTED_COLUMNS}; found {names}{hint}")
     notes = [label_note(label, header)]
     notes += [f"path column: {path}"] if path != "path" else []

@@ -13,7 +13,7 @@ from featcache._utils.formatting import plain_cell
 from featcache._utils.regular_files import parse_json
 from featcache.core.samples import SEPARATOR
 from featcache.data.sources.parquet_images import is_image_column, uncompressed_bytes
-from featcache.data.sources.table_columns import PATHS, Choose, Columns, Row, Table, TableKind
+from featcache.data.sources.table_columns import PATHS, Choose, Columns, Row, Table, TableKind, not_a_text
 from featcache.data.sources.table_quotes import QUOTES_NOTE, quotes_are_text, refuse_swallowed_rows
 from featcache.errors import DataLayoutError, MissingExtraError, first_line
 
@@ -133,7 +133,7 @@ def _open_json_lines(name: str, content: bytes, choose: Choose, kind: TableKind)
             return _json_text(where, value)
         if value is None or isinstance(value, str):
             return value
-        raise DataLayoutError(f"{where} is {json.dumps(value)[:80]}; a text must be a JSON string or null")
+        raise not_a_text(f"{where} is {json.dumps(value)[:80]}")
 
     rows = (
         (number, {column: cell(number, column, record.get(column)) for column in columns.used})
@@ -173,6 +173,9 @@ def _open_parquet(name: str, content: bytes, choose: Choose, kind: TableKind) ->
     except (ArrowException, OSError, UnicodeDecodeError) as error:  # all from the content, which is in memory
         raise DataLayoutError(f"{name} is not a Parquet file of texts: {first_line(error)}") from error
     columns = choose(f"{name} must have", name, names)
+    for column in columns.texts:
+        if not _may_hold_texts(kind_of := file.schema_arrow.field(column).type):
+            raise not_a_text(f"{name}: the column {column} holds {kind_of}")
     if is_image_column(file.schema_arrow.field(columns.samples[0])):
         raise DataLayoutError(
             f"{name} holds the images themselves: copy it to a disk of this machine, and give it there."
@@ -181,6 +184,16 @@ def _open_parquet(name: str, content: bytes, choose: Choose, kind: TableKind) ->
     if uncompressed_bytes(file.metadata) > most:
         raise _too_much(name, len(content), most)
     return Table(columns, _parquet_rows(name, file, columns, len(content), most), "row")
+
+
+def _may_hold_texts(kind: Any) -> bool:
+    """Whether a type of Arrow is that of strings, of bytes without a type, or of nulls alone."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_null)
+    return any(test(kind) for test in tests)
 
 
 def _too_much(name: str, size: int, most: int) -> DataLayoutError:

@@ -22,9 +22,6 @@ EXPECTED_TEXT_COLUMNS = "the columns text,label[,split][,group]"
 TEXTS_IN_ROWS = TableKind(EXPECTED_TEXT_COLUMNS, "surrogateescape", is_texts=True)
 """Bytes that are not UTF-8 are found in the single text, see `check_text`."""
 
-BETWEEN = "\n"
-"""Between the texts of several columns."""
-
 
 def find_text_columns(name: str, header: Sequence[str], text_column: str | None) -> tuple[str, ...]:
     """The columns of the texts: those that the user names, else `text`; empty if there is none.
@@ -62,7 +59,8 @@ def text_note(columns: Sequence[str]) -> list[str]:
     """A line with the chosen columns, if they are not only `text`."""
     if tuple(columns) == (TEXT_NAME,):
         return []
-    return [f"text column{'s, joined by line breaks' if len(columns) > 1 else ''}: {', '.join(columns)}"]
+    several = "s, with the separator of the encoder between them" if len(columns) > 1 else ""
+    return [f"text column{several}: {', '.join(columns)}"]
 
 
 def choose_text_columns(

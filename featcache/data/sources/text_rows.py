@@ -11,11 +11,12 @@ from functools import partial
 from threading import Lock
 from typing import NamedTuple
 
+from featcache._utils.formatting import UNIT_SEPARATOR
 from featcache.data.sources.base import SampleListing
 from featcache.data.sources.table import has_several, row_record
 from featcache.data.sources.table_columns import NO_LABEL, Columns
 from featcache.data.sources.table_formats import open_table
-from featcache.data.sources.text_columns import BETWEEN, TEXTS_IN_ROWS, choose_text_columns
+from featcache.data.sources.text_columns import TEXTS_IN_ROWS, choose_text_columns
 from featcache.data.sources.text_ids import content_id, number_copies
 from featcache.data.text_content import encode_text
 from featcache.errors import DataLayoutError
@@ -34,11 +35,14 @@ class TextRows(NamedTuple):
         The bytes of each different text, by the id of its first copy.
     places : dict of str to str
         Where each sample stands in the table, by id: "line 7".
+    columns : tuple of str
+        The names of the columns of the texts.
     """
 
     listing: SampleListing
     contents: dict[str, bytes]
     places: dict[str, str]
+    columns: tuple[str, ...]
 
 
 def read_text_rows(
@@ -81,12 +85,18 @@ def read_text_rows(
         records.append(replace(row_record(where, row, columns, several), id=sample_id))
     entries = number_copies(records)
     listing = SampleListing(entries, several, tuple(columns.notes), columns.label if is_labelled else None)
-    return TextRows(listing, contents, {entry.id: place for entry, place in zip(entries, places, strict=True)})
+    places_of = {entry.id: place for entry, place in zip(entries, places, strict=True)}
+    return TextRows(listing, contents, places_of, columns.texts)
 
 
 def join_texts(parts: list[str | None]) -> str:
-    """One text of the cells of a row: those that are not empty, with line breaks between them."""
-    return parts[0] or "" if len(parts) == 1 else BETWEEN.join(part for part in parts if part and part.strip())
+    """One text of the cells of a row: those that are not empty, with unit separators (U+001F) between them.
+
+    A unit separator within a cell becomes a space. A text of one column is the cell as it is.
+    """
+    if len(parts) == 1:
+        return parts[0] or ""
+    return UNIT_SEPARATOR.join(part.replace(UNIT_SEPARATOR, " ") for part in parts if part and part.strip())
 
 
 def _refuse_undecodable(where: str, row: dict[str, str | None], columns: Columns) -> None:

@@ -108,7 +108,7 @@ class TextTableSource(Source):
     def _read_rows(self, label_column: str | None) -> TextRows:
         content = remote.read(self.name) if remote.is_url(self.name) else Path(self.name).read_bytes()
         rows = read_text_rows(self.name, content, label_column=label_column, text_column=self._options.text_column)
-        self._contents, self._places = rows.contents, rows.places
+        self._contents, self._places, self.text_columns = rows.contents, rows.places, rows.columns
         return rows
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from featcache._utils.timing import PhaseTimer
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.load import load_backbone, load_backbone_of
 from featcache.backbones.sources.registry import check_name, is_named
-from featcache.core.options import ExtractArguments, RuntimeOptions, ViewOptions, select
-from featcache.core.specs import EMBEDDED, ExtractSpec, cached_augment
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions, ViewOptions, select
+from featcache.core.specs import EMBEDDED, ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.modality import IMAGES
 from featcache.errors import UnreadableImageError
 from featcache.extraction.input_costs import NO_INPUTS, InputCosts, describe_unread
+from featcache.extraction.pipelines.base import LoadOptions, load_keywords, spec_keywords
 from featcache.extraction.pipelines.registry import PIPELINES
 from featcache.extraction.plan import ExtractionPlan
 from featcache.vision.decode import decode_for
@@ -145,7 +146,7 @@ class ImagePipeline:
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
-    ) -> ExtractArguments:
+    ) -> CompleteArguments:
         """See `Pipeline`: the value range of the images."""
         if side := options["decode_side"]:
             monitor.note(
@@ -153,56 +154,19 @@ class ImagePipeline:
             )
         value_range = choose_value_range(options["value_range"], out, manifest, options["max_pixels"])
         monitor.note(describe_value_range(value_range))
-        return {**options, "value_range": value_range}
+        return {**options, "value_range": value_range, "joins_columns": False}
 
-    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[Backbone, ExtractSpec]:
+    def load(self, backbone: Any, options: CompleteArguments, /) -> tuple[Backbone, ExtractSpec]:
         """See `Pipeline`."""
         network = backbone
         if not isinstance(backbone, Backbone):
-            network = load_backbone(
-                backbone,
-                weights=options["weights"],
-                layers=options["layers"],
-                device=options["device"],
-                precision=options["precision"],
-                seed=options["seed"],
-                image_size=options["image_size"],
-                lazy=True,
-            )
-        view = select(ViewOptions, options)
-        view["augment"] = cached_augment(options["augment"], options["views"])
-        spec = network.extract_spec(
-            views=options["views"],
-            val_views=options["val_views"],
-            dtype=options["dtype"],
-            **view,
-        )
-        return network, spec
+            network = load_backbone(backbone, image_size=options["image_size"], **load_keywords(options))
+        view = {**select(ViewOptions, options), **spec_keywords(options, IMAGES.name)}
+        return network, network.extract_spec(**view)
 
-    def load_of(
-        self,
-        spec: ExtractSpec,
-        path: Path,
-        /,
-        *,
-        backbone: Any,
-        weights: str,
-        layers: Sequence[str],
-        device: str,
-        precision: str,
-        lazy: bool = False,
-    ) -> Backbone:
+    def load_of(self, spec: ExtractSpec, path: Path, backbone: Any, /, **options: Unpack[LoadOptions]) -> Backbone:
         """See `Pipeline`."""
-        return load_backbone_of(
-            spec,
-            path,
-            backbone=backbone,
-            weights=weights,
-            layers=layers,
-            device=device,
-            precision=precision,
-            lazy=lazy,
-        )
+        return load_backbone_of(spec, path, backbone=backbone, **options)
 
     def plan(self, encoder: Any, spec: ExtractSpec, runtime: RuntimeOptions, match_engine: str = "", /) -> ImagePlan:
         """See `Pipeline`."""

@@ -18,8 +18,12 @@ PIPELINES: Registry[Pipeline] = Registry(
 
 def pipeline_of(backbone: Any) -> Pipeline | None:
     """The pipeline of a network or of its name; None for the name of a network of the user."""
-    pipelines = (PIPELINES.get(name) for name in PIPELINES.registered())
-    return next((pipeline for pipeline in pipelines if pipeline.owns(backbone)), None)
+    own = PIPELINES.registered()
+    for pipeline in map(PIPELINES.get, own):
+        if pipeline.owns(backbone):
+            return pipeline
+    added = (PIPELINES.get(name) for name in PIPELINES.names() if name not in own)
+    return next((pipeline for pipeline in added if pipeline.owns(backbone)), None)
 
 
 def check_backbone(backbone: Any) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from featcache._utils.monitor import Monitor
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.load_text import load_text_encoder, load_text_encoder_of
 from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_sources.registry import find_text_source, get_text_source
-from featcache.core.options import ExtractArguments, RuntimeOptions
-from featcache.core.specs import EMBEDDED_TEXT, ExtractSpec, cached_augment
+from featcache.core.options import CompleteArguments, ExtractArguments, RuntimeOptions, TextOptions, select
+from featcache.core.specs import EMBEDDED_TEXT, ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.modality import TEXTS
 from featcache.errors import BackboneError
+from featcache.extraction.pipelines.base import LoadOptions, load_keywords, spec_keywords
 from featcache.extraction.pipelines.registry import PIPELINES
 from featcache.extraction.plan import ExtractionPlan
 from featcache.text.loader import TextLoader
@@ -57,12 +57,12 @@ class TextPipeline:
 
     def complete(
         self, backbone: Any, options: ExtractArguments, out: Path | None, manifest: Manifest, monitor: Monitor, /
-    ) -> ExtractArguments:
-        """See `Pipeline`. No option depends on the texts."""
+    ) -> CompleteArguments:
+        """See `Pipeline`: whether the texts of several columns are joined."""
         monitor.note(f"texts, encoded by {backbone if isinstance(backbone, str) else backbone.name}")
-        return options
+        return {**options, "joins_columns": manifest.source.joins_columns}
 
-    def load(self, backbone: Any, options: ExtractArguments, /) -> tuple[TextEncoder, ExtractSpec]:
+    def load(self, backbone: Any, options: CompleteArguments, /) -> tuple[TextEncoder, ExtractSpec]:
         """See `Pipeline`."""
         encoder = backbone
         if isinstance(backbone, TextEncoder):
@@ -71,50 +71,13 @@ class TextPipeline:
                 if options.get(name) not in (None, own):
                     raise BackboneError(f"{backbone.name} brings its own {name}, {own!r}: leave the option out")
         else:
-            encoder = load_text_encoder(
-                backbone,
-                weights=options["weights"],
-                layers=options["layers"],
-                device=options["device"],
-                precision=options["precision"],
-                max_length=options["max_length"],
-                prefix=options["prefix"],
-                seed=options["seed"],
-                lazy=True,
-            )
-        spec = encoder.extract_spec(
-            views=options["views"],
-            val_views=options["val_views"],
-            dtype=options["dtype"],
-            augment=cached_augment(options["augment"], options["views"], TEXTS.name),
-            seed=options["seed"],
-        )
-        return encoder, spec
+            encoder = load_text_encoder(backbone, **select(TextOptions, options), **load_keywords(options))
+        keywords = spec_keywords(options, TEXTS.name) | {"joins_columns": options["joins_columns"]}
+        return encoder, encoder.extract_spec(**keywords)
 
-    def load_of(
-        self,
-        spec: ExtractSpec,
-        path: Path,
-        /,
-        *,
-        backbone: Any,
-        weights: str,
-        layers: Sequence[str],
-        device: str,
-        precision: str,
-        lazy: bool = False,
-    ) -> TextEncoder:
+    def load_of(self, spec: ExtractSpec, path: Path, backbone: Any, /, **options: Unpack[LoadOptions]) -> TextEncoder:
         """See `Pipeline`."""
-        return load_text_encoder_of(
-            spec,
-            path,
-            encoder=backbone,
-            weights=weights,
-            layers=layers,
-            device=device,
-            precision=precision,
-            lazy=lazy,
-        )
+        return load_text_encoder_of(spec, path, encoder=backbone, **options)
 
     def plan(self, encoder: Any, spec: ExtractSpec, runtime: RuntimeOptions, match_engine: str = "", /) -> TextPlan:
         """See `Pipeline`."""

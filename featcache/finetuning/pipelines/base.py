@@ -14,6 +14,7 @@ from featcache.backbones.trainable import TrainableNetwork
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
 from featcache.data.sample_loader import SampleLoader
+from featcache.finetuning.strategy import Mode
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,16 @@ class LivePipeline(Protocol):
         Arguments of `finetune` that no other modality has. Each is None unless the user sets it.
     size_option : str
         The option that decides the size of the network's input.
+    trains_from_scratch : bool
+        Whether a network of random weights learns from some thousand samples, so that a benchmark tries it.
     """
 
     options: tuple[str, ...]
     size_option: str
+    trains_from_scratch: bool
+
+    def default_config(self, mode: Mode, has_init_head: bool, /) -> dict[str, Any]:
+        """Fields of `TrainConfig` whose defaults are others, by what is trained and whether a fitted head begins."""
 
     def load(self, name: str, options: dict[str, Any], /, *, weights: str, device: str, precision: str
              ) -> TrainableNetwork:  # fmt: skip

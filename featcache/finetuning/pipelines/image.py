@@ -18,6 +18,7 @@ from featcache.data.manifest import Manifest
 from featcache.data.modality import IMAGES
 from featcache.finetuning.pipelines.base import LiveData
 from featcache.finetuning.pipelines.registry import LIVE_PIPELINES
+from featcache.finetuning.strategy import LP_FT_DEFAULTS, Mode
 from featcache.heads.imagenet import is_imagenet
 from featcache.vision.device_views import support
 from featcache.vision.image_cache import ImageCache
@@ -32,6 +33,11 @@ class ImageLivePipeline:
 
     options: tuple[str, ...] = ("image_cache",)
     size_option = "--image-size"
+    trains_from_scratch = True
+
+    def default_config(self, mode: Mode, has_init_head: bool, /) -> dict[str, Any]:
+        """See `LivePipeline`."""
+        return LP_FT_DEFAULTS if has_init_head else {}
 
     def load(self, name: str, options: dict[str, Any], /, *, weights: str, device: str, precision: str) -> Backbone:
         """See `LivePipeline`."""

@@ -15,6 +15,8 @@ from featcache.data.manifest import Manifest
 from featcache.data.modality import TEXTS
 from featcache.finetuning.pipelines.base import LiveData
 from featcache.finetuning.pipelines.registry import LIVE_PIPELINES
+from featcache.finetuning.strategy import Mode
+from featcache.finetuning.text_defaults import TEXT_DEFAULTS, TEXT_HEAD_DEFAULTS, TEXT_LP_FT_DEFAULTS
 from featcache.text.loader import TextLoader
 
 
@@ -23,6 +25,13 @@ class TextLivePipeline:
 
     options: tuple[str, ...] = ()
     size_option = "--max-length"
+    trains_from_scratch = False  # some thousand texts teach no encoder a language
+
+    def default_config(self, mode: Mode, has_init_head: bool, /) -> dict[str, Any]:
+        """See `LivePipeline`."""
+        if mode == "head":
+            return TEXT_HEAD_DEFAULTS
+        return TEXT_LP_FT_DEFAULTS if has_init_head else TEXT_DEFAULTS
 
     def load(self, name: str, options: dict[str, Any], /, *, weights: str, device: str, precision: str) -> TextEncoder:
         """See `LivePipeline`."""
@@ -41,7 +50,10 @@ class TextLivePipeline:
     ) -> ExtractSpec:
         """See `LivePipeline`."""
         augment = live_augment(options["augment"], TEXTS.name)
-        return network.extract_spec(views=0, dtype="float32", augment=augment, seed=options["seed"])
+        joins_columns = manifest.source.joins_columns
+        return network.extract_spec(
+            views=0, dtype="float32", augment=augment, seed=options["seed"], joins_columns=joins_columns
+        )
 
     def describe(self, spec: ExtractSpec, /) -> str:
         """See `LivePipeline`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 from collections.abc import Callable
@@ -13,19 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache._utils.environment import check_packages
 from featcache._utils.files import atomic_write, draft_folder, move
 from featcache._utils.formatting import human_bytes
 from featcache._utils.locks import lock_folder
 from featcache._utils.results import NotebookResult, Result
 from featcache._utils.telemetry import decline_usage_data
 from featcache.core.model_card import ModelCard
-from featcache.errors import ExportError, MissingExtraError, OutputError, OutputExistsError
+from featcache.errors import ExportError, OutputError, OutputExistsError
 from featcache.heads.linear_layer import LinearWeights, as_linear, layer
 from featcache.heads.registry import fit_a_linear_head
 from featcache.models.export.inputs.registry import input_of
 from featcache.models.export.parity import check_folder, run_example
 from featcache.models.export.program import MARK, with_imports
-from featcache.models.export.registry import EXPORT_FORMATS, ExportFormat
+from featcache.models.export.registry import EXPORT_FORMATS
 from featcache.models.load import SavedModel, open_model
 
 MAX_DIFFERENCE = 1e-4
@@ -146,7 +146,7 @@ def export(
     """
     out, program = Path(out), Path(f"{os.fspath(out)}.py")
     export_format = EXPORT_FORMATS.get(format)
-    _check_packages(format, export_format)
+    check_packages(f"the export format {format}", export_format.packages, export_format.extra)
     _check_target(out, program, overwrite)
     decline_usage_data()
     on_step(f"loading {model}")
@@ -186,14 +186,6 @@ def export(
             move(draft, out)
     notes = (*_notes(saved.card, last), *model_input.notes(saved.card), *export_format.notes())
     return Exported(out, program, format, size, difference, text, notes, model_input.sample)
-
-
-def _check_packages(name: str, export_format: ExportFormat) -> None:
-    for package in export_format.packages:
-        if importlib.util.find_spec(package) is None:
-            if export_format.extra:
-                raise MissingExtraError.for_package(package, export_format.extra)
-            raise MissingExtraError(f"the export format {name} needs {package}, which is not installed. Install it.")
 
 
 def _check_target(out: Path, program: Path, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,11 +14,15 @@ MARK = "Written by `featcache export`"
 _SHOW = 'print(f"{{{sample}}}\\t{{CLASSES[row.argmax()]}}\\t{{row.max():.4f}}")'
 _THRESHOLDS = "THRESHOLDS = {thresholds!r}  # a label is printed if its probability is greater\n"
 _SHOW_LABELS = """named = zip(CLASSES, row, THRESHOLDS)
-    print({sample}, *(f"{{name}} {{value:.4f}}" for name, value, threshold in named if value > threshold), sep="\\t")"""
+print({sample}, *(f"{{name}} {{value:.4f}}" for name, value, threshold in named if value > threshold), sep="\\t")"""
+
+
+BATCH = 32
+"""Samples that a program runs at once, so that its memory does not depend on their number."""
 
 
 def label_code(card: ModelCard, sample: str) -> dict[str, str]:
-    """The mark, the classes, the thresholds and the lines that print a row of probabilities.
+    """The mark, the batch size, the classes, the thresholds and the lines that print a row of probabilities.
 
     Parameters
     ----------
@@ -28,9 +33,10 @@ def label_code(card: ModelCard, sample: str) -> dict[str, str]:
     """
     return {
         "mark": MARK,
+        "batch": str(BATCH),
         "classes": repr(list(card.classes)),
         "thresholds": _THRESHOLDS.format(thresholds=label_thresholds(card)) if card.multilabel else "",
-        "show": (_SHOW_LABELS if card.multilabel else _SHOW).format(sample=sample),
+        "show": indent((_SHOW_LABELS if card.multilabel else _SHOW).format(sample=sample), 8 * " "),
     }
 
 

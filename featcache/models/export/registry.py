@@ -24,15 +24,19 @@ class ExampleCode:
     imports : str
         Import statements. numpy, sys, Path, and what prepares the samples (see `ExportInput`) are imported already.
     predict : str
-        Statements that load the file `MODEL` and compute `logits`, shape (b, c), from `pixels`, the prepared images:
-        RGB, uint8, shape (b, s, s, 3); for texts from `ids` and `lengths`, see `ExportInput`. They end in a newline.
+        Statements that compute `logits`, shape (b, c), from `pixels`, the prepared images of a batch: RGB, uint8, shape
+        (b, s, s, 3); for texts from `ids` and `lengths`, see `ExportInput`. They end in a newline, and run for each
+        batch.
     probabilities : str
         The expression for the probabilities, shape (b, c). Default: the name `probabilities`, which `predict` sets.
+    load : str
+        Statements that load the file `MODEL`, once. They end in a newline. Default: none.
     """
 
     imports: str
     predict: str
     probabilities: str = "probabilities"
+    load: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from featcache.core.specs import ExtractSpec
 from featcache.data.modality import Modality
 from featcache.data.sample_loader import Inputs
+from featcache.data.sources.base import Source
 from featcache.models.prediction import OptionalColumn
 
 
@@ -71,7 +72,7 @@ class Prepare(Protocol):
 
 
 class SampleInputs(Protocol):
-    """What a saved model predicts: samples of one modality. `INPUTS` holds one object for each.
+    """What a saved model predicts: samples of one modality. The constructor takes the spec of the model's features.
 
     Attributes
     ----------
@@ -86,6 +87,11 @@ class SampleInputs(Protocol):
     modality: Modality
     columns: tuple[OptionalColumn, ...]
     stream_has_names: bool
+
+    def __init__(self, spec: ExtractSpec, /) -> None: ...
+
+    def check_source(self, source: Source, /) -> None:
+        """Raise DataLayoutError for listed data whose samples the model does not predict."""
 
     def each(self, samples: Any, text_column: str | None = None, /) -> Iterator[str | os.PathLike[str] | Any]:
         """The samples of one input, or of several inputs of one sample each, in order.
@@ -138,13 +144,13 @@ class SampleInputs(Protocol):
             A name has NUL in it, or samples are not texts and there is a `text_column`.
         """
 
-    def prepare_for(self, spec: ExtractSpec, encoder: Any, /) -> Prepare:
-        """A function that prepares samples as the features of this spec were made, for this network."""
+    def prepare_for(self, encoder: Any, /) -> Prepare:
+        """A function that prepares samples as the features of the spec were made, for this network."""
 
-    def describe(self, spec: ExtractSpec, /) -> str:
-        """The samples that a model takes, such as "images of 224 px"."""
+    def describe(self) -> str:
+        """The samples that the model takes, such as "images of 224 px"."""
 
-    def remark_hint(self, spec: ExtractSpec, /) -> str:
+    def remark_hint(self) -> str:
         """What to do if many samples have remarks on their range of values; empty if samples have none."""
 
     def missing_hint(self, name: str, /) -> str:

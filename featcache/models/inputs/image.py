@@ -14,9 +14,10 @@ from featcache.core.bit_depth import model_range_note
 from featcache.core.specs import ExtractSpec, ViewSpec
 from featcache.data.file_listing import read_names
 from featcache.data.modality import IMAGES
+from featcache.data.sources.base import Source
 from featcache.errors import DataLayoutError
 from featcache.models.inputs.base import MakeViews, Prepare, Prepared, SampleFile
-from featcache.models.inputs.names import file_of_bytes, file_of_url, samples_of_name
+from featcache.models.inputs.names import check_modality, file_of_bytes, file_of_url, samples_of_name
 from featcache.models.inputs.registry import INPUTS
 from featcache.models.prediction import OptionalColumn
 from featcache.vision.augment import make_views
@@ -35,6 +36,13 @@ class ImageInputs:
     columns: tuple[OptionalColumn, ...] = ()
     stream_has_names = True
 
+    def __init__(self, spec: ExtractSpec, /) -> None:
+        self._view = spec.image_view
+
+    def check_source(self, source: Source, /) -> None:
+        """See `SampleInputs`."""
+        check_modality(source, IMAGES)
+
     def each(self, samples: Any, text_column: str | None = None, /) -> Iterator[Image]:
         """See `SampleInputs`.
 
@@ -48,7 +56,7 @@ class ImageInputs:
         """
         _refuse_texts("text_column", text_column)
         if isinstance(samples, (str, os.PathLike)):
-            yield from samples_of_name(samples, IMAGES)
+            yield from samples_of_name(samples, self)
         elif isinstance(samples, (bytes, bytearray, memoryview, SampleFile)) or is_picture(samples):
             yield _single_image(samples)
         elif _is_file(samples):
@@ -71,17 +79,17 @@ class ImageInputs:
         _refuse_texts("text_column", text_column)
         return read_names(stream, end)
 
-    def prepare_for(self, spec: ExtractSpec, encoder: Any, /) -> Prepare:
+    def prepare_for(self, encoder: Any, /) -> Prepare:
         """See `SampleInputs`: it decodes images and makes views of them."""
-        return prepare_images(spec.image_view)
+        return prepare_images(self._view)
 
-    def describe(self, spec: ExtractSpec, /) -> str:
+    def describe(self) -> str:
         """See `SampleInputs`."""
-        return f"images of {spec.image_view.image_size} px"
+        return f"images of {self._view.image_size} px"
 
-    def remark_hint(self, spec: ExtractSpec, /) -> str:
+    def remark_hint(self) -> str:
         """See `SampleInputs`."""
-        return model_range_note(spec.image_view.value_range)
+        return model_range_note(self._view.value_range)
 
     def missing_hint(self, name: str, /) -> str:
         """See `SampleInputs`."""
@@ -135,4 +143,4 @@ def _image_of_open_file(file: Any) -> SampleFile:
     return SampleFile(name if isinstance(name, str) else "", lambda: content)
 
 
-INPUTS.register(IMAGES.name, ImageInputs())
+INPUTS.register(IMAGES.name, ImageInputs)

@@ -28,7 +28,7 @@ NamedSample = str | os.PathLike[str] | SampleFile
 
 def samples_of_name(
     path: str | os.PathLike[str],
-    modality: Modality,
+    inputs: SampleInputs,
     text_column: str | None = None,
     ignored: Counter[str] | None = None,
 ) -> list[NamedSample]:
@@ -37,8 +37,8 @@ def samples_of_name(
     Parameters
     ----------
     path : path or URL
-    modality : Modality
-        What the samples are.
+    inputs : SampleInputs
+        Of the model.
     text_column : str or None
         See `read_manifest`.
     ignored : Counter of str, optional
@@ -47,7 +47,7 @@ def samples_of_name(
     Raises
     ------
     DataLayoutError
-        The collection holds samples of another modality.
+        The model does not predict the samples of the collection, such as those of another modality.
     EmptyFolderError
         It holds no samples.
 
@@ -56,12 +56,13 @@ def samples_of_name(
     IgnoredFilesWarning
         Some files are not samples, and `ignored` is None.
     """
-    name, counted = os.fspath(path), Counter[str]() if ignored is None else ignored
+    name, counted, modality = os.fspath(path), Counter[str]() if ignored is None else ignored, inputs.modality
     samples: list[NamedSample]
     if is_collection(name, text_column):
         source = open_source(name, text_column=text_column)
-        check_modality(source, modality)
-        samples = samples_of(source, source.sample_ids(counted))
+        names = source.sample_ids(counted) if source.modality is modality else []
+        inputs.check_source(source)
+        samples = samples_of(source, names)
     elif remote.is_url(name):
         if modality.accepts(Path(posixpath.basename(urlsplit(name).path))):
             return [file_of_url(name)]
@@ -91,7 +92,7 @@ def list_inputs(
     ----------
     names : sequence of str
     inputs : SampleInputs
-        Of the modality of the samples.
+        Of the model.
     missing : dict of str to str
         Gets the names without a sample, with the reason of each.
     ignored : Counter of str, optional
@@ -102,7 +103,7 @@ def list_inputs(
     Raises
     ------
     DataLayoutError
-        A name has samples of another modality.
+        The model does not predict the samples of a name.
     EmptyFolderError
         No name has a sample.
     """
@@ -115,7 +116,7 @@ def list_inputs(
             continue
         try:
             if is_collection(name, text_column) or remote.is_url(name):
-                samples += samples_of_name(name, modality, text_column, ignored)
+                samples += samples_of_name(name, inputs, text_column, ignored)
             else:
                 samples += find_samples([name], ignored=ignored, modality=modality)
         except EmptyFolderError as error:
@@ -137,9 +138,8 @@ def samples_of(source: Source, names: Iterable[str]) -> list[NamedSample]:
 def check_modality(source: Source, modality: Modality) -> None:
     """Raise DataLayoutError if the samples of a source are not of the modality of a model."""
     if source.modality is not modality:
-        hint = " Name the column of the texts with text_column." if modality.name == "text" else ""
         raise DataLayoutError(
-            f"{source.name} holds {source.modality.plural}, and this model predicts {modality.plural}.{hint}"
+            f"{source.name} holds {source.modality.plural}, and this model predicts {modality.plural}.{modality.hint}"
         )
 
 

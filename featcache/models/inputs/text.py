@@ -14,11 +14,12 @@ from featcache._utils.regular_files import parse_json
 from featcache.core.specs import ExtractSpec
 from featcache.data.file_listing import split_stream
 from featcache.data.modality import TEXTS
+from featcache.data.sources.base import Source
 from featcache.data.sources.text_rows import join_texts
 from featcache.data.text_content import check_text, encode_text
 from featcache.errors import DataLayoutError
 from featcache.models.inputs.base import MakeViews, Prepare, Prepared, SampleFile
-from featcache.models.inputs.names import NamedSample, file_of_bytes, file_of_url, samples_of_name
+from featcache.models.inputs.names import NamedSample, check_modality, file_of_bytes, file_of_url, samples_of_name
 from featcache.models.inputs.registry import INPUTS
 from featcache.models.prediction import OptionalColumn
 from featcache.text.loader import cut_remark
@@ -31,6 +32,15 @@ class TextInputs:
     modality = TEXTS
     columns: tuple[OptionalColumn, ...] = ("text",)
     stream_has_names = False
+
+    def __init__(self, spec: ExtractSpec, /) -> None:
+        self._view = spec.text_view
+
+    def check_source(self, source: Source, /) -> None:
+        """See `SampleInputs`: the texts of several columns are for models that were trained on such texts."""
+        check_modality(source, TEXTS)
+        if source.joins_columns and not self._view.separator:
+            raise DataLayoutError(f"{source.name} has {_refusal(source.text_columns)}")
 
     def each(self, samples: Any, text_column: str | None = None, /) -> Iterator[NamedSample]:
         """See `SampleInputs`.
@@ -47,7 +57,7 @@ class TextInputs:
             _refuse_path(samples)
             yield file_of_text(samples)
         elif isinstance(samples, os.PathLike):
-            yield from samples_of_name(samples, TEXTS, text_column)
+            yield from samples_of_name(samples, self, text_column)
         elif text_column is not None:
             raise DataLayoutError("text_column is for texts in columns, and these are single texts. Leave it out.")
         elif isinstance(samples, (bytes, bytearray, memoryview, SampleFile)) or hasattr(samples, "read"):
@@ -68,20 +78,20 @@ class TextInputs:
         unit, previous, number = "line" if end == b"\n" else "text", None, 0
         for number, part in enumerate(split_stream(stream, end)):
             if previous is not None:
-                yield _file_of_line(previous, f"stdin, {unit} {number}", text_column)
+                yield self._file_of_line(previous, f"stdin, {unit} {number}", text_column)
             previous = part.removesuffix(b"\r") if end == b"\n" else part
         if previous:  # nothing follows the last end
-            yield _file_of_line(previous, f"stdin, {unit} {number + 1}", text_column)
+            yield self._file_of_line(previous, f"stdin, {unit} {number + 1}", text_column)
 
-    def prepare_for(self, spec: ExtractSpec, encoder: Any, /) -> Prepare:
+    def prepare_for(self, encoder: Any, /) -> Prepare:
         """See `SampleInputs`: it makes views of texts and turns them into the tokens of the encoder."""
-        view, tokenizer = spec.text_view, encoder.tokenizer
+        view, tokenizer = self._view, encoder.tokenizer
 
         def prepare(sample: bytes, name: str = "") -> MakeViews:
             def make(numbers: Sequence[int]) -> Prepared:
                 content = check_text(sample)
                 text, digest = content.decode(), hashlib.sha256(content).digest()
-                tokenized = tokenizer(make_text_views(text, view, digest, numbers))
+                tokenized = tokenizer(make_text_views(text, view, digest, numbers), view.separator)
                 remark = cut_remark(view) if tokenized.cut.any() else ""
                 return Prepared(tokenized.tokens, remark, digest, excerpt(text))
 
@@ -89,11 +99,11 @@ class TextInputs:
 
         return prepare
 
-    def describe(self, spec: ExtractSpec, /) -> str:
+    def describe(self) -> str:
         """See `SampleInputs`."""
-        return f"texts of at most {spec.text_view.max_length} tokens"
+        return f"texts of at most {self._view.max_length} tokens"
 
-    def remark_hint(self, spec: ExtractSpec, /) -> str:
+    def remark_hint(self) -> str:
         """See `SampleInputs`. No remark on a text is about a range of values."""
         return ""
 
@@ -102,6 +112,23 @@ class TextInputs:
         if os.path.lexists(name):
             return ""
         return "; to predict a text itself, give it with --text, or on stdin for the argument -"
+
+    def _file_of_line(self, line: bytes, name: str, text_column: str | None) -> SampleFile:
+        return SampleFile(name, (lambda: line) if text_column is None else (lambda: self._of_json(line, text_column)))
+
+    def _of_json(self, line: bytes, column: str) -> bytes:
+        """The text of a line of JSON lines. Raises OSError with the reason."""
+        try:
+            fields = parse_json(line)
+        except ValueError as error:
+            raise OSError("not a line of JSON") from error
+        columns = (column,) if isinstance(fields, dict) and column in fields else split_names(column)
+        texts = [fields.get(name) for name in columns] if isinstance(fields, dict) else []
+        if not any(isinstance(text, str) for text in texts) or any(not isinstance(text, str | None) for text in texts):
+            raise OSError(f"not a JSON object with a text {column!r}")
+        if len(columns) > 1 and not self._view.separator:
+            raise OSError(_refusal(columns))
+        return encode_text(join_texts(texts))
 
 
 _FILES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
@@ -112,21 +139,12 @@ def file_of_text(text: str, name: str = "") -> SampleFile:
     return SampleFile(name, lambda: encode_text(text))
 
 
-def _file_of_line(line: bytes, name: str, text_column: str | None) -> SampleFile:
-    return SampleFile(name, (lambda: line) if text_column is None else (lambda: _text_of_json(line, text_column)))
-
-
-def _text_of_json(line: bytes, column: str) -> bytes:
-    """The text of a line of JSON lines. Raises OSError with the reason."""
-    try:
-        fields = parse_json(line)
-    except ValueError as error:
-        raise OSError("not a line of JSON") from error
-    columns = (column,) if isinstance(fields, dict) and column in fields else split_names(column)
-    texts = [fields.get(name) for name in columns] if isinstance(fields, dict) else []
-    if not any(isinstance(text, str) for text in texts) or any(not isinstance(text, str | None) for text in texts):
-        raise OSError(f"not a JSON object with a text {column!r}")
-    return encode_text(join_texts(texts))
+def _refusal(columns: Sequence[str]) -> str:
+    """Why texts of several columns are not for a model of one."""
+    return (
+        f"texts of {len(columns)} columns ({', '.join(columns)}), and the model was trained on texts of one column. "
+        "Name one column, or train a model on these."
+    )
 
 
 def _refuse_path(text: str) -> None:
@@ -159,4 +177,4 @@ def _single_text(text: Any) -> NamedSample:
     raise DataLayoutError(f"a text is of type {type(text).__name__}; give strings, path objects, bytes or open files.")
 
 
-INPUTS.register(TEXTS.name, TextInputs())
+INPUTS.register(TEXTS.name, TextInputs)

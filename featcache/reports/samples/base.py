@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from featcache.analysis.doctor.findings import Issue
+from featcache.analysis.similar.result import Query, SimilarSamples
 from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
@@ -60,6 +61,10 @@ class SampleReport:
     ) -> DrawFigure:
         """Samples that `suggest` names, with their reasons. Raises PictureError if they are not drawn."""
         raise PictureError(f"samples of the modality {cache.spec.modality} are not drawn.")
+
+    def similar_figure(self, result: SimilarSamples, queries: Sequence[Query], data: Data, title: str) -> DrawFigure:
+        """Queries with their neighbors, the samples of the data. Raises PictureError if they are not drawn."""
+        raise PictureError(f"samples of the modality {result.modality} are not drawn.")
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """Add the map of the features, and val samples with their predictions, to the section of a head."""

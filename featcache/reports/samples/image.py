@@ -7,18 +7,20 @@ from functools import partial
 from pathlib import Path
 
 from featcache.analysis.doctor.findings import Issue
+from featcache.analysis.similar.result import Query, SimilarSamples
 from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.data.modality import IMAGES
 from featcache.data.sources.base import Source
+from featcache.data.sources.registry import open_source
 from featcache.errors import PictureError
 from featcache.metrics.predictions import ValPrediction
 from featcache.reports import cache_figures, model_figures
 from featcache.reports.chosen_predictions import shown_probability
 from featcache.reports.html import Section
-from featcache.reports.image_grids import GridImage, PredictionImage, plot_issues, plot_predictions
-from featcache.reports.sample_images import load_cached_views, load_views
+from featcache.reports.image_grids import GridImage, PredictionImage, plot_issues, plot_predictions, plot_rows
+from featcache.reports.sample_images import SIDE, load_cached_views, load_views
 from featcache.reports.samples.base import MAP, Add, Data, SampleReport
 from featcache.reports.samples.registry import SAMPLE_REPORTS
 from featcache.reports.style import DrawFigure
@@ -57,6 +59,32 @@ class ImageReport(SampleReport):
             for number, sample in enumerate(suggestions, 1)
         ]
         return partial(plot_issues, [("", images)], title)
+
+    def similar_figure(self, result: SimilarSamples, queries: Sequence[Query], data: Data, title: str) -> DrawFigure:
+        """See `SampleReport`. Images whose files are missing or have changed are counted in the title."""
+        from featcache.vision.views.geometry import shrink  # needs PyTorch, which figures of numbers do not
+
+        cache, source, missing = FeatureCache.open(result.cache), open_source(data), 0
+        rows_by_id = {name: row for row, name in enumerate(cache.samples.ids)}
+        rows: list[list[GridImage | None]] = []
+        for query in queries:
+            above = "query, in the cache" if query.left_out else "query"
+            row: list[GridImage | None] = [None]
+            if query.picture is not None:
+                row = [GridImage(shrink(query.picture, SIDE), above, query.path or "in memory")]
+            for one in query.neighbors:
+                number = rows_by_id[one.path]
+                try:
+                    view = load_cached_views(source, cache.samples, number, cache.spec.image_view, range(1))[0]
+                    row.append(GridImage(view, f"{one.label or 'none'} {one.similarity:.2f}", one.path))
+                except PictureError:
+                    row.append(None)
+                    missing += 1
+            rows.append(row)
+        if missing:
+            are = "image is not drawn, as its file is" if missing == 1 else "images are not drawn, as their files are"
+            title += f"; {missing} {are} missing or changed"
+        return partial(plot_rows, rows, title)
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """See `SampleReport`: also augmented views."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from featcache._utils.formatting import excerpt
+from featcache.analysis.similar.result import Query, SimilarSamples
 from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
@@ -20,7 +21,7 @@ from featcache.reports.html import Section, Table, without_folders
 from featcache.reports.samples.base import Add, Data, SampleReport
 from featcache.reports.samples.registry import SAMPLE_REPORTS
 from featcache.reports.style import DrawFigure
-from featcache.reports.text_figures import CaptionedText, PredictionText, plot_text_predictions, plot_texts
+from featcache.reports.text_figures import PredictionText, TextRow, plot_text_predictions, plot_texts
 
 _LISTED, _CHARACTERS = 24, 240  # texts of a table, and characters of a text
 
@@ -48,11 +49,22 @@ class TextReport(SampleReport):
         self, suggestions: Sequence[Suggestion], cache: FeatureCache, source: Source, title: str
     ) -> DrawFigure:
         """See `SampleReport`."""
-        texts = [
-            CaptionedText(_load_text(source, sample.path), f"{number}  {sample.summary}")
+        rows = [
+            TextRow(f"{number}  {sample.summary}", _load_text(source, sample.path))
             for number, sample in enumerate(suggestions, 1)
         ]
-        return partial(plot_texts, texts, title)
+        return partial(plot_texts, rows, title)
+
+    def similar_figure(self, result: SimilarSamples, queries: Sequence[Query], data: Data, title: str) -> DrawFigure:
+        """See `SampleReport`: the beginnings of the texts, which the result has."""
+        rows = []
+        for query in queries:
+            above = "query, in the cache" if query.left_out else "query"
+            rows.append(TextRow(above, query.text or "", bold=True))
+            rows += [
+                TextRow(f"{one.label or 'none'} {one.similarity:.2f}", one.text or one.path) for one in query.neighbors
+            ]
+        return partial(plot_texts, rows, title)
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """See `SampleReport`: the predictions are a table."""

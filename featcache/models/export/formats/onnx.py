@@ -21,9 +21,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, or ONNX Runtime 
 
 import onnxruntime"""
 
-_PREDICT = """session = onnxruntime.InferenceSession(str(MODEL), providers=["CPUExecutionProvider"])
-logits, probabilities = session.run(["logits", "probabilities"], {{{inputs}}})
-"""
+_LOAD = 'session = onnxruntime.InferenceSession(str(MODEL), providers=["CPUExecutionProvider"])\n'
+_PREDICT = 'logits, probabilities = session.run(["logits", "probabilities"], {{{inputs}}})\n'
 
 
 def write_onnx(saved: SavedModel, last: LinearWeights, path: Path) -> ExampleCode:
@@ -53,7 +52,7 @@ def write_onnx(saved: SavedModel, last: LinearWeights, path: Path) -> ExampleCod
         program.model.metadata_props.update(graph_metadata(saved.card))
         program.save(path, external_data=False)
     inputs = ", ".join(f'"{name}": {name}' for name in model_input.names)
-    return ExampleCode(_IMPORTS, _PREDICT.format(inputs=inputs))
+    return ExampleCode(_IMPORTS, _PREDICT.format(inputs=inputs), load=_LOAD)
 
 
 EXPORT_FORMATS.register(NAME, ExportFormat(write_onnx, packages=("onnx", "onnxscript", "onnxruntime"), extra="onnx"))

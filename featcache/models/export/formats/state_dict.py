@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 NAME = "state-dict"
 
-_PREDICT = """{build}
+_LOAD = """{build}
 model.load_state_dict(torch.load(MODEL, weights_only=True))
 model.eval()
 mean, std = (torch.tensor(values).view(3, 1, 1) for values in ({mean!r}, {std!r}))
-with torch.inference_mode():
+"""
+_PREDICT = """with torch.inference_mode():
     logits = model((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
 """
 
@@ -62,8 +63,9 @@ def write_state_dict(saved: SavedModel, last: LinearWeights, path: Path) -> Exam
     lines = ["import torch", line]
     return ExampleCode(
         "\n".join(sorted(lines, key=lambda line: (line.startswith("from"), line))),
-        _PREDICT.format(build=build, mean=list(card.spec.image_view.mean), std=list(card.spec.image_view.std)),
+        _PREDICT,
         probabilities="logits.sigmoid()" if card.multilabel else "logits.softmax(1)",
+        load=_LOAD.format(build=build, mean=list(card.spec.image_view.mean), std=list(card.spec.image_view.std)),
     )
 
 

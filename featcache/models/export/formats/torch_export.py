@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 NAME = "torch-export"
 
-_PREDICT = """model = torch.export.load(MODEL).module()
-with torch.inference_mode():
+_LOAD = "model = torch.export.load(MODEL).module()\n"
+_PREDICT = """with torch.inference_mode():
     logits, probabilities = model({inputs})
 """
 
@@ -37,7 +37,7 @@ def write_torch_export(saved: SavedModel, last: LinearWeights, path: Path) -> Ex
         torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(graph_metadata(saved.card))})
         path.write_bytes(buffer.getbuffer())
     inputs = ", ".join(f"torch.from_numpy({name})" for name in model_input.names)
-    return ExampleCode("import torch", _PREDICT.format(inputs=inputs))
+    return ExampleCode("import torch", _PREDICT.format(inputs=inputs), load=_LOAD)
 
 
 def _notes() -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,8 @@ import numpy as np
 {imports}
 
 CLASSES = {classes}
-{thresholds}MODEL = Path(__file__).with_name({file!r})
+{thresholds}BATCH = {batch}  # photos at once
+MODEL = Path(__file__).with_name({file!r})
 
 
 def load(photo):
@@ -52,10 +54,12 @@ def load(photo):
     return np.asarray(image.crop((left, top, left + {size}, top + {size})))
 
 
-photos = sys.argv[1:] or sys.exit(__doc__)
-pixels = np.stack([load(photo) for photo in photos])
-{run}for photo, row in zip(photos, {rows}):
-    {show}
+paths = sys.argv[1:] or sys.exit(__doc__)
+{start}for first in range(0, len(paths), BATCH):
+    photos = paths[first : first + BATCH]
+    pixels = np.stack([load(photo) for photo in photos])
+{run}    for photo, row in zip(photos, {rows}):
+{show}
 '''
 _DEEP = """    if image.mode.startswith(("I", "F")):  # more than 8 bits: {low:.15g} becomes black, {high:.15g} white
         values = (np.asarray(image, np.float64) - {low!r}) * 255 / {width!r}
@@ -125,7 +129,8 @@ class ImageInput:
             resize=view.resize_size,
             size=view.image_size,
             interpolation=view.interpolation.upper(),
-            run=code.predict,
+            start=code.load,
+            run=indent(code.predict, 4 * " "),
             rows=code.probabilities,
             **label_code(saved.card, "photo"),
         )

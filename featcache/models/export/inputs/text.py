@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from featcache._utils.formatting import UNIT_SEPARATOR
 from featcache.backbones.text_encoder import TextEncoder
 from featcache.backbones.text_tokenizer import TextTokenizer
 from featcache.core.model_card import ModelCard
@@ -32,18 +34,20 @@ _TEXTS = [
 _TOKENIZER = ".tokenizer.json"
 
 _PROGRAM = '''"""Print the classes of texts. Give the texts as arguments, or - to read them from stdin, one a line.
-
+{columns}
 {mark}. It needs the exported file and the tokenizer in the same folder, and no featcache.
 """
 
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 {imports}
 
 CLASSES = {classes}
-{thresholds}MODEL = Path(__file__).with_name({file!r})
+{thresholds}BATCH = {batch}  # texts at once
+MODEL = Path(__file__).with_name({file!r})
 TOKENIZER = Tokenizer.from_file(str(Path(__file__).with_name({tokenizer!r})))
 PREFIX, PADDING = {prefix!r}, {padding}
 
@@ -59,16 +63,30 @@ def tokenize(texts):
     return ids, lengths
 
 
-texts = sys.argv[1:] or sys.exit(__doc__)
-if texts == ["-"]:
-    lines = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\\n").split("\\n")
-    texts = [line.removesuffix("\\r") for line in lines]
-    if empty := [number for number, text in enumerate(texts, 1) if not text.strip()]:
-        sys.exit(f"empty texts on stdin: lines {{empty[:5]}}")
-ids, lengths = tokenize(texts)
-{run}for text, row in zip(texts, {rows}):
-    {show}
+def read(arguments):
+    """The texts, from stdin one a line in UTF-8, up to the first empty one."""
+    for number, text in enumerate(sys.stdin.buffer if arguments == ["-"] else arguments, 1):
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\\n").removesuffix("\\r")
+        if not text.strip():
+            empty.append(number)
+            return
+        yield text
+
+
+empty = []
+remaining = read(sys.argv[1:] or sys.exit(__doc__))
+{start}while texts := list(islice(remaining, BATCH)):
+    ids, lengths = tokenize(texts)
+{run}    for text, row in zip(texts, {rows}):
+{show}
+    sys.stdout.flush()
+if empty:
+    sys.exit(f"text {{empty[0]}} is empty: it and those behind it have no class")
 '''
+_COLUMNS = """
+A text of several columns has U+001F between them, which bash writes as $'title\\x1fbody'.
+"""
 
 
 class TextInput:
@@ -101,6 +119,7 @@ class TextInput:
             "lengths": "number of tokens of each text, int64, (b,)",
             "prefix": view.prefix,
             "max_length": str(view.max_length),
+            **({"separator": view.separator} if view.separator else {}),
         }
 
     def companions(self, path: Path, /) -> list[Path]:
@@ -113,21 +132,28 @@ class TextInput:
 
     def check(self, saved: SavedModel, folder: Path, /) -> Check:
         """See `ExportInput`: four texts of different lengths."""
-        features = np.concatenate([*_encoder(saved).embed_layers(_TEXTS).values()], axis=1)
-        return Check(_TEXTS, features.astype(np.float64))
+        separator = saved.card.spec.text_view.separator
+        texts = [*_TEXTS, f"Yes.{UNIT_SEPARATOR}no"] if separator else _TEXTS
+        features = np.concatenate(_encoder(saved).submit(_tokenizer(saved)(texts, separator).tokens)(), axis=1)
+        return Check(texts, features.astype(np.float64))
 
     def program(self, saved: SavedModel, file_name: str, code: ExampleCode, /) -> str:
         """See `ExportInput`."""
         tokenizer = _tokenizer(saved)
-        text = "(PREFIX + text).lower()" if tokenizer.lower_case else "PREFIX + text"
+        separator = saved.card.spec.text_view.separator
+        text = "PREFIX + text" if tokenizer.prefix else "text"
+        text = f"({text}).lower()" if tokenizer.lower_case else text
+        text = f"({text}).replace({UNIT_SEPARATOR!r}, {separator!r})" if separator else text
         return _PROGRAM.format(
             imports=code.imports,
             file=file_name,
             tokenizer=f"{file_name}{_TOKENIZER}",
             prefix=tokenizer.prefix,
             padding=tokenizer.pad_id,
-            texts=f"[{text} for text in texts]" if tokenizer.prefix or tokenizer.lower_case else "texts",
-            run=code.predict,
+            texts=f"[{text} for text in texts]" if text != "text" else "texts",
+            columns=_COLUMNS if separator else "",
+            start=code.load,
+            run=indent(code.predict, 4 * " "),
             rows=code.probabilities,
             **label_code(saved.card, "text"),
         )

@@ -6,12 +6,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from featcache._utils.formatting import UNIT_SEPARATOR
 from featcache._utils.regular_files import read_regular
 from featcache.data.file_listing import find_samples
 from featcache.data.modality import TEXTS
 from featcache.data.text_content import check_text
 from featcache.errors import DataLayoutError
 from featcache.models.classifier import Classifier
+from featcache.models.prediction import Prediction
 from featcache.models.serving.page import format_answer
 from featcache.models.serving.panels.base import PanelOptions, refused
 from featcache.models.serving.panels.registry import PANELS
@@ -29,6 +31,7 @@ class TextPanel:
         self._classifier, self._top = classifier, options.top
         files = spread(find_samples(options.examples, modality=TEXTS), _MAX_EXAMPLES)
         self._examples = [_read(file) for file in files]
+        self._separator = classifier.card.spec.text_view.separator
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
@@ -37,14 +40,14 @@ class TextPanel:
 
     def build(self, gr: Any, label: Any, uploads: Path, /) -> None:
         """See `Panel`."""
+        hint = f" Type {self._separator} between its columns." if self._separator.strip() else ""
 
         def predict(text: Any) -> dict[str, Any]:
             if text is None or (isinstance(text, str) and not text.strip()):
                 return {}
             if not isinstance(text, str):
                 raise refused(gr, "text", "send a string")
-            with self._lock:
-                (prediction,) = self._classifier.predict([text], top=self._top)
+            prediction = self.classify(text)
             if prediction.label is None:
                 raise refused(gr, "text", prediction.error or "")
             if prediction.remark:
@@ -57,7 +60,7 @@ class TextPanel:
                     label="Text",
                     lines=8,
                     max_lines=16,
-                    placeholder="Type or paste a text.",
+                    placeholder=f"Type or paste a text.{hint}",
                     autofocus=True,
                     elem_id="text",
                 )
@@ -67,6 +70,14 @@ class TextPanel:
         text.submit(predict, text, label, api_visibility="private", postprocess=False)
         if self._examples:
             gr.Examples([[example] for example in self._examples], text, examples_per_page=_MAX_EXAMPLES)
+
+    def classify(self, text: str) -> Prediction:
+        """The prediction for a typed text, in which the separator of the encoder stands between columns."""
+        if self._separator:
+            text = text.replace(self._separator, UNIT_SEPARATOR)
+        with self._lock:
+            (prediction,) = self._classifier.predict([text], top=self._top)
+        return prediction
 
     def api(self, url: str, /) -> dict[str, Any]:
         """See `Panel`."""

@@ -1,10 +1,8 @@
-"""`default_config`: the fields of `TrainConfig` that suit a modality and what is trained."""
+"""Fields of `TrainConfig` that suit encoders of texts. The help of the commands shows them."""
 
 from __future__ import annotations
 
 from typing import Any
-
-from featcache.finetuning.strategy import LP_FT_DEFAULTS, Mode
 
 TEXT_DEFAULTS: dict[str, Any] = {
     "epochs": 4,
@@ -24,22 +22,3 @@ TEXT_LP_FT_DEFAULTS: dict[str, Any] = {**TEXT_DEFAULTS, "head_lr": None}
 
 TEXT_HEAD_DEFAULTS: dict[str, Any] = {"epochs": 10, "lr": 0.01, "optimizer": "adamw", "schedule": "cosine"}
 """Of a head on a frozen encoder of texts, whose features are small."""
-
-
-def default_config(modality: str, mode: Mode = "all", has_init_head: bool = False) -> dict[str, Any]:
-    """Fields of `TrainConfig` that differ from its defaults.
-
-    Parameters
-    ----------
-    modality : str
-        What the samples are, "image" or "text".
-    mode : {"all", "head"}
-        What is trained.
-    has_init_head : bool
-        Whether training begins with a fitted head.
-    """
-    if modality == "text":
-        if mode == "head":
-            return TEXT_HEAD_DEFAULTS
-        return TEXT_LP_FT_DEFAULTS if has_init_head else TEXT_DEFAULTS
-    return LP_FT_DEFAULTS if has_init_head else {}

@@ -1,0 +1,1 @@
+"""Samples of a cache that are similar to given ones."""

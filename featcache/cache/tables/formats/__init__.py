@@ -1,0 +1,1 @@
+"""The formats of tables of features, a module each."""

@@ -1,0 +1,1 @@
+"""What decides a view of a sample: a module for each modality."""
