@@ -9,6 +9,7 @@ import numpy as np
 from featcache._utils.formatting import human_bytes, indefinite, printable
 from featcache.cache.format.layout import CACHE
 from featcache.cache.mismatch import short_value
+from featcache.core.layer_names import describe_layers
 from featcache.core.samples import SPLITS, UNLABELED, count_images
 from featcache.core.specs import is_arrays
 from featcache.data.input_notes import SHOWN
@@ -73,13 +74,12 @@ def describe_cache(cache: FeatureCache) -> str:
     splits = ", ".join(f"{len(rows)} {split}" for split in SPLITS if len(rows := samples.rows(split)))
     names = ", ".join(map(printable, samples.classes[:8])) + (", ..." if len(samples.classes) > 8 else "")
     several = f", several {indefinite(noun)}" if samples.multilabel else ""
-    layers = ", ".join(f"{layer} (width {dim})" for layer, dim in cache.dims.items())
     lines = [
         f"{cache.path}: feature cache, format {CACHE.version}, {human_bytes(cache.size_bytes)}, {state}",
         f"{f'{noun}s':11} {len(samples)} ({splits}), {len(cache.skipped)} skipped",
         f"classes     {len(samples.classes)} ({names or 'none yet'}){several}",
         f"views       1 clean + {cache.spec.views} augmented of each training {noun}",
-        f"layers      {layers}",
+        f"layers      {describe_layers(cache.dims)}",
         f"digest      {cache.spec.digest()}",
     ]
     if made := views_made_on(cache):

@@ -58,7 +58,7 @@ def check_samples(path: Path, existing: Samples, requested: Samples, data: str =
     changes = existing.differences(requested)
     if changes:
         raise CacheMismatchError(
-            f"{path} was made from other images: {'; '.join(changes)}. Extract again to another file, "
+            f"{path} was made from other samples: {'; '.join(changes)}. Extract again to another file, "
             + (
                 f"or remove {path.name}."
                 if path.suffix == ".partial"

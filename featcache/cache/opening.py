@@ -32,7 +32,7 @@ def check_exists(path: Path, unfinished: Path) -> None:
         raise NotACacheError(f"{path} does not exist. Make it with `featcache extract DATA -o {path}`.")
     if path.is_dir():
         raise NotACacheError(
-            f"{path} is a folder, not a feature cache. A folder of images becomes one with "
+            f"{path} is a folder, not a feature cache. A folder of images or texts becomes one with "
             f"`featcache extract {shlex.quote(str(path))} -o cache.h5`."
         )
 
@@ -61,8 +61,8 @@ def check_rows(cache: FeatureCache, rows: NDArray[np.int64], split: str) -> None
     damaged = damaged_rows(cache.layout, rows)
     if len(damaged):
         raise CacheDamagedError(
-            f"{cache.path} is damaged: {len(damaged)} images of {split} do not have the checksums of their "
-            f"features, for example {cache.samples.ids[damaged[0]]}. Extract those again with `featcache verify "
+            f"{cache.path} is damaged: {len(damaged)} {cache.spec.modality}s of {split} do not have the checksums of "
+            f"their features, for example {cache.samples.ids[damaged[0]]}. Extract those again with `featcache verify "
             f"{cache.path} --repair DATA`."
         )
 

@@ -200,8 +200,8 @@ def check_loss(path: Path, spec: ExtractSpec, samples: Samples) -> None:
     loss = Loss.between(cache, samples)
     if loss.is_large and not cache.spec.differences(spec):
         raise CacheMismatchError(
-            f"{partial} is an unfinished extraction of other images: {loss}, would be lost. Finish it with the "
-            f"command that began it, give another name with -o, or remove {partial.name}."
+            f"{partial} is an unfinished extraction of other {spec.modality}s: {loss}, would be lost. Finish it with "
+            f"the command that began it, give another name with -o, or remove {partial.name}."
         )
 
 
@@ -213,7 +213,7 @@ def import_stashed(writer: CacheWriter, stashed: Sequence[FeatureCache], samples
         copy_rows(writer, cache, match_rows(cache, samples, writer.expected_views, damaged))
         loss = Loss.between(cache, samples)
         if loss.lost:
-            notes.append(f"of an unfinished run, {loss}, are not among the images any more: dropped")
+            notes.append(f"of an unfinished run, {loss}, are not among the {cache.spec.modality}s any more: dropped")
     for cache in stashed:
         cache.path.unlink()
     return notes

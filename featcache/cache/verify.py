@@ -58,10 +58,10 @@ class Verification(Result, NotebookResult):
 
     def __str__(self) -> str:
         """For people."""
-        lines = first_few([f"damaged {printable(name)}" for name in self.damaged], "damaged images")
+        lines = first_few([f"damaged {printable(name)}" for name in self.damaged], "damaged samples")
         lines += name_changes(self.changes or {})
         state = f"{len(self.damaged)} damaged" if self.damaged else "every row has its checksum"
-        images = "" if self.changes is None else f"; images: {_counts(self.changes)}"
+        images = "" if self.changes is None else f"; samples: {_counts(self.changes)}"
         lines.append(f"{self.path}: {self.rows} rows read, {state}{images}")
         lines += input_notes(self.ignored, [], [])
         if self.problem:

@@ -22,18 +22,16 @@ _NAMED_CLASSES = 8  # with more classes, the counts of a split are summarised
 class HeldOut:
     """How val was drawn from data without a val split.
 
-    images : number of val images. of : number of images before the split. seed : of the split. missing : what the data
-    lacks.
+    images : number of val samples. of : number of samples before the split. seed : of the split.
     """
 
     images: int
     of: int
     seed: int
-    missing: str = "val folder"
 
     def __str__(self) -> str:
         """One line of text."""
-        return f"no {self.missing}: held out {self.images} of {self.of} (seed {self.seed})"
+        return f"no val split: held out {self.images} of {self.of} (seed {self.seed})"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ over its places. Several layers are written as one text, joined by commas; heads
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from featcache._utils.formatting import split_names
 from featcache.core.specs import PENULTIMATE
@@ -25,6 +25,7 @@ STAGE_POOLS = ("", "mean", "cls")
 
 _TEXT_LAYER = re.compile(r"layer\.(\d+)(?::|$)")  # of an encoder of texts, see `expand_text_layers`
 _MAX_GRID = 64  # places along a side; larger values are rejected as invalid
+_MOST_LISTED = 4  # layers that are listed one by one
 _SIDES = {"grid": 2, **{f"grid{side}": side for side in range(1, _MAX_GRID + 1)}}
 
 
@@ -82,3 +83,36 @@ def _stages(existing: Sequence[str]) -> list[str]:
         return layers
     half = max(numbers.values()) // 2
     return [name for name in layers if name not in numbers or (numbers[name] > half and parse_layer(name)[1] != "cls")]
+
+
+def describe_layers(widths: Mapping[str, int]) -> str:
+    """Layers with their widths, for people. Of more than four, the pools of a module stand together, and so do modules
+    in a row that have the same pools and widths.
+
+    Examples
+    --------
+    >>> describe_layers({"penultimate": 384, "layer.6:max": 384})
+    'penultimate (width 384), layer.6:max (width 384)'
+    >>> pools = {f"layer.{number}:{pool}": 384 for number in range(1, 7) for pool in ("cls", "mean")}
+    >>> describe_layers({"penultimate": 384, **pools})
+    '13 layers: penultimate (width 384); layer.1 to layer.6: cls, mean (width 768 each)'
+    """
+    if len(widths) <= _MOST_LISTED:
+        return ", ".join(f"{layer} (width {width})" for layer, width in widths.items())
+    modules: dict[str, dict[str, int]] = {}
+    for layer, width in widths.items():
+        module, _, pool = layer.partition(":")
+        modules.setdefault(module, {})[pool] = width
+    runs: list[list[str]] = []
+    for module, pools in modules.items():
+        if runs and modules[runs[-1][-1]] == pools:
+            runs[-1].append(module)
+        else:
+            runs.append([module])
+    parts = []
+    for run in runs:
+        pools = modules[run[0]]
+        name = run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}"
+        named = f": {', '.join(pool or 'mean' for pool in pools)}" if [*pools] != [""] else ""
+        parts.append(f"{name}{named} (width {sum(pools.values())}{' each' if len(run) > 1 else ''})")
+    return f"{len(widths)} layers: {'; '.join(parts)}"

@@ -87,8 +87,6 @@ class Manifest:
             readable=readable,
             modality=self.modality.name,
         )
-        if summary.held_out:
-            summary = replace(summary, held_out=replace(summary.held_out, missing=self.source.missing_val))
         return replace(summary, notes=self.notes)
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.determinism import deterministic_on_request
-from featcache._utils.formatting import human_bytes, human_duration
+from featcache._utils.formatting import human_bytes, human_duration, plural
 from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.monitor import Monitor
 from featcache._utils.progress_bar import ProgressOption
@@ -70,6 +70,8 @@ class Estimate(Result, NotebookResult):
         Images with equal bytes and different labels.
     skipped, remarks : list of (str, str)
         Of the measured images: image and why it cannot be read; image and what is unusual about it.
+    modality : str
+        What the samples are, "image" or "text".
     """
 
     images: int
@@ -83,18 +85,23 @@ class Estimate(Result, NotebookResult):
     conflicts: list[tuple[str, str]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[tuple[str, str]] = field(default_factory=list)
+    modality: str = "image"
 
     def __str__(self) -> str:
         """Text for the terminal."""
         shortage = "" if self.size_bytes <= self.free_bytes else ": TOO LITTLE"
         lines = [
-            f"{self.images} images, {self.views} views: about {human_duration(self.seconds)} "
+            f"{plural(self.images, self.modality)}, {self.views} views: about {human_duration(self.seconds)} "
             f"(measured on {self.measured} views)",
             f"{human_bytes(self.size_bytes)} on a disk with {human_bytes(self.free_bytes)} free{shortage}",
         ]
         lines += [self.note] if self.note else []
-        of_measured = [*input_notes({}, [], self.skipped), *remark_notes(self.remarks)]
-        lines += [*input_notes(self.ignored, self.conflicts, []), *(f"measured images: {note}" for note in of_measured)]
+        modality = self.modality
+        of_measured = [*input_notes({}, [], self.skipped, modality), *remark_notes(self.remarks, modality=modality)]
+        lines += [
+            *input_notes(self.ignored, self.conflicts, [], modality),
+            *(f"measured {self.modality}s: {note}" for note in of_measured),
+        ]
         return "\n".join(lines)
 
     def _json_fields(self) -> dict[str, Any]:
@@ -232,6 +239,7 @@ def measure(
         note=plan.note,
         skipped=with_ids(manifest.samples, loader.skipped),
         remarks=with_ids(manifest.samples, loader.remarks),
+        modality=manifest.modality.name,
     )
 
 

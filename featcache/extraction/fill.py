@@ -64,5 +64,5 @@ def reject_unreadable(manifest: Manifest, skipped: Sequence[tuple[str, str]]) ->
         name, reason = skipped[0]
         raise UnreadableImageError(
             f"{manifest.where(name)} cannot be read: {reason}. Fix or delete it, or extract without --strict, which "
-            "skips and lists such images. What was extracted so far is kept."
+            f"skips and lists such {manifest.modality.plural}. What was extracted so far is kept."
         )

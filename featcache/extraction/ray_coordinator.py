@@ -198,12 +198,12 @@ class RayExtractor:
         if suspects:
             rows, ids = np.concatenate(suspects), self.manifest.samples.ids
             raise ClusterError(
-                f"{MAX_WORKER_FAILURES} workers died, the last over {len(rows)} images from {ids[rows[0]]} to "
-                f"{ids[rows[-1]]}: {reason}. What was extracted is kept. See whether one of these images is at fault, "
+                f"{MAX_WORKER_FAILURES} workers died, the last over {len(rows)} samples from {ids[rows[0]]} to "
+                f"{ids[rows[-1]]}: {reason}. What was extracted is kept. See whether one of these samples is at fault, "
                 "or whether the workers need more memory: a smaller --batch-size, or fewer workers a machine."
             ) from error
         lost = sum(int(block.missing.sum()) for block in assignment.blocks)
-        self._monitor.note(f"a worker died ({reason.rstrip('.')}); other workers take over its {lost} images")
+        self._monitor.note(f"a worker died ({reason.rstrip('.')}); other workers take over its {lost} samples")
         for block in assignment.blocks:
             rows = block.rows[block.missing]
             middle = -(-len(rows) // 2)

@@ -125,8 +125,8 @@ def _check_same_image(probe: ProbeImage) -> None:
         content = manifest.read(0)
     except OSError as error:
         raise ClusterError(
-            f"{host} cannot read {path}: {error.strerror or error}. Put the images where all machines see them under "
-            "one path, or give them by URL."
+            f"{host} cannot read {path}: {error.strerror or error}. Put the data where all machines see it under "
+            "one path, or give it by URL."
         ) from error
     if content != probe.content:
         raise ClusterError(f"{host} sees another file as {path} than this machine does.")

@@ -242,8 +242,8 @@ def repair(
     lost = [old.samples.ids[row] for row in damaged if names[row] is None and not matches.views[row]]
     if lost:
         raise CacheDamagedError(
-            f"{len(lost)} damaged images of {path} are not in {data} (for example {lost[0]}); nothing was changed. "
-            "Put them there, or drop them with `featcache update`."
+            f"{len(lost)} damaged {old.spec.modality}s of {path} are not in {data} (for example {lost[0]}); nothing "
+            "was changed. Put them there, or drop them with `featcache update`."
         )
     ids = tuple(new or old_name for new, old_name in zip(names, old.samples.ids, strict=True))
     files = Manifest(manifest.source, replace(old.samples, ids=ids), {})

@@ -144,7 +144,7 @@ def read_layer(
         raise RunError(f"{folder} holds a fine-tuned network; --init-head takes a folder of `featcache fit-head -o`.")
     if card.multilabel != multilabel:
         raise RunError(
-            f"{folder} gives {_label_count(card.multilabel)} an image, and the images here have "
+            f"{folder} gives {_label_count(card.multilabel)} a sample, and the samples here have "
             f"{_label_count(multilabel)}. Fit a head on a cache of this data."
         )
     if card.layer != PENULTIMATE:
@@ -208,12 +208,14 @@ def check_same_split(folder: Path, loader: SampleLoader) -> None:
     extra = [samples.ids[row] for batch in loader.batches(other_rows, [0], 1) for row in batch.rows]
     if missing or extra:
         parts = (
-            [f"{len(extra)} of the val images here are not in the head's val (for example {extra[0]})"] if extra else []
+            [f"{len(extra)} of the val samples here are not in the head's val (for example {extra[0]})"]
+            if extra
+            else []
         )
         if missing:
-            parts.append(f"{len(missing)} of the head's val images are not in val here (for example {missing[0]})")
+            parts.append(f"{len(missing)} of the head's val samples are not in val here (for example {missing[0]})")
         raise RunError(
-            f"{folder} was fitted on another split: {'; '.join(parts)}. If it was fitted on images of val, its "
+            f"{folder} was fitted on another split: {'; '.join(parts)}. If it was fitted on samples of val, its "
             "accuracy on val means nothing. Give the --val-fraction and --split-seed of its cache, or fit a head on a "
             "cache of this split."
         )

@@ -128,11 +128,13 @@ def _check(spec: HeadSpec, data: TrainingData, options: FitOptions) -> None:
     """Raise HeadError for options that would have no effect, and for data that the head cannot be fitted to."""
     multilabel = data.train.samples.multilabel
     if multilabel:
-        options.reject("budget_s", "calibrate", message="is for images with one label")
+        options.reject("budget_s", "calibrate", message="is for samples with one label")
         if not spec.multilabel:
-            raise HeadError(f"{spec.name} is for images with one label; use linear, or another head with probabilities")
+            raise HeadError(
+                f"{spec.name} is for samples with one label; use linear, or another head with probabilities"
+            )
     else:
-        options.reject("thresholds", message="is for images with several labels")
+        options.reject("thresholds", message="is for samples with several labels")
     if spec.fit:
         unused = [name for name in _FIT_OPTIONS if name not in spec.options]
         options.reject(*unused, message=f"has no effect on {spec.name}: leave it out")
@@ -162,7 +164,7 @@ def _check_cluster(spec: HeadSpec, data: TrainingData, options: FitOptions) -> N
     if not spec.cluster or data.train.samples.multilabel or not (spec.fit or _is_tuned(spec, data, options)):
         raise HeadError(
             f"{spec.name} is fitted on one machine: leave out the cluster. On several work "
-            f"{', '.join(heads_with('cluster'))}, which choose their own settings, for images with one label."
+            f"{', '.join(heads_with('cluster'))}, which choose their own settings, for samples with one label."
         )
     if options.device not in ("cpu", "auto"):
         raise HeadError("--gpus-per-worker says where a cluster fits a head; leave out the device")

@@ -41,7 +41,7 @@ def fit_fixed(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted
     thresholds = options.label_thresholds(samples.classes)
     if isinstance(thresholds, str) and not options.cv:
         raise HeadError(
-            "thresholds with the highest F1 are chosen on held-out images, and this head holds out none: give cv "
+            "thresholds with the highest F1 are chosen on held-out samples, and this head holds out none: give cv "
             "(--cv 5), or numbers of your own"
         )
     selection, rows, probabilities = _cross_validate(estimator, spec.name, options, train) if options.cv else _NOTHING

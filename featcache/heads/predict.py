@@ -143,8 +143,8 @@ def _require_finite(probabilities: NDArray[np.float64]) -> None:
     bad = int(np.count_nonzero(~np.isfinite(probabilities).all(axis=1)))
     if bad:
         raise ValueError(
-            f"its probabilities for {bad} of {len(probabilities)} images are not finite numbers. Give other parameters "
-            "(-p), scale the features (--scaling standard), or use another head."
+            f"its probabilities for {bad} of {len(probabilities)} samples are not finite numbers. Give other "
+            "parameters (-p), scale the features (--scaling standard), or use another head."
         )
 
 

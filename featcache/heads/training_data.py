@@ -93,10 +93,10 @@ class TrainingData:
         test = cache.features("test", layer) if with_test else None
         for split, features in (("train", train), ("val", val)):
             if not len(features.samples):
-                raise CacheIncompleteError(f"{cache.path} has no readable {split} images")
+                raise CacheIncompleteError(f"{cache.path} has no readable {split} {cache.spec.modality}s")
         if tta > val.views:
             raise CacheIncompleteError(
-                f"tta averages {tta} augmented views of an image, but the cache has {val.views} of its val images. "
+                f"tta averages {tta} augmented views of a sample, but the cache has {val.views} of its val samples. "
                 f"Extract with --val-views {tta}."
             )
         weights = cache.provenance.get("weights", "pretrained")
@@ -245,15 +245,15 @@ class Fitted:
             note = f"thresholds as given: {format_thresholds(thresholds)}"
             return replace(self, thresholds=thresholds, notes=(*self.notes, note))
         if y is None or probabilities is None:
-            raise AssertionError("thresholds with the highest F1 need held-out images")
+            raise AssertionError("thresholds with the highest F1 need held-out samples")
         best, unknown = choose_thresholds(y, probabilities)
         notes = [
-            "thresholds with the highest F1 on held-out images (whose figures are at 0.5): " + format_thresholds(best)
+            "thresholds with the highest F1 on held-out samples (whose figures are at 0.5): " + format_thresholds(best)
         ]
         if unknown.any():
             names = brief([classes[label] for label in np.flatnonzero(unknown)])
             notes.append(
-                f"{int(unknown.sum())} of {len(classes)} labels keep 0.5, since fewer than {LEAST} held-out images "
+                f"{int(unknown.sum())} of {len(classes)} labels keep 0.5, since fewer than {LEAST} held-out samples "
                 f"have them, or all: {names}"
             )
         return replace(self, thresholds=best, notes=(*self.notes, *notes))

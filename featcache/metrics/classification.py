@@ -70,7 +70,7 @@ class Accuracy(Result):
         for row in rows:
             value, precision, total = self.recall[row], self.class_precision[row], sum(self.confusion[row])
             figures = (
-                "no images"
+                "no samples"
                 if value is None
                 else f"{value:.4f}  {'none  ' if precision is None else f'{precision:.4f}'}     "
                 f"({self.confusion[row][row]} of {total})"

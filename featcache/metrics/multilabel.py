@@ -74,7 +74,7 @@ class LabelAccuracy(Result):
             str(self),
             f"macro F1 {self.macro_f1:.4f}, micro F1 {self.micro_f1:.4f}, log-loss {self.log_loss:.4f}, "
             f"calibration error {self.calibration_error:.4f}",
-            f"{'label' if few else f'the {most} worst labels':{width + 2}}  AP      recall  precision  images",
+            f"{'label' if few else f'the {most} worst labels':{width + 2}}  AP      recall  precision  samples",
         ]
         for row in rows:
             figures = [

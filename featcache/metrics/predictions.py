@@ -84,7 +84,7 @@ class HeadComparison(Result, NotebookResult):
         better = self.first if self.right[0] > self.right[1] else self.second
         verdict = f"{better} is better" if self.test.p < 0.05 else "the difference is not distinguishable from noise"
         chosen = [
-            f"{name} kept its best epoch of these very images: it looks better than it is" for name in self.optimistic
+            f"{name} kept its best epoch of these very samples: it looks better than it is" for name in self.optimistic
         ]
         return "\n".join([*lines, f"McNemar p = {self.test.p:.2g}: {verdict}", *chosen])
 
@@ -133,8 +133,8 @@ def compare_heads(first: str | Path, second: str | Path) -> HeadComparison:
     if {name: row.label for name, row in first_rows.items()} != {name: row.label for name, row in second_rows.items()}:
         common = len(first_rows.keys() & second_rows.keys())
         raise HeadError(
-            f"{first} and {second} were evaluated on other images or labels: {len(first_rows)} and "
-            f"{len(second_rows)} val images, {common} in common. Fit both on caches of the same data."
+            f"{first} and {second} were evaluated on other samples or labels: {len(first_rows)} and "
+            f"{len(second_rows)} val samples, {common} in common. Fit both on caches of the same data."
         )
     right = [np.array([rows[name].right for name in first_rows]) for rows in (first_rows, second_rows)]
     return HeadComparison(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache._utils.formatting import indefinite
+from featcache._utils.formatting import indefinite, split_names
 from featcache._utils.results import NotebookResult
 from featcache.cache.cached_data import CachedData
 from featcache.cache.feature_cache import FeatureCache
@@ -27,13 +27,9 @@ from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import check_width, open_head
 from featcache.models.prediction import Prediction
 
-_STORAGE = {
-    "views",
-    "val_views",
-    "layers",
-    "dtype",
-}  # fields on how many features are stored, and how; see `_differences`
-_AUGMENTED = {"augment", "seed"}  # fields that decide augmented views alone
+# Fields of a spec, see `_differences`.
+_STORAGE = {"views", "val_views", "layers", "dtype"}  # how many features are stored, and how
+_AUGMENTED = {"augment", "seed"}  # they decide augmented views alone
 
 
 class FeatureClassifier(NotebookResult):
@@ -193,8 +189,8 @@ class FeatureClassifier(NotebookResult):
 
     def _check(self, cache: FeatureCache, tta: int) -> None:
         """Raise CacheMismatchError if the features of a cache are not those that the head takes."""
-        layers = self.card.layer.split(",")
-        differences = _differences(cache.spec, self.card.spec, tta)
+        layers, spec = split_names(self.card.layer), self.card.spec
+        differences = _differences(cache.spec, spec, tta)
         if missing := [layer for layer in layers if layer not in cache.dims]:
             differences.append(("layers", ",".join(cache.dims), ",".join(missing)))
         if differences:
@@ -202,10 +198,14 @@ class FeatureClassifier(NotebookResult):
                 f"{name}={short_value(there)}, the head needs {short_value(needed)}"
                 for name, there, needed in differences
             )
+            remedy = (
+                f"Extract with these settings to another file, or predict the {spec.modality}s themselves: featcache "
+                f"predict {self._name} DATA"
+            )
+            if is_arrays(spec.backbone):
+                remedy = "Give a cache of the same features, with the same name."
             raise CacheMismatchError(
-                f"{cache.path} has not the features that {self._name} was fitted on: it has {different}. Extract with "
-                f"these settings to another file, or predict the {self.card.spec.modality}s themselves: featcache "
-                f"predict {self._name} DATA",
+                f"{cache.path} has not the features that {self._name} was fitted on: it has {different}. {remedy}",
                 tuple(name for name, *_ in differences),
             )
         check_width(self._name, self.card, self._estimator, sum(cache.dims[layer] for layer in layers), "the cache")

@@ -65,7 +65,7 @@ class FileSorter:
         root = Path(root)
         if multilabel and how == "move":
             raise DataLayoutError(
-                "this model gives an image several labels, and a file can be moved to one folder only. Use links."
+                "this model gives a sample several labels, and a file can be moved to one folder only. Use links."
             )
         for name in classes:
             if not _is_plain(name) or (multilabel and SEPARATOR in name):

@@ -214,7 +214,7 @@ def _losses(comparison: Comparison) -> list[str]:
 
 def curve_table(curve: Curve) -> Table:
     """A row per point of a curve. The seconds do not include imports."""
-    header = ["labels", "images", "views", "val accuracy", "95 % interval", "seconds to tune and fit"]
+    header = ["labels", "samples", "views", "val accuracy", "95 % interval", "seconds to tune and fit"]
     rows = []
     for point in curve.points:
         low, high = point.interval

@@ -56,8 +56,10 @@ def plot_views(
     return draw(cache_figures.views_figure(cache, data, images, seed), dark)
 
 
-def plot_predictions(model: _Path, data: _Path, images: int = 24, *, dark: bool = False) -> Figure:
-    """Draw val images with their predictions: the most confident mistakes first, then the least confident right ones.
+def plot_predictions(
+    model: _Path, data: _Path, images: int = 24, *, dark: bool = False, text_column: str | None = None
+) -> Figure:
+    """Draw val images or texts with their predictions: the most confident mistakes first, then doubtful right ones.
 
     Parameters
     ----------
@@ -66,9 +68,11 @@ def plot_predictions(model: _Path, data: _Path, images: int = 24, *, dark: bool 
     data : path
         The folder or CSV that the model was evaluated on.
     images : int, default 24
-        Highest number of images.
+        Highest number of images or texts.
     dark : bool, default False
         Draw light lines on dark paper.
+    text_column : str, optional
+        The column of the texts, or several with commas between them. None: text, where the data has it.
 
     Returns
     -------
@@ -79,7 +83,7 @@ def plot_predictions(model: _Path, data: _Path, images: int = 24, *, dark: bool 
     HeadError
         The folder has no model or no predictions.
     PictureError
-        An image is missing or cannot be read.
+        An image or a text is missing or cannot be read.
 
     Examples
     --------
@@ -88,7 +92,7 @@ def plot_predictions(model: _Path, data: _Path, images: int = 24, *, dark: bool 
     >>> fit = featcache.fit_head("cache.h5", "ridge-head", head="ridge")
     >>> figure = featcache.plot_predictions("ridge-head", "photos")
     """
-    return draw(model_figures.predictions_figure(model, data, images), dark)
+    return draw(model_figures.predictions_figure(model, data, images, text_column), dark)
 
 
 def plot_confusion(model: _Path, *, dark: bool = False) -> Figure:

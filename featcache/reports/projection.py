@@ -41,7 +41,7 @@ def project(x: NDArray[Any], method: Method = "pca", seed: int = 0) -> NDArray[n
     if method not in get_args(Method):
         raise PictureError(f"there is no method {method!r}; use {', '.join(get_args(Method))}")
     if len(x) < 3:
-        raise PictureError(f"a map needs three images or more; there are {len(x)}")
+        raise PictureError(f"a map needs three samples or more; there are {len(x)}")
     from sklearn.decomposition import PCA
 
     x = np.asarray(x, np.float64)

@@ -48,7 +48,7 @@ class TrainOptions(TypedDict, total=False):
             None,
             "Weights of classes: balanced gives all classes the same total weight; numbers by class name, 1 for "
             "classes that are not named.",
-            none="all images have the same weight",
+            none="all samples have the same weight",
         ),
     ]
     patience: Annotated[

@@ -86,6 +86,18 @@ def test_a_sample_of_the_cache_is_left_out_of_its_own_neighbors(cache: FeatureCa
     assert "left out, as it is the same: train/bees/002.png" in str(result)
 
 
+def test_all_copies_of_a_query_are_left_out_and_of_many_queries_each_its_own(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    x[[4, 9]] = x[2]
+    cache = FeatureCache.from_arrays(x, ["a", "b"] * 15, split=["train"] * 25 + ["val"] * 5)
+    result = similar(cache, np.concatenate([x, x + 1]), n=29)
+    for row, query in enumerate(result.queries):
+        same = {2, 4, 9} if row in (2, 4, 9) else {row} if row < 30 else set[int]()
+        assert {int(name) for name in query.left_out} == same
+        assert not {int(one.path) for one in query.neighbors} & same
+        assert len(query.neighbors) == min(29, 30 - len(same))
+
+
 def test_pictures_in_memory_and_folders(cache: FeatureCache, split_folder: Path) -> None:
     path = split_folder / "val/ants/000.png"
     pixels = decode(path.read_bytes())

@@ -471,7 +471,7 @@ def test_other_images_are_refused_by_name(path: Path, change: str) -> None:
     with pytest.raises(CacheMismatchError) as error:
         finished(path).check_matches(SPEC, samples)
     assert str(error.value) == (
-        f"{path} was made from other images: {change}. Extract again to another file, or bring it up to date with "
+        f"{path} was made from other samples: {change}. Extract again to another file, or bring it up to date with "
         f"`featcache update {path} DATA`."
     )
 
@@ -482,7 +482,7 @@ def test_a_partial_file_of_other_images_is_refused(path: Path) -> None:
     with pytest.raises(CacheMismatchError) as error:
         writer(path, samples=_without(9))
     assert str(error.value) == (
-        f"{path}.partial was made from other images: 1 removed (for example val/9.png). "
+        f"{path}.partial was made from other samples: 1 removed (for example val/9.png). "
         "Extract again to another file, or remove photos.h5.partial."
     )
 

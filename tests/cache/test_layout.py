@@ -102,7 +102,7 @@ def test_a_file_of_another_kind_is_not_a_cache(path: Path, content: bytes) -> No
 
 def test_a_folder_is_not_a_cache(tmp_path: Path) -> None:
     assert refusal(tmp_path) == (
-        f"{tmp_path} is a folder, not a feature cache. A folder of images becomes one with `featcache extract "
+        f"{tmp_path} is a folder, not a feature cache. A folder of images or texts becomes one with `featcache extract "
         f"{tmp_path} -o cache.h5`."
     )
 

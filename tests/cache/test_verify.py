@@ -55,7 +55,7 @@ def test_images_that_changed_vanished_or_appeared_are_named(tmp_path: Path) -> N
     data = write_folder(tmp_path / "data", COUNTS)
     path = toy_cache(data, tmp_path / "a.h5")
     assert verify(path, data).changes == {}
-    assert "images: as they were" in str(verify(path, data))
+    assert "samples: as they were" in str(verify(path, data))
     random_image(77).save(data / "train/ants/000.png")
     random_image(78).save(data / "train/bees/new.png")
     (data / "val/bees/001.png").unlink()

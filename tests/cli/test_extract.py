@@ -106,7 +106,7 @@ def test_other_images_for_the_same_file_are_refused(data: Path, real_cache: Path
     (photos / "train/ants/000.png").unlink()
     message = refused("extract", photos, "-o", real_cache, "--views", 2, "--precision", "fp32", *SMALL)
     assert message == (
-        f"{real_cache} was made from other images: 1 removed (for example train/ants/000.png). "
+        f"{real_cache} was made from other samples: 1 removed (for example train/ants/000.png). "
         "Extract again to another file, or bring it up to date with "
         f"`featcache update {real_cache} {photos}`."
     )

@@ -77,8 +77,8 @@ def test_something_else_is_no_cache(command: str, tmp_path: Path) -> None:
     for path in (photo, hdf5):
         assert refused(command, path) == f"{path} is not a feature cache: it does not begin with 'featcache'."
     assert refused(command, folder) == (
-        f"{folder} is a folder, not a feature cache. A folder of images becomes one with `featcache extract {folder} "
-        "-o cache.h5`."
+        f"{folder} is a folder, not a feature cache. A folder of images or texts becomes one with `featcache extract "
+        f"{folder} -o cache.h5`."
     )
 
 

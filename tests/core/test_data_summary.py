@@ -59,7 +59,7 @@ def test_many_classes_are_summarised() -> None:
 def test_a_draw_of_val_is_told_with_its_seed() -> None:
     samples = samples_of({("ants", 0): 98, ("bees", 0): 97, ("ants", 1): 25, ("bees", 1): 24})
     assert summarize("photos", samples, held_out_seed=0).line == (
-        "photos: 2 classes; train 195 (ants 98, bees 97), val 49 (ants 25, bees 24); no val folder: held out 49 of 244 "
+        "photos: 2 classes; train 195 (ants 98, bees 97), val 49 (ants 25, bees 24); no val split: held out 49 of 244 "
         "(seed 0)"
     )
 
@@ -112,7 +112,7 @@ def test_extract_fit_head_finetune_and_update_say_it_before_they_work(split_fold
 def test_a_draw_is_known_from_the_cache_and_forgotten_when_a_val_comes(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "photos", {"ants": 5, "bees": 5})
     extract(data, tmp_path / "a.h5", backbone=toy_backbone(), views=0, split_seed=7)
-    drawn = "; no val folder: held out 2 of 10 (seed 7)"
+    drawn = "; no val split: held out 2 of 10 (seed 7)"
     assert FeatureCache.open(tmp_path / "a.h5").summary().line.endswith(drawn)
     assert read_manifest(data, seed=7).summary().line.endswith(drawn)
     for label in ("ants", "bees"):

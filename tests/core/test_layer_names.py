@@ -3,13 +3,27 @@ from __future__ import annotations
 import pytest
 
 from featcache._utils.formatting import split_names
-from featcache.core.layer_names import choose_layers, grid_side, join_layers, parse_layer
+from featcache.core.layer_names import choose_layers, describe_layers, grid_side, join_layers, parse_layer
 from featcache.errors import SpecError
 
 THERE = (
     *("penultimate", "layer1", "layer1:max", "layer1:grid", "layer2", "layer2:grid7"),
     *("blocks.2:cls", "blocks.2:mean"),
 )
+
+
+def test_many_layers_are_described_by_module() -> None:
+    assert describe_layers({"penultimate": 3}) == "penultimate (width 3)"
+    of_texts = {f"layer.{n}:{pool}": 8 for n in (1, 2, 3) for pool in ("cls", "mean", "max")}
+    del of_texts["layer.3:mean"]
+    assert describe_layers({"penultimate": 8, **of_texts}) == (
+        "9 layers: penultimate (width 8); layer.1 to layer.2: cls, mean, max (width 24 each); "
+        "layer.3: cls, max (width 16)"
+    )
+    of_images = {"layer1": 4, "layer1:grid": 16, "layer2": 8, "layer2:grid": 32}
+    assert describe_layers({"penultimate": 8, **of_images}) == (
+        "5 layers: penultimate (width 8); layer1: mean, grid (width 20); layer2: mean, grid (width 40)"
+    )
 
 
 def test_layers_are_joined_by_commas_and_each_is_named_once() -> None:

@@ -286,9 +286,9 @@ def test_the_text_says_what_was_chosen_what_was_not_and_what_one_half_gives(tmp_
     assert fit.thresholds is not None
     assert fit.thresholds[2] == 0.5
     assert fit.notes == (
-        "thresholds with the highest F1 on held-out images (whose figures are at 0.5): "
+        "thresholds with the highest F1 on held-out samples (whose figures are at 0.5): "
         f"{format_thresholds(fit.thresholds)}",
-        "1 of 3 labels keep 0.5, since fewer than 10 held-out images have them, or all: red",
+        "1 of 3 labels keep 0.5, since fewer than 10 held-out samples have them, or all: red",
     )
     assert set(fit.notes) < set(lines)
     assert (
@@ -395,7 +395,7 @@ def test_images_with_one_label_have_no_thresholds(given: Any) -> None:
     x = np.random.default_rng(0).normal(size=(40, 4)) + np.repeat([[0], [3]], 20, axis=0)
     one = FeatureCache.from_arrays(x, np.repeat([0, 1], 20))
     for head in ("linear", "auto", "sgd", "logreg"):
-        with pytest.raises(HeadError, match=r"^thresholds is for images with several labels$"):
+        with pytest.raises(HeadError, match=r"^thresholds is for samples with several labels$"):
             fit_head(one, head=head, thresholds=given)
 
 

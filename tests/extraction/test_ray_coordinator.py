@@ -105,7 +105,7 @@ def test_a_killed_worker_loses_only_what_it_had(machines: Any, data: Path, alone
     the_same(found.cache, alone)
     assert not fatal.exists()  # a worker took it with it
     (note,) = [note for note in told if note.startswith("a worker died")]
-    assert re.fullmatch(r"a worker died \(.*[^.]\); other workers take over its \d+ images", note)
+    assert re.fullmatch(r"a worker died \(.*[^.]\); other workers take over its \d+ samples", note)
 
 
 def test_of_a_death_nothing_stands_on_stdout(machines: Any, data: Path, alone: FeatureCache, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_an_image_that_kills_workers_is_named(machines: Any, data: Path, tmp_pat
     Image.new("RGB", (40, 40), "white").save(bad / fatal)
     with pytest.raises(ClusterError) as caught:
         on_cluster(bad, tmp_path / "cache.h5", backbone=slow_backbone("white"))
-    said = re.match(r"3 workers died, the last over (\d+) images from (\S+) to (\S+): ", str(caught.value))
+    said = re.match(r"3 workers died, the last over (\d+) samples from (\S+) to (\S+): ", str(caught.value))
     assert said
     count, first, last = said.groups()
     assert int(count) <= 64

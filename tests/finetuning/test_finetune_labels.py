@@ -111,7 +111,7 @@ def test_a_run_begins_with_a_head_that_was_fitted_to_several_labels(
     assert result.start is not None
     for name in ("accuracy", "log_loss", "calibration_error"):
         assert getattr(result.start, name) == pytest.approx(getattr(head.accuracy, name), rel=1e-4), name
-    with pytest.raises(RunError, match="head gives several labels an image, and the images here have one label"):
+    with pytest.raises(RunError, match="head gives several labels a sample, and the samples here have one label"):
         tune(split_folder, tmp_path / "other", init_head=tmp_path / "head")
 
 

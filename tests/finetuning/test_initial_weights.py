@@ -352,9 +352,10 @@ def test_a_head_of_another_split_is_refused(make_folder: MakeFolder, tmp_path: P
                      read_manifest(data, seed=seed).samples.rows("val")} for seed in (1, 0))  # fmt: skip
     new, gone = sorted(current_val - head_val), sorted(head_val - current_val)
     assert message == (
-        f"{tmp_path / 'head'} was fitted on another split: {len(new)} of the val images here are not in the head's val "
-        f"(for example {new[0]}); {len(gone)} of the head's val images are not in val here (for example {gone[0]}). "
-        "If it was fitted on images of val, its accuracy on val means nothing. Give the --val-fraction and "
+        f"{tmp_path / 'head'} was fitted on another split: {len(new)} of the val samples here are not in the "
+        f"head's val (for example {new[0]}); {len(gone)} of the head's val samples are not in val here "
+        f"(for example {gone[0]}). "
+        "If it was fitted on samples of val, its accuracy on val means nothing. Give the --val-fraction and "
         "--split-seed of its cache, or fit a head on a cache of this split."
     )
 
@@ -367,7 +368,7 @@ def test_a_val_image_that_nobody_can_read_is_no_other_split(make_folder: MakeFol
     run = tune(tmp_path, tmp_path / "run", data=data)
     assert [name for name, _ in run.skipped] == ["val/ants/001.png"]
     shutil.copy(data / "val/ants/000.png", data / "val/ants/001.png")
-    assert "1 of the val images here are not in the head's val (for example val/ants/001.png)." in refused(
+    assert "1 of the val samples here are not in the head's val (for example val/ants/001.png)." in refused(
         tmp_path, tmp_path / "b", data=data
     )
 

@@ -115,5 +115,5 @@ def test_images_with_several_labels_get_linear(tmp_path: Path) -> None:
     assert set(held_out(fit)) == {"linear"}
     np.testing.assert_array_equal(fit.estimator.coef_, linear.estimator.coef_)
     assert fit.accuracy == linear.accuracy
-    with pytest.raises(HeadError, match="budget_s is for images with one label"):
+    with pytest.raises(HeadError, match="budget_s is for samples with one label"):
         fit_head(cache, budget_s=5)

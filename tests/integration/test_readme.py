@@ -240,6 +240,14 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         ("and {:.1f} s, that", "resnet18", "predict, s to start (with 20 photos)"),
         ("of `extract` {:.1f} s and", "efficientnet_lite0", "extract, s to start (with 20 photos)"),
         ("and {:.1f} s, because", "resnet18", "extract, s to start (with 20 photos)"),
+        ("other work ({} on", "from a cache", "load before (1 minute)"),
+        ("a cache of {:,} rows", "from a cache", "rows"),
+        ("takes {:,.0f} rows/s", "from a cache", "efficientnet_lite0", "rows/s after the start"),
+        ("startup, {:.0f} times", "from a cache", "efficientnet_lite0", "times the rate after the start"),
+        ("a cache of {} photos", "from a cache", "images"),
+        ("photos takes {:.1f} s, the", "from a cache", "efficientnet_lite0", "cache of the photos, s"),
+        ("photos themselves {:.0f} s", "from a cache", "efficientnet_lite0", "photos, s"),
+        ("differ by {:.1e} at", "from a cache", "efficientnet_lite0", "largest difference of a probability"),
     ],
     "export": [
         (form, "networks", network, kind, "difference")

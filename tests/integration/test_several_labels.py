@@ -293,13 +293,13 @@ def test_a_head_of_several_labels_is_fitted_as_it_is(given: Any, cache: FeatureC
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"head": "sgd"}, "sgd is for images with one label; use linear, or another head with probabilities"),
+        ({"head": "sgd"}, "sgd is for samples with one label; use linear, or another head with probabilities"),
         ({"head": "svm"}, "svm has no probabilities, which labels are judged by; use linear, or one that has"),
         ({"head": "ridge"}, "ridge has no probabilities, which labels are judged by; use linear, or one that has"),
-        ({"head": "svm", "calibrate": True}, "calibrate is for images with one label"),
-        ({"calibrate": True}, "calibrate is for images with one label"),
-        ({"budget_s": 5.0}, "budget_s is for images with one label"),
-        ({"head": "logreg", "budget_s": 5.0}, "budget_s is for images with one label"),
+        ({"head": "svm", "calibrate": True}, "calibrate is for samples with one label"),
+        ({"calibrate": True}, "calibrate is for samples with one label"),
+        ({"budget_s": 5.0}, "budget_s is for samples with one label"),
+        ({"head": "logreg", "budget_s": 5.0}, "budget_s is for samples with one label"),
         ({"scaling": "l2"}, "scaling is for heads that are not tuned: fix their settings with -p, or name another"),
         ({"use_views": "cycle"}, "cycle trains on one view an epoch, as sgd and attention do; use all, mean or clean"),
         ({"head": "logreg", "cv": 1}, "cross-validation takes two folds or more; got 1"),
@@ -379,7 +379,7 @@ def test_two_heads_are_compared_by_the_images_with_all_labels_right(cache: Featu
 def test_heads_of_other_labels_are_not_compared(head: Path, tmp_path: Path) -> None:
     other = cached(write_pictures(tmp_path / "data", {27: "red"}), tmp_path / "other.h5")
     fit_head(other, tmp_path / "other", head="linear", parameters={"C": 1.0})
-    with pytest.raises(HeadError, match="were evaluated on other images or labels: 8 and 8 val images, 8 in common"):
+    with pytest.raises(HeadError, match="were evaluated on other samples or labels: 8 and 8 val samples, 8 in common"):
         compare_heads(head, tmp_path / "other")
 
 

@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("transformers", reason="the extra text is not installed")
 pytest.importorskip("tokenizers", reason="the extra text is not installed")
 
+from matplotlib.text import Text
 from tokenizers import processors
 
 from featcache._utils.formatting import excerpt
@@ -37,6 +38,7 @@ from featcache.models.evaluate import evaluate
 from featcache.models.export.export import export
 from featcache.models.serving.panels.base import PanelOptions
 from featcache.models.serving.panels.text import TextPanel
+from featcache.reports.figures import plot_predictions
 from featcache.text.views import make_text_views
 from featcache.training.config import TrainConfig
 from toytexts import ToyTokenizer, toy_text_answer, toy_text_encoder, write_text_model
@@ -229,6 +231,12 @@ def test_a_view_is_drawn_of_each_column() -> None:
     }  # fmt: skip
     one = dataclasses.replace(crop, separator="")
     assert "\x1f" not in make_text_views("An end.\x1fA b.", one, b"a", [1])[0]  # it is white space there
+
+
+def test_a_figure_reads_the_columns(folder: Path) -> None:
+    figure = plot_predictions(folder / "two", folder / "reviews.csv", text_column="title,body")
+    drawn = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert "very good | the film" in " ".join(drawn.split())
 
 
 def test_tf_idf_sees_the_words() -> None:

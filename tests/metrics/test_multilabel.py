@@ -129,7 +129,7 @@ def test_the_text_of_a_few_labels(found: LabelAccuracy) -> None:
     assert found.describe() == "\n".join([
         "mAP 0.7778, all labels right 0.5000 (95 % interval 0.1500 to 0.8500, n = 4)",
         "macro F1 0.5000, micro F1 0.6000, log-loss 0.4487, calibration error 0.1475",
-        "label    AP      recall  precision  images",
+        "label    AP      recall  precision  samples",
         "  ants   0.8333  0.5000  0.5000     2",
         "  bees   1.0000  1.0000  1.0000     2",
         "  cats   none    none    0.0000     0",
@@ -149,7 +149,7 @@ def test_of_many_labels_the_worst_are_shown(found: LabelAccuracy) -> None:
 def test_names_and_figures_stand_below_their_heads() -> None:
     names = ("a", "a label that is quite long", "é")
     lines = evaluate_labels(Y[:, :3], P[:, :3], names).describe().splitlines()
-    for head, width in (("AP", 6), ("recall", 6), ("precision", 6), ("images", 1)):
+    for head, width in (("AP", 6), ("recall", 6), ("precision", 6), ("samples", 1)):
         start = lines[2].index(head)
         for line in lines[3:]:
             assert line[start - 1] == " "

@@ -121,7 +121,7 @@ def test_models_that_kept_their_best_epoch_of_val_are_named(report: str, tmp_pat
     (second / "run.json").write_text('{"history": [{"epoch": 1}]}')
     found = compare_heads(first, second)
     assert found.optimistic == (str(second),)
-    assert str(found).endswith(f"{second} kept its best epoch of these very images: it looks better than it is")
+    assert str(found).endswith(f"{second} kept its best epoch of these very samples: it looks better than it is")
 
 
 def test_noise_is_called_noise(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_models_of_other_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HeadError) as caught:
         compare_heads(first, second)
     assert str(caught.value) == (
-        f"{first} and {second} were evaluated on other images or labels: 40 and 30 val images, 0 in common. "
+        f"{first} and {second} were evaluated on other samples or labels: 40 and 30 val samples, 0 in common. "
         "Fit both on caches of the same data."
     )
 

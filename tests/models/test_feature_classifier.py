@@ -31,7 +31,7 @@ from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
 from featcache.models.feature_classifier import FeatureClassifier
 from featcache.models.prediction import Prediction
-from toys import toy_backbone
+from toys import random_image, toy_backbone
 from toytexts import toy_text_encoder
 
 MakeFolder = Callable[..., Path]
@@ -124,6 +124,18 @@ def test_the_samples_of_a_split(folder: Path) -> None:
         model.predict(cache, split="test")
     with pytest.raises(SpecError, match="there is no split 'vla'"):
         model.predict(cache, split="vla")
+
+
+def test_samples_without_a_label_are_predicted(folder: Path) -> None:
+    (folder / "unlabeled").mkdir()
+    for number in range(3):
+        random_image(900 + number, tint=number % 2).save(folder / "unlabeled" / f"{number}.png")
+    cache = extracted(folder)
+    fit_head(cache, folder.parent / "head", head="linear")
+    found = FeatureClassifier.load(folder.parent / "head").predict(cache, split="unlabeled")
+    live = Classifier.load(folder.parent / "head", backbone=toy_backbone()).predict(folder / "unlabeled")
+    same(found, live, folder, 1e-5)
+    assert [one.label for one in found] == ["ants", "bees", "ants"]
 
 
 def test_blocks_of_any_size_give_the_same_predictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +277,8 @@ def test_arrays_are_predicted_without_any_network(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.array(found, float), expected, atol=1e-6)
     later, _ = clouds(40, 3, seed=1)
     assert len(model.predict(FeatureCache.from_arrays(later, np.arange(40) % 3, name="my encoder"))) == 40
-    with pytest.raises(CacheMismatchError, match="it has backbone=arrays:another, the head needs arrays:my encoder"):
+    text = r"it has backbone=arrays:another, the head needs arrays:my encoder\. Give a cache of the same features"
+    with pytest.raises(CacheMismatchError, match=text):
         model.predict(FeatureCache.from_arrays(later, np.arange(40) % 3, name="another"))
     with pytest.raises(HeadError, match="its head has 8 features and 3 classes, the cache gives 4"):
         model.predict(FeatureCache.from_arrays(later[..., :4], np.arange(40) % 3, name="my encoder"))

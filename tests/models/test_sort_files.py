@@ -171,7 +171,7 @@ def test_pictures_of_several_labels_are_linked_into_each_and_never_moved(tmp_pat
     with pytest.raises(DataLayoutError) as caught:
         FileSorter(tmp_path / "out", "move", CLASSES, multilabel=True)
     assert str(caught.value) == (
-        "this model gives an image several labels, and a file can be moved to one folder only. Use links."
+        "this model gives a sample several labels, and a file can be moved to one folder only. Use links."
     )
     with pytest.raises(DataLayoutError, match=r"^the class '\.\.\|ants' cannot be"):
         FileSorter(tmp_path / "out", "link", ("..|ants", "bees"), multilabel=True)

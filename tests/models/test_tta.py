@@ -90,7 +90,8 @@ def test_views_that_are_not_there_are_refused(cache: FeatureCache) -> None:
     with pytest.raises(CacheIncompleteError) as caught:
         fit_head(cache, tta=3)
     assert str(caught.value) == (
-        "tta averages 3 augmented views of an image, but the cache has 2 of its val images. Extract with --val-views 3."
+        "tta averages 3 augmented views of a sample, but the cache has 2 of its val samples. Extract with "
+        "--val-views 3."
     )
 
 

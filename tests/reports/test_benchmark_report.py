@@ -283,7 +283,7 @@ def test_a_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     section = text.split("## Effect of more labels (ridge head, the same cache)\n\n")[1].split("\n\n")
     header, _, *rows = map(_cells, section[0].splitlines())
-    assert header == ["labels", "images", "views", "val accuracy", "95 % interval", "seconds to tune and fit"]
+    assert header == ["labels", "samples", "views", "val accuracy", "95 % interval", "seconds to tune and fit"]
     assert rows == [
         ["10%", "24", "4", "0.8500 (0.8000 to 0.9000)", "0.770 to 0.908", "0.12"],
         ["100%", "244", "4", "0.9500", "0.889 to 0.978", "1.50"],

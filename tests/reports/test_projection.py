@@ -92,7 +92,7 @@ def test_equal_features_are_no_warning(method: Method) -> None:
 def test_two_images_are_no_map(n: int) -> None:
     with pytest.raises(PictureError) as caught:
         project(np.zeros((n, 4)))
-    assert str(caught.value) == f"a map needs three images or more; there are {n}"
+    assert str(caught.value) == f"a map needs three samples or more; there are {n}"
 
 
 def test_an_unknown_method_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +19,8 @@ from featcache.cache.cached_data import CachedData
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.nearest import nearest_rows
 from featcache.cache.rows import ALL, select_splits
-from featcache.core.samples import SPLITS, format_labels
+from featcache.core.rng import content_words
+from featcache.core.samples import SPLITS, Samples, format_labels
 from featcache.core.specs import PENULTIMATE, is_arrays
 from featcache.data.modality import IMAGES
 from featcache.errors import DataLayoutError
@@ -126,7 +128,7 @@ def similar(
         read = list(_read_samples(cache, samples, layers, text_column, weights, backbone, device))
     readable = [one for one in read if one.sha256]
     x = [np.stack([one.features[number] for one in readable]) for number in range(len(layers))] if readable else []
-    left_out = [_rows_of(cache, one.sha256) for one in readable]
+    left_out = _same_content(cache.samples, [one.sha256 for one in readable])
     queries = [one.query for one in read]
     compared = 0
     if readable:
@@ -146,11 +148,16 @@ def similar(
     )
 
 
-def _rows_of(cache: FeatureCache, sha256: bytes) -> NDArray[np.int64]:
-    """The rows with this content, and their copies."""
-    contents, hashes = cache.samples.contents, cache.samples.sha256
-    rows = np.flatnonzero((hashes == np.frombuffer(sha256, np.uint8)).all(axis=1))
-    return np.flatnonzero((contents == contents[rows[0]]).all(axis=1)) if len(rows) else rows
+def _same_content(samples: Samples, hashes: Sequence[bytes]) -> list[NDArray[np.int64]]:
+    """For each hash the rows with these bytes, and the copies of these rows, see `Samples.contents`."""
+    words = content_words(np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)).tolist()
+    own, contents = content_words(samples.sha256), content_words(samples.contents)
+    inside = np.isin(own, words)
+    content_of = dict(zip(own[inside].tolist(), contents[inside].tolist(), strict=True))
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(np.isin(contents, list(content_of.values()))).tolist():
+        rows_of[int(contents[row])].append(row)
+    return [np.array(rows_of[content_of[word]] if word in content_of else [], np.int64) for word in words]
 
 
 def _with_neighbors(

@@ -121,8 +121,6 @@ class Source(ABC):
         Whether the samples are texts in columns, so that `text_column` means something.
     is_folder : bool
         Whether the samples are the files in a folder, which can be listed without the source.
-    missing_val : str
-        What the data lacks when val is held out of train, in a message: "val split".
     text_columns : tuple of str
         Of a source with `has_text_column`: the columns of the texts, after the samples were listed.
     """
@@ -131,7 +129,6 @@ class Source(ABC):
     has_columns: ClassVar[bool] = False
     has_text_column: ClassVar[bool] = False
     is_folder: ClassVar[bool] = False
-    missing_val: ClassVar[str] = "val split"
     name: str
     text_columns: tuple[str, ...] = ()
 

@@ -43,7 +43,6 @@ class FolderSource(Source):
 
     order = 50
     is_folder = True
-    missing_val = "val folder"
 
     def __init__(self, root: str, modality: Modality | None = None, urls: Iterable[str] = ()) -> None:
         self.name = self.root = root

@@ -35,7 +35,6 @@ class ManifestSource(FolderSource):
     order = 30
     has_columns = True
     is_folder = False
-    missing_val = "val split"
 
     def __init__(self, name: str, options: SourceOptions) -> None:
         folder = name.rpartition("/")[0] if remote.is_url(name) else str(Path(name).parent)

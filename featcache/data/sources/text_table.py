@@ -47,7 +47,6 @@ class TextTableSource(Source):
     order = 29
     has_columns = True
     has_text_column = True
-    missing_val = "val split"
 
     def __init__(self, name: str, options: SourceOptions, contents: Mapping[str, bytes] | None = None) -> None:
         self.name, self._options, self._contents = name, options, contents

@@ -203,7 +203,7 @@ class TuningData:
     def clean(self) -> NDArray[np.float32]:
         """The clean views, shape (n, d), in memory. Raises ValueError if several machines have them."""
         if not isinstance(self.rows, LocalRows):
-            raise ValueError("it compares all images with each other, on one machine: leave out the cluster")
+            raise ValueError("it compares all samples with each other, on one machine: leave out the cluster")
         return np.asarray(self._features.lazy_view(0), dtype=np.float32)
 
     def sample(self, images: int) -> tuple[NDArray[np.float32], HeldOut]:

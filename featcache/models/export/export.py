@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.environment import check_packages
 from featcache._utils.files import atomic_write, draft_folder, move
-from featcache._utils.formatting import human_bytes
+from featcache._utils.formatting import human_bytes, indefinite
 from featcache._utils.locks import lock_folder
 from featcache._utils.results import NotebookResult, Result
 from featcache._utils.telemetry import decline_usage_data
@@ -228,11 +228,14 @@ def _notes(card: ModelCard, last: LinearWeights) -> list[str]:
     notes = []
     if card.tta:
         notes.append(
-            f"the head's metrics average {card.tta} augmented views of an image with the clean view; the file uses the "
-            "clean view only"
+            f"the head's metrics average {card.tta} augmented views of {indefinite(card.spec.modality)} with the clean "
+            "view; the file uses the clean view only"
         )
     if card.kind == "head" and card.spec.precision != "fp32":
         notes.append(f"the head was fitted on features in {card.spec.precision}; the file computes in fp32")
     for name in np.array(card.classes)[~last.depends_on_input]:
-        notes.append(f"{name} has the same logit for every image: the training data cannot tell it from the others")
+        notes.append(
+            f"{name} has the same logit for every {card.spec.modality}: the training data cannot tell it from the "
+            "others"
+        )
     return notes

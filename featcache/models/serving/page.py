@@ -40,7 +40,7 @@ def format_description(card: ModelCard) -> str:
     if metrics.get("n"):
         lines.append(
             f"{'All labels correct' if card.multilabel else 'Correct'} on {100 * metrics['accuracy']:.1f} % of "
-            f"{metrics['n']} val images (95 % interval {100 * metrics['accuracy_low']:.1f} to "
+            f"{metrics['n']} val {card.spec.modality}s (95 % interval {100 * metrics['accuracy_low']:.1f} to "
             f"{100 * metrics['accuracy_high']:.1f} %)."
         )
     if card.thresholds:
