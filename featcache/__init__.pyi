@@ -9,6 +9,7 @@ from .analysis.planning.capacity import Prices as Prices
 from .analysis.planning.capacity import Rates as Rates
 from .analysis.planning.plan import plan as plan
 from .analysis.similar.similar import similar as similar
+from .analysis.suggestions.suggest import suggest as suggest
 from .analysis.views.extract import extract as extract
 from .backbones.backbone import Backbone as Backbone
 from .backbones.load import load_backbone as load_backbone

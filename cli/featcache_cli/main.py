@@ -22,7 +22,18 @@ from featcache_cli.wrapping import safe, wrap
 
 GROUPS = {
     "Begin": ("demo", "try", "plan"),
-    "Caches of features": ("extract", "info", "verify", "doctor", "similar", "update", "diff", "pull", "push"),
+    "Caches of features": (
+        "extract",
+        "info",
+        "verify",
+        "doctor",
+        "similar",
+        "suggest",
+        "update",
+        "diff",
+        "pull",
+        "push",
+    ),
     "Heads and networks": ("fit-head", "compare-heads", "curve", "finetune", "benchmark"),
     "Using a model": ("predict", "evaluate", "show", "export", "serve"),
 }

@@ -297,7 +297,8 @@ def precision_option(
     return click.option(name, type=choices, default=default, show_default=default is not None, help=help)
 
 
-def _picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
+def picture(ctx: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    """A callback for the name of a picture file."""
     if name and Path(name).suffix.lower() not in FORMATS:
         raise click.BadParameter(f"{name} is not a picture file: its name must end in .png, .svg or .pdf")
     return outputs.new_file(ctx, option, name)
@@ -308,7 +309,7 @@ def picture_option(function: _F, required: bool = False) -> _F:
     default = "" if required else " [default: none]"
     text = f"Write the picture to this file, which ends in .png, .svg or .pdf.{default}"
     return outputs.overwrite_option(
-        click.option("-o", "--out", type=PATH, required=required, callback=_picture, help=text)(function)
+        click.option("-o", "--out", type=PATH, required=required, callback=picture, help=text)(function)
     )
 
 

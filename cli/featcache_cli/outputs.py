@@ -99,7 +99,7 @@ def refuse_inputs(ctx: click.Context) -> None:
                     raise OutputExistsError(f"{out} would replace a file that is read from {name}. Give another name.")
 
 
-OUTPUTS = {"out", "listed", "page"}
+OUTPUTS = {"out", "listed", "page", "figure"}
 """Parameters that name an output file."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featcache.analysis.doctor.findings import Issue
 from featcache.analysis.similar.result import Query, SimilarSamples
+from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.data.sources.base import Source
@@ -54,6 +55,12 @@ class SampleReport:
     ) -> DrawFigure:
         """Samples with their predictions. Raises PictureError if they are not drawn."""
         raise PictureError(f"samples of the modality {card.spec.modality} are not drawn.")
+
+    def suggestions_figure(
+        self, suggestions: Sequence[Suggestion], cache: FeatureCache, source: Source, title: str
+    ) -> DrawFigure:
+        """Samples that `suggest` names, with their reasons. Raises PictureError if they are not drawn."""
+        raise PictureError(f"samples of the modality {cache.spec.modality} are not drawn.")
 
     def similar_figure(self, result: SimilarSamples, queries: Sequence[Query], data: Data, title: str) -> DrawFigure:
         """Queries with their neighbors, the samples of the data. Raises PictureError if they are not drawn."""

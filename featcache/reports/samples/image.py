@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featcache.analysis.doctor.findings import Issue
 from featcache.analysis.similar.result import Query, SimilarSamples
+from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.data.modality import IMAGES
@@ -18,7 +19,7 @@ from featcache.metrics.predictions import ValPrediction
 from featcache.reports import cache_figures, model_figures
 from featcache.reports.chosen_predictions import shown_probability
 from featcache.reports.html import Section
-from featcache.reports.image_grids import GridImage, PredictionImage, plot_predictions, plot_rows
+from featcache.reports.image_grids import GridImage, PredictionImage, plot_issues, plot_predictions, plot_rows
 from featcache.reports.sample_images import SIDE, load_cached_views, load_views
 from featcache.reports.samples.base import MAP, Add, Data, SampleReport
 from featcache.reports.samples.registry import SAMPLE_REPORTS
@@ -43,6 +44,21 @@ class ImageReport(SampleReport):
             for row in chosen
         ]
         return partial(plot_predictions, images, title)
+
+    def suggestions_figure(
+        self, suggestions: Sequence[Suggestion], cache: FeatureCache, source: Source, title: str
+    ) -> DrawFigure:
+        """See `SampleReport`."""
+        rows, view = {name: row for row, name in enumerate(cache.samples.ids)}, cache.spec.image_view
+        images = [
+            GridImage(
+                load_cached_views(source, cache.samples, rows[sample.path], view, range(1))[0],
+                sample.summary,
+                f"{number}: {sample.path}",
+            )
+            for number, sample in enumerate(suggestions, 1)
+        ]
+        return partial(plot_issues, [("", images)], title)
 
     def similar_figure(self, result: SimilarSamples, queries: Sequence[Query], data: Data, title: str) -> DrawFigure:
         """See `SampleReport`. Images whose files are missing or have changed are counted in the title."""

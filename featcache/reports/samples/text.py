@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featcache._utils.formatting import excerpt
 from featcache.analysis.similar.result import Query, SimilarSamples
+from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
 from featcache.data.modality import TEXTS
@@ -43,6 +44,16 @@ class TextReport(SampleReport):
             for row in chosen
         ]
         return partial(plot_text_predictions, texts, title)
+
+    def suggestions_figure(
+        self, suggestions: Sequence[Suggestion], cache: FeatureCache, source: Source, title: str
+    ) -> DrawFigure:
+        """See `SampleReport`."""
+        rows = [
+            TextRow(f"{number}  {sample.summary}", _load_text(source, sample.path))
+            for number, sample in enumerate(suggestions, 1)
+        ]
+        return partial(plot_texts, rows, title)
 
     def similar_figure(self, result: SimilarSamples, queries: Sequence[Query], data: Data, title: str) -> DrawFigure:
         """See `SampleReport`: the beginnings of the texts, which the result has."""
