@@ -17,19 +17,29 @@ from featcache.core.specs import TextSpec
 _DROPPED = 0.1
 """Fraction of the words that word-dropout leaves out in the mean."""
 
+_NO_SPACES = (
+    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]",  # kana and Chinese characters
+    "[\u0e01-\u0e30\u0e32\u0e33\u0e3f-\u0e46][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*",  # Thai, with signs above and below
+)
+_WORD = re.compile(rf"(\s*)({'|'.join(_NO_SPACES)}|(?:(?!{_NO_SPACES[0]}|{_NO_SPACES[1]})\S)+)")
+"""A word, and the space before it. In scripts that do not separate words, a character."""
+
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])\s*|\n+")
 """After a full stop, an exclamation or a question mark, in Chinese and Japanese also without a space; or a new line."""
 
 
 def drop_words(text: str, rng: np.random.Generator) -> str:
-    """The words that a draw keeps, each with probability 0.9; of a text with words at least one."""
-    words = text.split()
+    """The words that a draw keeps, each with probability 0.9; of a text with words at least one.
+
+    Of Chinese, Japanese and Thai, which have no spaces between words, it keeps characters.
+    """
+    words = [f"{' ' if space else ''}{word}" for space, word in _WORD.findall(text)]
     if not words:
         return text
     kept = rng.random(len(words)) >= _DROPPED
     if not kept.any():
         kept[rng.integers(len(words))] = True
-    return " ".join(word for word, is_kept in zip(words, kept, strict=True) if is_kept)
+    return "".join(word for word, is_kept in zip(words, kept, strict=True) if is_kept).strip()
 
 
 def crop_sentences(text: str, rng: np.random.Generator) -> str:
