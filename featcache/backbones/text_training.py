@@ -40,7 +40,16 @@ def padded_ids(tokens: Tokens, device: torch.device) -> Tensor:
 
 
 def find_layers(network: nn.Module) -> list[str]:
-    """Names of the layers of a transformer, in order: the members of its longest list of modules."""
-    lists = {name: part for name, part in network.named_modules() if isinstance(part, nn.ModuleList)}
+    """Names of the layers of a transformer, in order: the members of its longest list of blocks of one type.
+
+    A list of single layers, such as convolutions side by side, is none.
+    """
+    lists = {
+        name: part for name, part in network.named_modules() if isinstance(part, nn.ModuleList) and _is_stack(part)
+    }
     longest = max(lists, key=lambda name: len(lists[name]), default=None)
     return [] if longest is None else [f"{longest}.{number}" for number in range(len(lists[longest]))]
+
+
+def _is_stack(modules: nn.ModuleList) -> bool:
+    return len({type(module) for module in modules}) == 1 and all(list(module.children()) for module in modules)

@@ -100,6 +100,8 @@ def test_layers_are_the_stages() -> None:
     encoder = layered_encoder()
     assert encoder.stages(encoder.extract_spec(views=0, dtype="float32")) == [f"network.layer.{n}" for n in range(3)]
     assert find_layers(TrainableText(nn.Embedding(3, 2), "mean", False, 0)) == []
+    side_by_side = nn.ModuleList(nn.Conv1d(2, 2, order) for order in (1, 2, 3))  # as in use-multilingual-3
+    assert find_layers(TrainableText(side_by_side, "mean", False, 0)) == []
 
 
 def test_a_cached_head_and_a_head_on_the_live_encoder_are_one(table: Path, tmp_path: Path) -> None:
