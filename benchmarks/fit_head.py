@@ -1,10 +1,12 @@
 """Measure time and memory of fit-head as a process.
 
-    python benchmarks/fit_head.py [--repeats 5] [--rows 200000]
+    python benchmarks/fit_head.py [--repeats 5] [--rows 200000] [--texts TABLE] [--only CASE ...]
 
 - ants_bees: `featcache fit-head` on FEATCACHE_ANTS_BEES, from process start to the saved head, against `python -c
   "import sklearn.linear_model"`. The cache exists before. The commands take turns. The results are the median, the
   minimum and the maximum; ratios are computed within each repeat.
+- texts: the same on a table with the columns text,label (--texts), with the choice among all layers and with the
+  encoder's own features alone (`--head linear --layer penultimate`).
 - memory: peak resident memory of a process that fits a head on a memory-mapped float16 file, minus that of a process
   that does everything except fitting, divided by the bytes of the features. Measured with features in memory
   (float32) and streamed from the file.
@@ -21,6 +23,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ import numpy as np
 import record
 
 ROWS, WIDTH = 20_000, 1280
+TOOL = [sys.executable, "-m", "featcache_cli.main"]
 
 
 def features(path: Path, rows: int) -> int:
@@ -47,23 +51,36 @@ def ants_bees(folder: Path, repeats: int) -> dict[str, Any] | None:
     results: dict[str, Any] = {}
     for views in (0, 8):
         cache = folder / f"ants-bees-{views}.h5"
-        tool = [sys.executable, "-m", "featcache_cli.main"]
-        subprocess.run([*tool, "extract", data, "-o", cache, "--views", str(views)], check=True, capture_output=True)
-        fit = [*tool, "fit-head", cache, "-o", folder / "head", "--overwrite"]
-        bare = [sys.executable, "-c", "import sklearn.linear_model"]
-        times = []
-        for _ in range(repeats + 1):  # the first warms the disk's cache and is not counted
-            times.append(tuple(
-                record.seconds(lambda line=line: subprocess.run(line, check=True, capture_output=True))
-                for line in (fit, bare)
-            ))  # fmt: skip
-        times = times[1:]
-        results[f"views {views}"] = {
-            "fit_head_s": record.spread([a for a, _ in times]),
-            "import_s": record.spread([b for _, b in times]),
-            "ratio": record.spread([a / b for a, b in times]),
-        }
+        subprocess.run([*TOOL, "extract", data, "-o", cache, "--views", str(views)], check=True, capture_output=True)
+        results[f"views {views}"] = against_import(folder, cache, repeats)
     return results
+
+
+def texts(folder: Path, table: Path, repeats: int) -> dict[str, Any]:
+    cache = folder / "texts.h5"
+    subprocess.run([*TOOL, "extract", table, "-o", cache, "--allow-leak"], check=True, capture_output=True)
+    return {
+        "default": against_import(folder, cache, repeats),
+        "penultimate": against_import(folder, cache, repeats, "--head", "linear", "--layer", "penultimate"),
+    }
+
+
+def against_import(folder: Path, cache: Path, repeats: int, *options: str) -> dict[str, Any]:
+    """Seconds of `fit-head` and of an import of scikit-learn in turns."""
+    fit = [*TOOL, "fit-head", cache, "-o", folder / "head", "--overwrite", *options]
+    bare = [sys.executable, "-c", "import sklearn.linear_model"]
+    times = []
+    for _ in range(repeats + 1):  # the first warms the disk's cache and is not counted
+        times.append(tuple(
+            record.seconds(lambda line=line: subprocess.run(line, check=True, capture_output=True))
+            for line in (fit, bare)
+        ))  # fmt: skip
+    times = times[1:]
+    return {
+        "fit_head_s": record.spread([a for a, _ in times]),
+        "import_s": record.spread([b for _, b in times]),
+        "ratio": record.spread([a / b for a, b in times]),
+    }
 
 
 _FIT = """
@@ -119,15 +136,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--texts", type=Path)
+    parser.add_argument("--only", nargs="*", help="cases to measure; the others keep their figures")
     options = parser.parse_args()
     measured = record.commit()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        figures = {
-            "ants_bees": ants_bees(folder, options.repeats),
-            "memory": memory(folder),
-            "streamed": streamed(folder, options.rows, options.repeats),
+        cases: dict[str, Callable[[], Any]] = {
+            "ants_bees": lambda: ants_bees(folder, options.repeats),
+            "texts": lambda: texts(folder, options.texts, options.repeats) if options.texts else None,
+            "memory": lambda: memory(folder),
+            "streamed": lambda: streamed(folder, options.rows, options.repeats),
         }
+        figures = record.read("fit_head") if options.only else {}
+        for case in options.only or cases:
+            figures[case] = {**(cases[case]() or {}), "commit": measured}
     record.write("fit_head", figures, measured)
 
 

@@ -39,6 +39,13 @@ def spread(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.4g}") for value in (median(values), min(values), max(values))]
 
 
+def read(name: str) -> dict[str, Any]:
+    """The figures of results/NAME.json, without machine and versions; none if there is no such file."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return {key: value for key, value in found.items() if key not in ("machine", "versions")}
+
+
 def write(name: str, figures: dict[str, Any], measured: str) -> None:
     """Print the figures and write them to results/NAME.json. measured : the commit."""
     text = json.dumps(_with_origin(figures, measured), indent=1)
