@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from featcache_cli import outputs, progress
+from featcache_cli.config import parameters_of
 
 _GROUPS: dict[str, tuple[str, ...]] = {
     "Data": ("label_column", "text_column", "skip_missing", "val_fraction", "split_seed", "allow_leak", "max_pixels",
@@ -59,6 +60,12 @@ class Command(click.Command):
         super().__init__(*args, **keywords)
         self.params += verbosity_options()
         self.groups = groups or {}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; what it lacks comes from the file of --config."""
+        if ctx.default_map:
+            ctx.default_map = parameters_of(self, ctx.default_map, ctx.info_name or "")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command with a display of its progress."""

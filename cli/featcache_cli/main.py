@@ -16,6 +16,7 @@ from featcache._utils.environment import keep_freed_memory
 from featcache.errors import FeatcacheError, FeatcacheWarning
 from featcache_cli import progress, results
 from featcache_cli.base import refuse_unknown
+from featcache_cli.config import config_option
 from featcache_cli.memory import explain_memory_error
 from featcache_cli.stopping import LateStop, StoppedError
 from featcache_cli.wrapping import safe, wrap
@@ -46,7 +47,7 @@ REMOVED = {
 
 _STATUS = """Exit status: 0 done; 1 an error, a difference that diff or verify found, no picture that predict or
 similar could read, or one that predict could not move; 2 a wrong option; 3 and 4 warnings and errors that doctor found;
-130 and 143 stopped by a signal."""
+5 a figure that misses --require; 130 and 143 stopped by a signal."""
 
 
 class Failure(click.ClickException):
@@ -144,6 +145,7 @@ def first_sentence(text: str) -> str:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_STATUS)
 @click.version_option(package_name="featcache")
+@config_option(COMMANDS)
 def main() -> None:
     """Run the frozen network once, keep the features, train classifiers of images and texts in seconds."""
     keep_freed_memory()
