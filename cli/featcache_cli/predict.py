@@ -73,12 +73,13 @@ _NEEDS_FILES = "--move-to and --link-to need local files, not URLs, tar files or
 @click.option(
     "--coverage",
     type=options.Finite(0, 1, min_open=True, max_open=True),
-    help="Name for each sample a set of labels that holds the true one so often, such as 0.95.",
+    help="Name for each sample a set of labels that holds the true label with this probability, such as 0.95.",
 )
 @click.option(
     "--unknown",
     is_flag=True,
-    help="Refuse samples that are like none of the classes; one in 20 of the known classes is refused as well.",
+    help="Refuse samples that lie between the classes, as many of other classes do. One in 20 samples of the known "
+    "classes is refused as well.",
 )
 @click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
 @options.factory_option
@@ -185,6 +186,11 @@ def _open_cache(model: str, request: _Request, data: str | None, split: str | No
     located = CachedData(cache, data) if data else None
     stream = classifier.stream(cache, located, split=split, **naming)
     names = [cache.samples.ids[row] for part in select_splits(cache, split) for row in cache.samples.rows(part)]
+    if (split in (ALL, "train")) and (in_train := len(cache.samples.rows("train"))):
+        options.note(
+            f"{in_train} of {len(names)} samples are in train: a head that was fitted on them predicts them better "
+            "than others (--split val, test or unlabeled)"
+        )
     if located and request.sorts and not all(map(located.source.local_path, names)):
         raise click.UsageError(_NEEDS_FILES)
     return Work(

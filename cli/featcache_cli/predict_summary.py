@@ -65,7 +65,7 @@ class RunSummary:
             for self.done, prediction in enumerate(predictions, 1):
                 if prediction.remark:
                     self.remarks.append((prediction.path, prediction.remark))
-                self.unknown += prediction.is_unknown
+                self.unknown += bool(prediction.is_unknown)
                 if prediction.error:
                     (self.unreadable if prediction.label is None else self.unsorted).append(prediction)
                 yield prediction
@@ -84,7 +84,7 @@ class RunSummary:
         for line in [*input_notes(self._work.ignored, [], [], self._modality), *odd]:
             options.note(line)
         if "unknown" in self._work.columns:
-            options.note(f"{self.unknown} of {self.done} {self._modality}s are like none of the classes")
+            options.note(f"{self.unknown} of {self.done} {self._modality}s lie between the classes: they have no label")
         self._list_failures(self.unreadable, f"{self._modality}s could not be read")
         self._list_failures(self.unsorted, "files could not be moved or linked")
         if self._work.sorter:

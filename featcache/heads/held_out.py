@@ -1,7 +1,7 @@
-"""`HeldOutScores`: what a head gave training samples while it was not trained on them.
+"""`HeldOutScores`: what heads gave training samples that they were not trained on.
 
 `fit_head` saves them beside the head. With them `predict` gives sets of labels that hold the true one as often as
-requested, and refuses samples that are like none of the classes.
+requested, and refuses samples that lie between the classes.
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ FILE = "held-out.safetensors"
 KNOWN = 0.95
 """The share of samples of the known classes that is not refused as unknown."""
 
+_ROUNDING = 1e-9  # of probabilities and energies: heads that vote give many samples the same score, which all count
+
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Scores of m training samples, each from a head that was fitted without the sample and its copies.
+    """Scores of the clean views of m training samples, each from a head fitted without it.
 
     Parameters
     ----------
-    probability : ndarray, shape (m,), float32
+    probability : ndarray, shape (m,), float64
         Of the true label, ascending.
-    energy : ndarray, shape (m,), float32
+    energy : ndarray, shape (m,), float64
         See `featcache.metrics.conformal.energies`, ascending.
     """
 
-    probability: NDArray[np.float32]
-    energy: NDArray[np.float32]
+    probability: NDArray[np.float64]
+    energy: NDArray[np.float64]
 
     @classmethod
     def from_probabilities(cls, probabilities: NDArray[np.float64], y: NDArray[np.int64]) -> HeldOutScores:
         """From the probabilities of all classes, shape (m, c), and the indices of the true labels, shape (m,)."""
         of_label = probabilities[np.arange(len(y)), y]
-        return cls(np.sort(of_label).astype(np.float32), np.sort(energies(probabilities)).astype(np.float32))
+        return cls(np.sort(of_label), np.sort(energies(probabilities)))
 
     def set_threshold(self, coverage: float) -> float:
         """The least probability of a label in a set; see `featcache.metrics.conformal`.
@@ -63,12 +65,12 @@ class HeldOutScores:
         """
         if not 0 < coverage < 1:
             raise HeadError(f"coverage is {coverage}; it must be above 0 and below 1, such as 0.95")
-        return max(0.0, lower_quantile(self.probability, coverage))
+        return max(0.0, lower_quantile(self.probability, coverage) - _ROUNDING)
 
     @property
     def energy_threshold(self) -> float:
         """The energy below which a sample counts as unknown: one in 20 of the known classes is below it."""
-        return lower_quantile(self.energy, KNOWN)
+        return lower_quantile(self.energy, KNOWN) - _ROUNDING
 
     def check_enough(self, share: float, option: str) -> None:
         """Raise HeadError if there are too few samples for a quantile, such as of 0.95."""
@@ -104,7 +106,8 @@ class HeldOutScores:
         if not path.is_file():
             raise HeadError(
                 f"{folder} has no {FILE}: the scores of held-out samples are written by heads that choose their "
-                "settings (auto, linear, ridge, lda, centroid), and by others with --cv. Fit the head again."
+                "settings (auto, linear, ridge, lda, centroid, knn), and with --cv by others that have probabilities "
+                "of their own. Fit the head again."
             )
         check_readable(path)
         try:

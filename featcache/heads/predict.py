@@ -198,7 +198,7 @@ def evaluate(fitted: Fitted, data: TrainingData, tta: int = 0) -> Evaluation:
         _judge(test, data.test) if test is not None and data.test is not None else None,
         evaluate_head(fitted.uncalibrated, data.val, tta) if fitted.uncalibrated is not None else None,
         at_half,
-        _evaluate_sets(fitted.held_out, val, data.val),
+        () if tta else _evaluate_sets(fitted.held_out, val, data.val),  # the scores are of the clean view
     )
 
 

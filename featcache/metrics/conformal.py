@@ -2,8 +2,8 @@
 
 The score of a sample is the probability that a model gives to its true label, and the model was not trained on the
 sample. A set has all labels whose probability is at least a low quantile of these scores (Sadinle et al. 2019, "Least
-ambiguous set-valued classifiers with bounded error levels"; the quantile is that of Vovk et al. 2005). On average such
-sets are the smallest with this coverage. If the coverage is below the accuracy, some sets are empty.
+ambiguous set-valued classifiers with bounded error levels"; the quantile is that of Vovk et al. 2005). Were the
+probabilities exact, no sets with this coverage would be smaller. If the coverage is below the accuracy, some are empty.
 """
 
 from __future__ import annotations
@@ -99,11 +99,12 @@ def least_samples(share: float) -> int:
 
 
 def energies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far a sample is from having the same probability for all classes; the least value, log c, is like no class.
+    """How far a sample is from having the same probability for all classes; the least value is log c.
 
     It is the negative free energy of Liu et al. (2020, "Energy-based out-of-distribution detection"), the log of the
     sum of the exponentials of the logits. A softmax does not fix the mean of the logits; with a mean of 0 the energy is
     the mean of -log(p) over the classes. With two classes it orders samples as their probability does.
+    It finds samples between the classes, not those that are far from all.
 
     Parameters
     ----------

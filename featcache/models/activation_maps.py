@@ -35,6 +35,7 @@ from featcache.models.inputs.registry import inputs_of
 from featcache.models.load import SavedModel, open_model
 
 _MOST_SQUARES = 14  # a side
+_LARGEST_ERROR = 1e-3  # of the sum of all places
 _RTOL, _ATOL = 1e-3, 1e-4  # by which features equal the mean of a map
 
 
@@ -73,7 +74,7 @@ class ActivationMap:
     def heat(self) -> NDArray[np.float64]:
         """All contributions together, shape (s, s), interpolated to the pixels.
 
-        Fine maps are summed over 14 x 14 squares first: a maximum is a single place, which nobody would see.
+        Fine maps are averaged over 14 x 14 squares first: a maximum is a single place, which nobody would see.
         """
         side = len(self.pixels)
         total = torch.zeros(side, side, dtype=torch.float64)
@@ -170,7 +171,8 @@ def _linear_layer(saved: SavedModel, name: str) -> tuple[NDArray[np.float64], ND
         weight, bias = layer(linear, len(saved.card.classes))
     if saved.card.multilabel:
         return weight, bias
-    return weight - weight.mean(axis=0), bias - bias.mean()
+    seen = weight.any(axis=1)  # train may lack classes
+    return weight - weight[seen].mean(axis=0), bias - bias[seen].mean()
 
 
 def _explain(
@@ -200,6 +202,12 @@ def _explain(
         raise HeadError(
             f"this head uses features without places ({', '.join(features)}), so that no place can be named: fit it on "
             "layers with maps (`extract --layers stages`)"
+        )
+    total = constant + sum(float(one.sum()) for one in maps.values())
+    if abs(total - logits[index]) > _LARGEST_ERROR * (1 + np.abs(logits).max()):
+        raise HeadError(
+            f"the features of {card.spec.backbone} are no pooled maps of its modules: the places add up to "
+            f"{total:.4g}, and the logit is {logits[index]:.4g}"
         )
     return ActivationMap(path, card.classes[index], float(probability), pixels, maps, constant, float(logits[index]))
 

@@ -253,14 +253,13 @@ class Classifier(NotebookResult):
         split : str, optional
             Of a cache, see `FeatureClassifier.stream`. Default: all splits.
         coverage : float, optional
-            Name for each sample a set of labels (`Prediction.label_set`) that holds the true one so often, above 0 and
-            below 1, such as 0.95. The sets are as small as the scores of held-out training samples allow; see
-            `featcache.metrics.conformal`. They hold what they promise for samples like the training samples. Default:
-            no sets.
+            Name for each sample a set of labels (`Prediction.label_set`) that holds the true label with this
+            probability, above 0 and below 1, such as 0.95; see `featcache.metrics.conformal`. The probability is an
+            average over training sets and over samples like the training samples. Default: no sets.
         unknown : bool
-            Refuse samples that are like none of the classes: they have no label, and `Prediction.is_unknown` is True.
-            So is one in 20 samples of the known classes. With two classes these are the samples that lie between them.
-            Default: False.
+            Refuse samples that lie between the classes: they have no label, and `Prediction.is_unknown` is True. Many
+            samples of other classes do. Some do not: a sample far from all classes can have a sure label. One in 20
+            samples of the known classes is refused as well. Default: False.
 
         Yields
         ------
@@ -295,7 +294,7 @@ class Classifier(NotebookResult):
         if split is not None:
             raise DataLayoutError("split is for the samples of a cache. Leave it out.")
         views = 1 + (self.card.tta if tta is None else tta)
-        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown)
+        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown, views - 1)
         return stream_samples(
             self.inputs.each(samples, text_column),
             self._prepare,

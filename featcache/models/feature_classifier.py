@@ -170,15 +170,15 @@ class FeatureClassifier(NotebookResult):
         CacheMismatchError
             The features are not those that the head was fitted on, or `data` holds samples of another modality.
         CacheIncompleteError
-            The cache has not the views or no samples of the split.
+            The cache lacks the views, or has no samples of the split.
         CacheError
             The cache cannot be read.
         HeadError
             The head has no scores of held-out samples, which `coverage` and `unknown` need.
         """
-        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown)
-        cache = FeatureCache.open(cache)
         tta = self.card.tta if tta is None else tta
+        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown, tta)
+        cache = FeatureCache.open(cache)
         self._check(cache, tta)
         splits = select_splits(cache, split)
         for name in splits:
@@ -205,7 +205,7 @@ class FeatureClassifier(NotebookResult):
             if is_arrays(spec.backbone):
                 remedy = "Give a cache of the same features, with the same name."
             raise CacheMismatchError(
-                f"{cache.path} has not the features that {self._name} was fitted on: it has {different}. {remedy}",
+                f"{cache.path} lacks the features that {self._name} was fitted on: it has {different}. {remedy}",
                 tuple(name for name, *_ in differences),
             )
         check_width(self._name, self.card, self._estimator, sum(cache.dims[layer] for layer in layers), "the cache")

@@ -25,7 +25,7 @@ class Labels(NamedTuple):
     label: str | None
     top: tuple[tuple[str, float | None], ...]
     label_set: tuple[str, ...] | None = None
-    is_unknown: bool = False
+    is_unknown: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Labelling:
 
     @classmethod
     def of_model(
-        cls, path: str | os.PathLike[str], card: ModelCard, top: int, coverage: float | None, unknown: bool
+        cls, path: str | os.PathLike[str], card: ModelCard, top: int, coverage: float | None, unknown: bool, tta: int
     ) -> Labelling:
         """With the limits that the scores of held-out samples give.
 
@@ -66,7 +66,9 @@ class Labelling:
         coverage : float, optional
             How often a set must hold the true label, above 0 and below 1. None: no sets.
         unknown : bool
-            Whether samples that are like none of the classes are refused.
+            Whether samples that lie between the classes are refused.
+        tta : int
+            How many augmented views are averaged with the clean one.
 
         Raises
         ------
@@ -81,6 +83,11 @@ class Labelling:
             raise HeadError(
                 f"{path} is a fine-tuned network, which has no scores of held-out samples: coverage and unknown are "
                 "for heads of `featcache fit-head`"
+            )
+        if tta:
+            raise HeadError(
+                "coverage and unknown are for predictions of the clean view, as the scores of held-out samples are: "
+                "average no augmented views (--tta 0)"
             )
         folder = Path(path)
         with reading(folder):
@@ -121,7 +128,7 @@ class Labelling:
         if self.least_energy is not None:
             unknown = energies(probabilities) < self.least_energy
             found = [
-                one._replace(label=None, is_unknown=True) if is_unknown else one
+                one._replace(label=None if is_unknown else one.label, is_unknown=is_unknown)
                 for one, is_unknown in zip(found, unknown.tolist(), strict=True)
             ]
         return found

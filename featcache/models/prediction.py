@@ -43,8 +43,8 @@ class Prediction(Result, NotebookResult):
     label_set : tuple of str, optional
         The labels that together hold the true one as often as requested, the most probable first; it can be empty.
         None without a requested coverage.
-    is_unknown : bool
-        Whether the sample is like none of the classes, and was refused.
+    is_unknown : bool, optional
+        Whether the sample lies between the classes, and was refused. None if this was not requested.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class Prediction(Result, NotebookResult):
     remark: str | None = None
     text: str | None = None
     label_set: tuple[str, ...] | None = None
-    is_unknown: bool = False
+    is_unknown: bool | None = None
 
     @property
     def probability(self) -> float | None:
@@ -94,7 +94,7 @@ class Prediction(Result, NotebookResult):
             **({} if self.text is None else {"text": self.text}),
             **({} if self.moved_to is None else {"moved_to": self.moved_to}),
             **({} if self.label_set is None else {"label_set": self.label_set}),
-            **({"unknown": True} if self.is_unknown else {}),
+            **({} if self.is_unknown is None else {"unknown": self.is_unknown}),
         }
 
 

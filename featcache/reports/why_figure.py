@@ -45,4 +45,4 @@ def why_figure(model: str | os.PathLike[str], images: Any, label: str | None = N
         HeatImage(one.pixels, one.heat, Path(one.path).name, f"{one.label} {one.probability:.0%}") for one in found
     ]
     other = "no such label" if several else "other classes"
-    return partial(plot_heat, shown, f"places that speak for the class (orange), or for {other} (blue)")
+    return partial(plot_heat, shown, f"clean view: places that speak for the class (orange), or for {other} (blue)")

@@ -163,6 +163,21 @@ def test_texts_show_their_words_and_copies_in_another_case_are_left_out(tmp_path
     assert similar(cache, ["dull"], n=1, backbone=toy_text_encoder()).queries[0].neighbors[0].text is None
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_sample_of_arrays_with_views_is_no_neighbor_of_itself(dtype: type) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3, 6)).astype(dtype)
+    cache = FeatureCache.from_arrays(x, ["a", "b"] * 20, split=["train"] * 30 + ["val"] * 10)
+    (found,) = similar(cache, x[5, 0], n=39).queries
+    assert found.left_out == ("05",)
+    assert sorted(int(one.path) for one in found.neighbors) == [row for row in range(40) if row != 5]
+
+
+def test_arrays_with_nan_are_refused() -> None:
+    cache = FeatureCache.from_arrays(np.eye(6), ["a", "b"] * 3)
+    with pytest.raises(DataLayoutError, match="row 1 has features that are not finite"):
+        similar(cache, np.stack([np.ones(6), np.full(6, np.nan)]))
+
+
 def test_arrays_are_searched_by_their_features(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     cache = FeatureCache.from_arrays(x, ["a", "b"] * 20, split=["train"] * 30 + ["val"] * 10)

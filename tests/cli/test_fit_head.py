@@ -39,6 +39,7 @@ def test_the_head_is_right_and_saved(cache: Path, tmp_path: Path) -> None:
     assert (card["head"], card["classes"], card["metrics"]["accuracy"]) == ("linear", ["ants", "bees"], 1.0)
     assert sorted(path.name for path in (tmp_path / "head").iterdir()) == [
         "head.safetensors",
+        "held-out.safetensors",
         "model.json",
         "run.json",
         "val.csv",
@@ -210,7 +211,7 @@ def test_the_report_is_one_page_of_what_was_printed(data: Path, cache: Path, tmp
         "featcache fit-head toy.h5 -o head --head linear -p C=0.1 --tta 0 --device auto --seed 0"
     )
     done("fit-head", cache, "-o", tmp_path / "head", "--report", page, "--overwrite")
-    assert len(read_page(page).sections["The head in figures"].captions) == 3
+    assert len(read_page(page).sections["The head in figures"].captions) == 4
 
 
 def test_a_report_needs_a_saved_head_and_images_a_report(got: dict[str, Any]) -> None:

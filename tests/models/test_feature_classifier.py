@@ -232,7 +232,7 @@ def test_more_layers_in_another_order_do_not_matter(tmp_path: Path) -> None:
         model.predict(one)
     assert caught.value.fields == ("layers",)
     assert str(caught.value) == (
-        f"{one.path} has not the features that {tmp_path / 'head'} was fitted on: it has layers=q, the head needs p. "
+        f"{one.path} lacks the features that {tmp_path / 'head'} was fitted on: it has layers=q, the head needs p. "
         f"Extract with these settings to another file, or predict the images themselves: featcache predict "
         f"{tmp_path / 'head'} DATA"
     )

@@ -77,15 +77,17 @@ def test_of_known_samples_one_in_twenty_is_refused_and_of_others_most(head: Path
     known = classifier.predict(head.parent / "cache.h5", split="test", unknown=True)
     assert abs(np.mean([one.is_unknown for one in known]) - 0.05) < 4 * np.sqrt(0.05 * 0.95 * (1 / 1500 + 1 / 300))
     x, y = clusters(300)
-    far = FeatureCache.from_arrays(np.full_like(x, 1.0) + 0.01 * x, y, out=tmp_path / "far.h5")  # between all three
-    assert np.mean([one.is_unknown for one in classifier.predict(far, unknown=True)]) > 0.9
+    between = FeatureCache.from_arrays(np.full_like(x, 1.0) + 0.01 * x, y, out=tmp_path / "between.h5")
+    assert np.mean([one.is_unknown for one in classifier.predict(between, unknown=True)]) > 0.9
+    far = FeatureCache.from_arrays(20 * np.eye(6)[0] + 0.01 * x, y, out=tmp_path / "far.h5")  # as documented
+    assert np.mean([one.is_unknown for one in classifier.predict(far, unknown=True)]) < 0.1
 
 
 def test_limits_are_those_of_the_saved_scores(head: Path) -> None:
     scores = HeldOutScores.load(head, head / FILE)
-    labelling = Labelling.of_model(head, ModelCard.read(head), 5, 0.9, True)
+    labelling = Labelling.of_model(head, ModelCard.read(head), 5, 0.9, True, 0)
     assert (labelling.set_threshold, labelling.least_energy) == (scores.set_threshold(0.9), scores.energy_threshold)
-    assert Labelling.of_model(head, ModelCard.read(head), 5, None, False) == Labelling(NAMES)
+    assert Labelling.of_model(head, ModelCard.read(head), 5, None, False, 0) == Labelling(NAMES)
 
 
 def test_the_formats_have_sets_and_refusals(head: Path) -> None:
@@ -98,7 +100,7 @@ def test_the_formats_have_sets_and_refusals(head: Path) -> None:
     assert [row["label"] for row in rows] == [one.label or "" for one in found]
     lines = [json.loads(line) for line in format_predictions(found, "jsonl")]
     assert [line["label_set"] for line in lines] == [list(one.label_set or ()) for one in found]
-    assert [line.get("unknown", False) for line in lines] == [one.is_unknown for one in found]
+    assert [line["unknown"] for line in lines] == [one.is_unknown for one in found]
     for one in found:
         assert f"\t{{{', '.join(one.label_set or ())}}}\t" in str(one)
         assert ("\tunknown\t" in str(one)) == one.is_unknown
@@ -109,7 +111,7 @@ def test_the_command_counts_the_refused(head: Path) -> None:
     answer = json.loads(result.stdout)
     refused_ones = sum(one.get("unknown", False) for one in answer["predictions"])
     assert answer["unknown"] == refused_ones > 0
-    assert f"{refused_ones} of 1500 images are like none of the classes" in result.stderr
+    assert f"{refused_ones} of 1500 images lie between the classes: they have no label" in result.stderr
 
 
 @pytest.mark.parametrize("options", [["--coverage", "0.9"], ["--unknown"]])
@@ -127,6 +129,29 @@ def test_a_head_without_scores_is_refused(options: list[str], tmp_path: Path) ->
 @pytest.mark.parametrize("coverage", ["0", "1", "95", "nan"])
 def test_an_impossible_coverage_is_refused(coverage: str, head: Path) -> None:
     assert "--coverage" in refused("predict", head, head.parent / "cache.h5", "--coverage", coverage, status=2)
+
+
+@pytest.mark.parametrize("name", ["knn", "sklearn.naive_bayes.GaussianNB", "forest"])
+def test_scores_that_many_samples_share_count_as_reached(name: str, tmp_path: Path) -> None:
+    """Well separated clusters: all votes are for one class, and nothing may be refused."""
+    x, y = clusters(300, spread=0.1)
+    cache = FeatureCache.from_arrays(x, y, out=tmp_path / "cache.h5")
+    fit_head(cache, tmp_path / "head", head=name, **({} if name == "knn" else {"cv": 5}))
+    found = FeatureClassifier.load(tmp_path / "head").predict(cache, coverage=0.9, unknown=True)
+    assert np.mean([one.is_unknown for one in found]) < 0.12
+    assert np.mean([len(one.label_set or ()) == 1 for one in found]) > 0.85
+
+
+def test_averaged_views_are_refused(tmp_path: Path) -> None:
+    """The scores are of the clean view."""
+    x, y = clusters(300)
+    views = np.stack([x, x + 0.1, x - 0.1], axis=1)
+    cache = FeatureCache.from_arrays(views, y)
+    assert fit_head(cache, tmp_path / "head", head="lda", tta=2).sets == ()
+    classifier = FeatureClassifier.load(tmp_path / "head")
+    with pytest.raises(HeadError, match="average no augmented views"):
+        classifier.predict(cache, coverage=0.9)
+    assert classifier.predict(cache, coverage=0.9, tta=0)[0].label_set is not None
 
 
 def test_too_few_samples_for_a_coverage_are_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from featcache.analysis.similar.result import Neighbor, Query, SimilarSamples
 from featcache.cache.cached_data import CachedData
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.nearest import nearest_rows
-from featcache.cache.rows import ALL, select_splits
+from featcache.cache.rows import ALL, iter_features, select_splits
 from featcache.core.rng import content_words
 from featcache.core.samples import SPLITS, Samples, format_labels
 from featcache.core.specs import PENULTIMATE, is_arrays
@@ -128,7 +127,10 @@ def similar(
         read = list(_read_samples(cache, samples, layers, text_column, weights, backbone, device))
     readable = [one for one in read if one.sha256]
     x = [np.stack([one.features[number] for one in readable]) for number in range(len(layers))] if readable else []
-    left_out = _same_content(cache.samples, [one.sha256 for one in readable])
+    if is_arrays(cache.spec.backbone):
+        left_out = _equal_rows(cache, [one.features[0] for one in readable])
+    else:
+        left_out = _same_content(cache.samples, [one.sha256 for one in readable])
     queries = [one.query for one in read]
     compared = 0
     if readable:
@@ -229,6 +231,20 @@ def _read_arrays(cache: FeatureCache, samples: Any) -> Iterator[_Read]:
             f"{cache.path} was made from arrays: give features of shape (q, {width}), not of shape {np.shape(samples)} "
             f"and type {x.dtype}."
         )
+    if not np.isfinite(x).all():
+        raise DataLayoutError(f"row {np.flatnonzero(~np.isfinite(x).all(axis=1))[0]} has features that are not finite.")
     for number, row in enumerate(x):
-        digest = hashlib.sha256(row.astype(cache.spec.dtype).tobytes()).digest()
-        yield _Read(Query(f"row {number}"), digest, [row.astype(np.float32)])
+        yield _Read(Query(f"row {number}"), row.tobytes(), [row.astype(np.float32)])
+
+
+def _equal_rows(cache: FeatureCache, vectors: Sequence[NDArray[np.float32]]) -> list[NDArray[np.int64]]:
+    """The rows of a cache of arrays whose clean view is a vector as it is stored, for each vector."""
+    found: list[list[NDArray[np.int64]]] = [[] for _ in vectors]
+    stored = [vector.astype(cache.spec.dtype) for vector in vectors]
+    for split in select_splits(cache, ALL):
+        for rows, features in iter_features(cache, split, PENULTIMATE, 1):
+            clean = np.asarray(features.lazy_view(0)).astype(cache.spec.dtype)
+            readable = rows[cache.done[rows] > 0]
+            for equal, vector in zip(found, stored, strict=True):
+                equal.append(readable[np.all(clean == vector, axis=1)])
+    return [np.concatenate([np.zeros(0, np.int64), *equal]) for equal in found]
