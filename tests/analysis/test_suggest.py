@@ -106,6 +106,14 @@ def test_with_enough_labels_those_between_classes_come_first() -> None:
     assert result.samples[0].reason.startswith(f"{guess.label} ({guess.probability:.0%}) or {guess.second} (")
 
 
+def test_copies_do_not_count_as_labels() -> None:
+    x, y = between()
+    x[:10], x[50:60] = x[0], x[50]  # one sample a class, ten times
+    result = suggest(FeatureCache.from_arrays(x, y), 4)
+    assert result.samples[0].guess is None
+    assert "now 2 of 2" in result.rule
+
+
 def test_a_saved_head_says_what_lies_between_its_classes(tmp_path: Path) -> None:
     x, y = between()
     labeled = [row for row in range(108) if y[row]]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache._utils.blockwise import iter_blocks, iter_similarities
+from featcache._utils.blockwise import iter_blocks
 from featcache._utils.progress_bar import Progress
 
 _BLOCK_BYTES = 2**26  # of similarities
@@ -36,7 +36,8 @@ def choose_representatives(
     This is greedy facility location. It reaches at least 63 % of the highest possible gain, as that is a submodular
     function (Nemhauser, Wolsey and Fisher 1978); Wei, Iyer and Bilmes (2015, "Submodularity in data subset selection
     and active learning") choose samples to label by it. Gains only fall from one choice to the next, so most of them
-    are not computed again (Minoux 1978). The choice is that of computing them all.
+    are not computed again (Minoux 1978). The choice is that of computing them all. The similarities of all pairs are
+    kept in memory: 4 n^2 bytes.
 
     Parameters
     ----------
@@ -53,15 +54,16 @@ def choose_representatives(
     """
     n = len(x)
     nearest = _nearest(x, known)
-    gains = np.empty(n, np.float64)
-    for block, similarities in iter_similarities(x, np.arange(n), _BLOCK_BYTES):
-        gains[block] = _gains(similarities, nearest, weights)
+    similarities, gains = np.empty((n, n), np.float32), np.empty(n, np.float64)
+    for block in iter_blocks(n, x.itemsize * n, _BLOCK_BYTES):
+        np.matmul(x[block], x.T, out=similarities[block])
+        gains[block] = _gains(similarities[block], nearest, weights)
         if progress:
             progress("compare samples", block.stop, n)
     rows: list[int] = []
     owner = np.full(n, -1)
     for number in range(k):
-        row, similarity = _best(x, weights, nearest, gains)
+        row, similarity = _best(similarities, weights, nearest, gains)
         rows.append(row)
         gains[row] = -np.inf
         is_nearer = similarity > nearest
@@ -82,18 +84,21 @@ def _nearest(x: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.f
 def _gains(
     similarities: NDArray[np.float32], nearest: NDArray[np.float32], weights: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """The gain of each of b rows, from its similarities to all rows, shape (b, n), which are overwritten."""
-    np.subtract(similarities, nearest, out=similarities)
-    np.maximum(similarities, 0, out=similarities)
-    return (similarities @ weights).astype(np.float64)
+    """The gain of each of b rows, from its similarities to all rows, shape (b, n)."""
+    nearer = similarities - nearest
+    np.maximum(nearer, 0, out=nearer)
+    return (nearer @ weights).astype(np.float64)
 
 
 def _best(
-    x: NDArray[np.float32], weights: NDArray[np.float32], nearest: NDArray[np.float32], gains: NDArray[np.float64]
+    similarities: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    nearest: NDArray[np.float32],
+    gains: NDArray[np.float64],
 ) -> tuple[int, NDArray[np.float32]]:
     """The row with the highest gain, and its similarities. `gains` holds upper bounds, and is brought up to date."""
-    current, similarity = -1, nearest
+    current = -1
     while (row := int(gains.argmax())) != current:
-        current, similarity = row, x @ x[row]
-        gains[row] = _gains(similarity[None].copy(), nearest, weights)[0]
-    return current, similarity
+        current = row
+        gains[row] = _gains(similarities[row : row + 1], nearest, weights)[0]
+    return current, similarities[current]

@@ -24,8 +24,8 @@ from featcache.errors import CacheIncompleteError, CacheMismatchError, SpecError
 if TYPE_CHECKING:
     from featcache.data.manifest import Manifest
 
-MAX_COMPARED = 20_000
-"""Samples that are compared with each other; of more as many are drawn."""
+MAX_COMPARED = 8_000
+"""Samples that are compared with each other; of more as many are drawn. Their similarities take 256 MB."""
 
 _DOUBTFUL = 0.5  # the margin between two classes below which a reason names both
 
@@ -168,7 +168,7 @@ def suggest(
     two most probable classes, so the chosen ones lie between classes and still differ (as in Citovsky et al. 2021,
     "Batch active learning at scale").
 
-    Similarity is the cosine of the penultimate features of clean views, whose mean was subtracted. Of more than 20,000
+    Similarity is the cosine of the penultimate features of clean views, whose mean was subtracted. Of more than 8,000
     samples as many are drawn, by content and seed.
 
     Parameters
@@ -241,8 +241,10 @@ def suggest(
         )
         for row, count in zip(chosen.rows.tolist(), chosen.members.tolist(), strict=True)
     )
-    if n > len(unlabeled.samples):
-        notes.append(f"there are fewer than {n}: all are listed")
+    if n > len(x):
+        is_drawn = len(x) < len(unlabeled.samples)
+        few = f"{n} are too many at once: those that were drawn are listed"
+        notes.append(few if is_drawn else f"there are fewer than {n}: all are listed")
     return Suggestions(cache, samples, rule, len(known), len(unlabeled.samples), tuple(notes), manifest)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
+from featcache.core.rng import content_words
 from featcache.core.samples import UNLABELED
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
@@ -82,7 +83,7 @@ def guess_with_own_head(cache: FeatureCache, pool: Features, seed: int) -> tuple
     """
     train = cache.features("train")
     classes = np.unique(train.y)
-    n = len(train.samples)
+    n = len(np.unique(content_words(train.samples.split_keys)))  # cross-validation holds copies out together
     if len(classes) < 2 or n < LEAST_PER_CLASS * len(classes):
         return [], (
             f"They are typical and different from each other. From {LEAST_PER_CLASS * max(2, len(classes))} training "
