@@ -52,6 +52,7 @@ VALUES = st.recursive(
 SHARES = st.floats(0, 1, exclude_max=True)
 OTHERS: dict[str, Any] = {
     "as_json": False, "report": None, "data": None, "cluster": None, "gpus_per_worker": None, "cpus_per_worker": None,
+    "require": [],
 }  # fmt: skip
 
 
