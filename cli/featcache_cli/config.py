@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _EXAMPLE = 'for example\n\n[extract]\ndata = "photos"\nout = "photos.h5"\nviews = 4'
 
 
-def config_option(commands: Sequence[str]) -> Any:
+def config_option(commands: Sequence[str]) -> Callable[[_F], _F]:
     """The option of the group of all commands. commands : their names."""
 
     def read(ctx: click.Context, _option: click.Parameter, path: str | None) -> None:
