@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.data.sample_loader import Inputs
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from featcache.core.specs import ExtractSpec
+    from featcache.data.sample_loader import Inputs
 
-SubmitLogits: TypeAlias = Callable[[Inputs], Callable[[], NDArray[np.floating[Any]]]]
+SubmitLogits: TypeAlias = "Callable[[Inputs], Callable[[], NDArray[np.floating[Any]]]]"
 """Starts on a batch of b inputs. Call the result to get the logits (b, c)."""
 
 

@@ -44,7 +44,7 @@ def test_the_report_is_printed_written_and_not_run_again(tasks: list[str], data:
         len(read_predictions(out / "work/cached-0/head")),
     )
     page = read_page(out / "report.html")
-    assert [len(page.sections[name].captions) for name in ("Learning curves", "The head in figures")] == [1, 5]
+    assert [len(page.sections[name].captions) for name in ("Learning curves", "The head in figures")] == [1, 6]
     assert page.sections["Result"].tables == [
         [rows[0], *rows[2:]],
         [

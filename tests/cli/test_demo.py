@@ -64,6 +64,8 @@ def test_the_demo_shows_each_command_that_it_runs(lines: list[dict[str, Any]], t
         "evaluate",
         "try",
         "serve",
+        "similar",
+        "suggest",
     } == set(COMMANDS)
     made = {folder / name for name in ("cache.h5", "head", "head-knn", "run", "report")}
     assert {Path(line["out"]) for line in lines if line.get("out")} == made

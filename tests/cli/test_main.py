@@ -28,7 +28,7 @@ def test_the_help_names_every_command_and_every_command_is_a_file() -> None:
     folder = Path(importlib.import_module("featcache_cli").__file__ or "").parent
     files = {path.stem.replace("try_", "try").replace("_", "-") for path in folder.glob("*.py")} - {
         *("--init--", "base", "entry", "lazy-choice", "main", "memory", "options", "outputs", "progress", "results"),
-        *("predict-summary", "stopping", "wrapping"),
+        *("config", "predict-summary", "requirements", "stopping", "wrapping"),
     }
     assert set(COMMANDS) == files
     text = done("--help")

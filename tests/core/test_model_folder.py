@@ -32,10 +32,13 @@ def test_model_json_names_all_files_with_their_hashes(head: Path) -> None:
     card = json.loads((head / CARD).read_text())
     assert {name: bool(value) for name, value in card["sha256"].items()} == {
         "head.safetensors": True,
+        "held-out.safetensors": True,
         "test.csv": False,  # there is no test split
         "val.csv": True,
     }
-    assert sorted(path.name for path in head.iterdir()) == ["head.safetensors", CARD, "run.json", "val.csv"]
+    assert sorted(path.name for path in head.iterdir()) == [
+        *("head.safetensors", "held-out.safetensors", CARD, "run.json", "val.csv"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["head.safetensors", "val.csv"])

@@ -438,7 +438,10 @@ def test_a_parquet_file_that_is_none_or_lacks_a_column(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"file": ["a"], "label": ["x"]}), path)
     with pytest.raises(DataLayoutError) as lacking:
         read_manifest(path)
-    assert str(lacking.value) == f"{path} must have the columns path,label[,split][,sha256]; found file,label"
+    assert str(lacking.value) == (
+        f"{path} must have the columns path,label[,split][,sha256]; found file,label. A table of texts has the columns "
+        "text,label; another column of texts: --text-column NAME"
+    )
 
 
 @pytest.mark.parametrize("sha256", ["0", "xy" * 32, "ab" * 31])

@@ -145,7 +145,7 @@ def test_what_cannot_be_saved_is_refused_before_it_is_fitted(
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_probabilities_that_are_no_numbers_are_a_head_error(cache: FeatureCache) -> None:
-    with pytest.raises(HeadError, match=r"LabelSpreading could not predict: its probabilities for \d+ of \d+ images"):
+    with pytest.raises(HeadError, match=r"LabelSpreading could not predict: its probabilities for \d+ of \d+ samples"):
         fit_head(cache, head="sklearn.semi_supervised.LabelSpreading", parameters={"gamma": 1e9})
 
 

@@ -34,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("line", "said", "needs"),
     [
         ("--help", "Run the frozen network once, keep the features", []),
-        ("extract --help", "Run the frozen network once on every image and view of DATA", []),
+        ("extract --help", "Run the frozen network once on every image or text of DATA", []),
         ("finetune --help", "--preset", []),
         ("fit-head --help", "forest, head2toe, ", []),
         ("export --help", "onnx|state-dict|torch-export", []),

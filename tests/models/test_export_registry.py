@@ -90,7 +90,7 @@ def test_export_writes_a_format_of_another_package(model: Path, tmp_path: Path) 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.usefixtures("toy_format")
 def test_the_command_writes_a_format_of_another_package(model: Path, tmp_path: Path) -> None:
-    assert "[onnx|state-dict|torch-export|missing|torchscript]" in done("export", "--help")
+    assert "[onnx|state-dict|torch-export|missing|torchscript|npz|parquet]" in done("export", "--help")
     result = featcache_cli("export", model, "--format", "torchscript", "-o", tmp_path / "toy.pt")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"{tmp_path / 'toy.pt'}: torchscript, ")
