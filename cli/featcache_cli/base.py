@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import click
 
 from featcache_cli import outputs, progress
-from featcache_cli.config import parameters_of
+from featcache_cli.config import close_hint, parameters_of
 
 _GROUPS: dict[str, tuple[str, ...]] = {
     "Data": ("label_column", "text_column", "skip_missing", "val_fraction", "split_seed", "allow_leak", "max_pixels",
@@ -122,6 +121,4 @@ def refuse_unknown(ctx: click.Context, name: str, commands: Collection[str]) -> 
     """Raise UsageError for an unknown command, with the names that are similar."""
     if name in commands or name.startswith("-"):
         return
-    alike = difflib.get_close_matches(name.lower().replace("_", "-"), commands, n=2, cutoff=0.7)
-    hint = f" Did you mean {' or '.join(alike)}?" if alike else f" There are {', '.join(commands)}."
-    raise click.UsageError(f"There is no command {name!r}.{hint}", ctx)
+    raise click.UsageError(f"There is no command {name!r}. {close_hint(name, commands)}", ctx)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -46,7 +46,7 @@ def read_config(path: str | os.PathLike[str], commands: Sequence[str]) -> dict[s
         if not isinstance(table, dict):
             raise click.UsageError(f"{path}: {name} is not in a table of a command, {_EXAMPLE}")
         if name not in commands:
-            raise click.UsageError(f"{path}: there is no command {name!r}{_close(name, commands)}")
+            raise click.UsageError(f"{path}: there is no command {name!r}. {close_hint(name, commands)}")
     return tables
 
 
@@ -73,7 +73,7 @@ def parameters_of(command: click.Command, table: Mapping[str, Any], name: str) -
     for key, value in table.items():
         param = spellings.get(key.replace("_", "-"))
         if param is None:
-            raise click.UsageError(f"--config: {name} has no option {key!r}{_close(key, list(spellings))}")
+            raise click.UsageError(f"--config: {name} has no option {key!r}. {close_hint(key, spellings)}")
         several = getattr(param, "multiple", False) or param.nargs != 1
         if isinstance(value, list) and not several:
             raise click.UsageError(f"--config: {key} of {name} takes one value, not a list")
@@ -93,6 +93,7 @@ def _spellings(param: click.Parameter) -> list[str]:
     return [name.lstrip("-") for name in (*param.opts, *param.secondary_opts)]
 
 
-def _close(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, 1)
-    return f". Did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(names))}"
+def close_hint(name: str, names: Collection[str]) -> str:
+    """A sentence with the names that are similar to a missing one, or with all names."""
+    alike = difflib.get_close_matches(name.lower().replace("_", "-"), names, n=2, cutoff=0.7)
+    return f"Did you mean {' or '.join(alike)}?" if alike else f"There are {', '.join(names)}."

@@ -186,7 +186,7 @@ def _open_cache(model: str, request: _Request, data: str | None, split: str | No
     located = CachedData(cache, data) if data else None
     stream = classifier.stream(cache, located, split=split, **naming)
     names = [cache.samples.ids[row] for part in select_splits(cache, split) for row in cache.samples.rows(part)]
-    if (split in (ALL, "train")) and (in_train := len(cache.samples.rows("train"))):
+    if split in (ALL, "train") and (in_train := len(cache.samples.rows("train"))):
         options.note(
             f"{in_train} of {len(names)} samples are in train: a head that was fitted on them predicts them better "
             "than others (--split val, test or unlabeled)"

@@ -29,7 +29,7 @@ from featcache.core.layer_names import parse_layer
 from featcache.core.model_card import ModelCard
 from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
-from featcache.heads.linear_layer import as_linear, layer
+from featcache.heads.linear_layer import LinearWeights, as_linear, layer
 from featcache.models.inputs.base import SampleFile
 from featcache.models.inputs.registry import inputs_of
 from featcache.models.load import SavedModel, open_model
@@ -160,7 +160,7 @@ def _linear_layer(saved: SavedModel, name: str) -> tuple[NDArray[np.float64], ND
     """Weights (c, d) and biases (c,) of the logits; of classes that exclude each other minus the mean logit."""
     if saved.card.kind == "network":
         head = saved.model.head
-        weight, bias = (values.detach().double().cpu().numpy() for values in (head.weight, head.bias))
+        weights = LinearWeights(*(values.detach().double().cpu().numpy() for values in (head.weight, head.bias)))
     else:
         linear = as_linear(saved.model)
         if linear is None:
@@ -168,10 +168,11 @@ def _linear_layer(saved: SavedModel, name: str) -> tuple[NDArray[np.float64], ND
                 f"{name} is a {saved.card.head} head, and only the logits of linear heads are sums over places: fit "
                 "auto, linear, ridge, lda or centroid"
             )
-        weight, bias = layer(linear, len(saved.card.classes))
+        weights = layer(linear, len(saved.card.classes))
+    weight, bias = weights
     if saved.card.multilabel:
         return weight, bias
-    seen = weight.any(axis=1)  # train may lack classes
+    seen = weights.depends_on_input  # train may lack classes
     return weight - weight[seen].mean(axis=0), bias - bias[seen].mean()
 
 

@@ -71,14 +71,21 @@ def reliability_figure(model: _Path) -> DrawFigure:
 
 def coverage_figure(model: _Path) -> DrawFigure:
     """How often sets of labels hold the true one on val, by the requested coverage, and how large they are."""
+    if not has_sets(model):
+        raise PictureError(f"{model} has no figures of sets of labels: it has no scores of held-out samples, or few.")
     path = Path(model) / REPORT
-    sets = _read(path).get("sets")
-    if not sets:
-        raise PictureError(f"{model} has no scores of held-out samples, which sets of labels need.")
     try:
-        return partial(plot_coverage, [SetFigures(**one) for one in sets])
+        return partial(plot_coverage, [SetFigures(**one) for one in _read(path)["sets"]])
     except TypeError as error:
         raise PictureError(f"{path} is damaged: its sets are invalid.") from error
+
+
+def has_sets(model: _Path) -> bool:
+    """Whether the report of a model can be read, and has figures of sets of labels."""
+    try:
+        return bool(_read(Path(model) / REPORT).get("sets"))
+    except PictureError:
+        return False
 
 
 def history_figure(model: _Path) -> DrawFigure:

@@ -64,8 +64,8 @@ def test_tables_of_figures_are_nested(cache: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[fit-head]\ncach = 'x'", "fit-head has no option 'cach'. Did you mean 'cache'?"),
-        ("[fithead]\ncache = 'x'", "there is no command 'fithead'. Did you mean 'fit-head'?"),
+        ("[fit-head]\ncach = 'x'", "fit-head has no option 'cach'. Did you mean cache?"),
+        ("[fithead]\ncache = 'x'", "there is no command 'fithead'. Did you mean fit-head?"),
         ("cache = 'x'", "cache is not in a table of a command"),
         ("[fit-head]\ncache = ['x']", "cache of fit-head takes one value, not a list"),
         ("[fit-head\n", "is not a TOML file"),

@@ -31,6 +31,7 @@ from featcache.reports.model_figures import (
     confusion_figure,
     coverage_figure,
     curve_figure,
+    has_sets,
     history_figure,
     predictions_figure,
     reliability_figure,
@@ -345,9 +346,17 @@ def test_the_coverage_is_that_of_the_report(tmp_path: Path) -> None:
     assert points.get_ydata().tolist() == [one.coverage for one in fit.sets]
 
 
+def test_a_head_of_averaged_views_has_no_sets_and_its_page_no_note(tmp_path: Path) -> None:
+    """Its held-out scores are of the clean view, and saved all the same."""
+    x, y = clouds(400, 4, views=3)
+    fit_head(FeatureCache.from_arrays(x, [f"c{label}" for label in y]), tmp_path / "head", head="ridge", tta=2)
+    assert (tmp_path / "head" / "held-out.safetensors").exists()
+    assert not has_sets(tmp_path / "head")
+
+
 def test_a_head_without_held_out_samples_has_no_coverage(tmp_path: Path) -> None:
     fit_head(overlapping(), tmp_path / "head", head="logreg")
-    assert "has no scores of held-out samples" in refusal(lambda: coverage_figure(tmp_path / "head"))
+    assert "has no figures of sets of labels" in refusal(lambda: coverage_figure(tmp_path / "head"))
 
 
 def test_without_probabilities_there_is_no_reliability(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from featcache.cache.feature_cache import FeatureCache
 from featcache.errors import FeatcacheError
 from featcache.heads.fit_head import HeadFit
-from featcache.heads.held_out import FILE as HELD_OUT
 from featcache.reports import model_figures
 from featcache.reports.html import Figure, Section, Table, without_folders
 from featcache.reports.samples.registry import sample_report
@@ -36,7 +35,7 @@ def head_section(head: Path, cache: FeatureCache, data: str | os.PathLike[str] |
     add = partial(add_figure, section, local=[head, cache.path, *([] if data is None else [data])])
     add(lambda: model_figures.confusion_figure(head), "Confusion matrix")
     add(lambda: model_figures.reliability_figure(head), "Calibration of the probabilities")
-    if (head / HELD_OUT).exists():
+    if model_figures.has_sets(head):
         add(lambda: model_figures.coverage_figure(head), "How often sets of labels hold the true one")
     sample_report(cache.spec.modality).add_samples(section, add, head, cache, data)
     return section
