@@ -6,7 +6,7 @@ const AHEAD = 3; // samples that are loaded before they are shown
 const SMALL = 96; // pixels of an image whose pixels are shown as squares
 
 const $ = (id) => document.getElementById(id);
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 let state = null;
 let view = "suggested"; // or "doubtful": where labels go on
@@ -89,7 +89,10 @@ function say(message) {
 }
 
 function nothingLeft() {
-  if (view === "doubtful") return state.assessing ? "Looking for doubtful labels…" : "No label is doubtful.";
+  if (view === "doubtful") {
+    if (state.assessing) return "Looking for doubtful labels…";
+    return `No label to check${state.doubts_note ? `: ${state.doubts_note}.` : " yet."}`;
+  }
   if (state.choosing) return `Choosing the next ${state.nouns}…`;
   if (state.error) return `No ${state.nouns} could be chosen: ${state.error}`;
   if (state.skipped) return `All other ${state.nouns} have a label. ${state.skipped} were skipped: see “Show skipped”.`;
@@ -127,7 +130,7 @@ function render() {
 function renderAccuracy() {
   const last = state.accuracy;
   const busy = state.assessing ? " Updating…" : "";
-  $("figure").textContent = last ? `Accuracy ${percent(last.accuracy)}, 95 % interval ${percent(last.low)} to ${percent(last.high)}` : "Accuracy";
+  $("figure").textContent = last ? `Accuracy ${percent(last.accuracy)} (95 % interval ${percent(last.low)} to ${percent(last.high)})` : "Accuracy";
   $("basis").textContent = (last
     ? `Cross-validated on ${last.held_out} labeled ${state.nouns}, head ${last.head}. They were chosen, not drawn, so others may be easier or harder.`
     : state.accuracy_note || state.error) + busy;

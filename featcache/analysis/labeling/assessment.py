@@ -36,7 +36,7 @@ class Assessment(NamedTuple):
 
     labels : how many samples have one. accuracy : of the default head in cross-validation; its `n` samples were held
     out in turn. None: `note` says why there is none. head : the name of the head. doubts : the most doubtful label
-    first.
+    first. doubts_note : what the doctor says about the labels, also why it did not check them.
     """
 
     labels: int
@@ -44,6 +44,7 @@ class Assessment(NamedTuple):
     head: str
     note: str
     doubts: tuple[Doubt, ...]
+    doubts_note: str
 
 
 def assess(cache: FeatureCache, seed: int = 0) -> Assessment:
@@ -66,25 +67,27 @@ def assess(cache: FeatureCache, seed: int = 0) -> Assessment:
     ]
     if np.count_nonzero(np.unique(distinct, return_counts=True)[1] > 1) < 2:
         note = f"The accuracy is estimated as soon as two classes have two different {noun}s each."
-        return Assessment(labels, None, "", note, ())
+        return Assessment(labels, None, "", note, (), "")
     try:
         fitted = fit_own_head(train, seed)
     except HeadError as error:
-        return Assessment(labels, None, "", f"The accuracy cannot be estimated yet: {error}", ())
+        return Assessment(labels, None, "", f"The accuracy cannot be estimated yet: {error}", (), "")
     assert fitted.selection is not None
     accuracy = fitted.selection.chosen.accuracy
     assert isinstance(accuracy, Accuracy)
-    return Assessment(labels, accuracy, fitted.name, "", _doubts(cache, seed))
+    return Assessment(labels, accuracy, fitted.name, "", *_find_doubts(cache, seed))
 
 
-def _doubts(cache: FeatureCache, seed: int) -> tuple[Doubt, ...]:
+def _find_doubts(cache: FeatureCache, seed: int) -> tuple[tuple[Doubt, ...], str]:
+    """The doubtful labels, and the summary of the check."""
     rows = {name: row for row, name in enumerate(cache.samples.ids)}
     held_out = [cache.features(split) for split in ("val", "test") if len(cache.readable_rows(split))]
     words = sample_checks(cache.spec.modality).words
     checks = check_labels(cache.features("train"), held_out, MAX_IMAGES, seed, words=words)
     (check,) = (check for check in checks if check.name == "labels")
-    return tuple(
+    doubts = tuple(
         Doubt(rows[one.image], one.label, one.suggested, one.score or 0.0, issue in check.findings)
         for issue in (*check.findings, *check.rankings)
         for one in issue.images
     )
+    return doubts, check.summary

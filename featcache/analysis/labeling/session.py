@@ -269,7 +269,7 @@ class LabelSession:
                 self.error = ""
             except (FeatcacheError, OSError, ValueError, MemoryError) as error:  # shown; the next label tries again
                 with self._condition:
-                    self.error, self.is_choosing, self.is_assessing = str(error), False, False
+                    self.error, self.is_choosing, self.is_assessing = str(error) or repr(error), False, False
 
     def close(self) -> None:
         """End `work` after its current step."""

@@ -189,6 +189,7 @@ class LabelPage:
             ],
             "accuracy": points[-1] if last and last.accuracy else None,
             "accuracy_note": last.note if last else "",
+            "doubts_note": last.doubts_note if last else "",
             "curve": points,
             "choosing": session.is_choosing,
             "assessing": session.is_assessing,
