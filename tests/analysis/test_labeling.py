@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands import in_process
 from featcache import FeatureCache, suggest
 from featcache.analysis.labeling import session as module
 from featcache.analysis.labeling.assessment import Doubt, assess
@@ -124,28 +122,6 @@ def test_an_opened_session_continues_from_the_table(photos: Path) -> None:
     assert again.queue[-1].row == rows[1]
     assert again.history == [rows[2], rows[0]]
     assert open_session(photos).skipped == 0
-
-
-def test_nothing_is_lost_at_a_kill(photos: Path) -> None:
-    """The process dies right after each call has returned."""
-    code = """
-import os, signal, sys
-from featcache import FeatureCache
-from featcache.analysis.labeling.session import LabelSession
-session = LabelSession(FeatureCache.open(sys.argv[1]), sys.argv[2])
-row = session.queue[0].row
-session.label(row, "ants", "")
-print(row, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    rows = []
-    for _ in range(2):
-        died = in_process(code, photos.parent / "cache.h5", photos)
-        assert died.returncode == -signal.SIGKILL, died.stderr
-        rows.append(int(died.stdout))
-    session = open_session(photos)
-    assert session.history == rows
-    assert [row for row, name in enumerate(session.labels) if name == "ants"] == sorted(rows)
 
 
 def test_update_reads_the_table(photos: Path) -> None:
