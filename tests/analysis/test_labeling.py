@@ -121,6 +121,7 @@ def test_an_opened_session_continues_from_the_table(photos: Path) -> None:
     again.bring_back()
     assert again.queue[-1].row == rows[1]
     assert again.history == [rows[2], rows[0]]
+    again.label(again.queue[0].row, "ants", "")
     assert open_session(photos).skipped == 0
 
 
@@ -164,7 +165,10 @@ def test_the_accuracy_is_that_of_the_head_cross_validated_on_the_labels(photos: 
     after = LabelSession(FeatureCache.open(session.cache.path), session.path)
     assert len(after.cache.samples.rows("val")) > 0
     after.assess()
-    assert after.assessments[0].accuracy == found.accuracy  # val, which `update` draws, is no less a label
+    again = after.assessments[0].accuracy
+    assert again is not None
+    assert (again.n, again.confusion) == (23, found.accuracy.confusion)  # val, which `update` draws, has labels, too
+    assert again.log_loss == pytest.approx(found.accuracy.log_loss, abs=1e-6)
 
 
 def test_it_says_when_there_are_too_few_labels(photos: Path) -> None:
@@ -309,6 +313,36 @@ def test_data_that_is_not_that_of_the_cache_is_refused(photos: Path, tmp_path: P
         LabelSession(cache, photos)
 
 
+def test_labels_in_the_data_that_the_cache_lacks_are_not_passed_over(photos: Path) -> None:
+    session = open_session(photos)
+    update(session.cache.path, photos, backbone=toy_backbone(), workers=1)
+    table = photos.parent / "by-hand.csv"
+    suggest(session.cache, data=photos).write_table(table)
+    update(session.cache.path, table, backbone=toy_backbone(), workers=1)
+    table.write_text(table.read_text().replace("photos/003.png,,", "photos/003.png,ants,"))
+    cache = FeatureCache.open(session.cache.path)
+    with pytest.raises(
+        CacheMismatchError, match=r"1 images .*label in .*by-hand.csv.*003\.png.*`featcache update .*first"
+    ):
+        LabelSession(cache, table)
+    update(cache.path, table, backbone=toy_backbone(), workers=1)
+    assert LabelSession(FeatureCache.open(cache.path), table).labeled == 1
+
+
+def test_a_class_keeps_the_name_that_the_cache_has(make_folder: MakeFolder, tmp_path: Path) -> None:
+    """Also in another Unicode form than that of names that are typed."""
+    decomposed = "a\u0308pfel"
+    root = make_folder({decomposed: 3, "birnen": 3, "unlabeled": 2})
+    extract(root, tmp_path / "cache.h5", backbone=toy_backbone(), workers=1, views=0)
+    session = LabelSession(FeatureCache.open(tmp_path / "cache.h5"), root)
+    row = session.queue[0].row
+    session.label(row, session.classes[0], "")
+    assert session.classes == [decomposed, "birnen"]
+    assert session.labels[row] == decomposed
+    session.label(row, "", decomposed)
+    assert session.changes == 0  # as it was
+
+
 def test_a_table_of_something_else_is_not_overwritten(photos: Path) -> None:
     path = photos.parent / "cache.labels.csv"
     path.write_text("name,price\na,1\n")
@@ -397,5 +431,5 @@ def test_doubts_name_the_rows_of_the_cache() -> None:
     x = np.random.default_rng(0).normal(size=(80, 4)) + 6 * (y == "b")[:, None]
     y[6] = "b"
     cache = FeatureCache.from_arrays(x, y)
-    row = cache.samples.ids.index("6")
+    row = cache.samples.ids.index("06")
     assert any(one[:3] == Doubt(row, "b", "a", 0.0, True)[:3] and one.is_wrong for one in assess(cache).doubts)

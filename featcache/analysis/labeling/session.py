@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import unicodedata
 from collections import Counter
@@ -25,7 +26,8 @@ BATCH = 20
 
 _TRIED, _MAX_NAME = 5, 200  # samples that must not all be unreadable at the start; letters of a class name
 _LABELED, _SKIPPED, _CONFIRMED, _REMOVED = "labeled", "skipped", "confirmed", "label removed"
-_MARKS = (_LABELED, _SKIPPED, _CONFIRMED, _REMOVED)
+_MARKS = (_LABELED, _SKIPPED, _CONFIRMED, _REMOVED)  # in the column `reason`
+_BACK = "skipped before"  # no mark
 
 
 class Queued(NamedTuple):
@@ -92,10 +94,11 @@ class LabelSession:
     ) -> None:  # fmt: skip
         relabel(cache, {})  # refuses several labels
         self.cache, self.data, self._seed = cache, CachedData(cache, data), seed
-        _check_ids(cache, self.data)
         self.path = table_path(cache)
         self._table = LabelTable(self.path, cache, self.data.source)
-        self.labels = format_labels(cache.samples.labels, cache.samples.classes)
+        self._cached_labels = format_labels(cache.samples.labels, cache.samples.classes)
+        self.labels = [*self._cached_labels]
+        _check_data(self, self.data)
         self.classes = [*cache.samples.classes]
         self.queue: list[Queued] = []
         self.assessments: list[Assessment] = []
@@ -161,7 +164,7 @@ class LabelSession:
         OutputError
             The table cannot be written; the label did not change.
         """
-        name = check_name(name) if name else ""
+        name = check_name(name) if name and name not in self.classes else name
         with self._condition:
             mark = _REMOVED if not name else _CONFIRMED if name == before else _LABELED
             self._change(row, name, before, mark)
@@ -176,7 +179,7 @@ class LabelSession:
         with self._condition:
             rows = self._skipped_rows()
             self._save(self.labels, {row: mark for row, mark in self._marks.items() if mark != _SKIPPED})
-            self.queue += [Queued(row, _SKIPPED) for row in rows]
+            self.queue += [Queued(row, _BACK) for row in rows]
 
     def _skipped_rows(self) -> list[int]:
         return [row for row, mark in self._marks.items() if mark == _SKIPPED]
@@ -193,7 +196,9 @@ class LabelSession:
         labels[row], marks[row] = name, mark
         self._save(labels, marks)
         if name != before:
-            self._changed[row] = name
+            self._changed = {**self._changed, row: name}
+            if name == self._cached_labels[row]:
+                del self._changed[row]
             self.is_assessing = True
             self._add_class(name)
         self.queue = [one for one in self.queue if one.row != row]
@@ -220,7 +225,7 @@ class LabelSession:
 
     def _read_table(self) -> None:
         for row, name, reason in self._table.read():
-            if name and name != self.labels[row]:
+            if name and name not in self.classes:
                 name = check_name(name)
             if (name or reason == _REMOVED) and name != self.labels[row]:
                 self.labels[row] = self._changed[row] = name
@@ -248,13 +253,12 @@ class LabelSession:
     def assess(self) -> None:
         """Estimate the accuracy with the labels so far, and find doubtful ones."""
         with self._condition:
-            self.is_assessing = False
-            cache = relabel(self.cache, self._changed, join_val=True)
-        assessment = assess(cache, self._seed)
+            changed = {**self._changed}
+        assessment = assess(relabel(self.cache, changed, join_val=True), self._seed)
         with self._condition:
-            if self.assessments and self.assessments[-1].labels == assessment.labels:
-                self.assessments.pop()
-            self.assessments.append(assessment)
+            before = [one for one in self.assessments if one.labels != assessment.labels]
+            self.assessments = [*before, assessment]  # a new list: other threads read the old one
+            self.is_assessing = self._changed != changed
 
     def work(self) -> None:
         """Choose and assess whenever labels have changed, until `close`. It is the target of a thread."""
@@ -263,13 +267,14 @@ class LabelSession:
                 self._condition.wait_for(lambda: self._is_closed or self.is_choosing or self.is_assessing)
                 if self._is_closed:
                     return
-                step = self.choose if self.is_choosing else self.assess
+                is_choice = self.is_choosing
             try:
-                step()
+                self.choose() if is_choice else self.assess()
                 self.error = ""
             except (FeatcacheError, OSError, ValueError, MemoryError) as error:  # shown; the next label tries again
                 with self._condition:
-                    self.error, self.is_choosing, self.is_assessing = str(error) or repr(error), False, False
+                    self.error = str(error) or repr(error)
+                    self.is_choosing, self.is_assessing = not is_choice and self.is_choosing, False
 
     def close(self) -> None:
         """End `work` after its current step."""
@@ -294,14 +299,24 @@ def check_name(name: str) -> str:
     return name
 
 
-def _check_ids(cache: FeatureCache, data: CachedData) -> None:
-    listed = {*data.source.sample_ids(Counter())}
-    missing = [name for name in cache.samples.ids if name not in listed]
+def _check_data(session: LabelSession, data: CachedData) -> None:
+    """Raise CacheMismatchError if samples are not in the data, or have a label there that the cache does not have."""
+    cache, source = session.cache, data.source
+    labels = {one.id: one.classes if one.split != UNLABELED else () for one in source.entries(Counter()).entries}
+    nouns = f"{cache.spec.modality}s of {cache.path}"
+    missing = [name for name in cache.samples.ids if name not in labels]
     if missing:
         raise CacheMismatchError(
-            f"{len(missing)} of {len(cache.samples)} {cache.spec.modality}s of {cache.path} are not in "
-            f"{data.source.name} (for example {missing[0]}). Give the data that the cache was made from with --data "
-            f"(after an update from a table, that table), or run `featcache update` first."
+            f"{len(missing)} of {len(cache.samples)} {nouns} are not in {source.name} (for example {missing[0]}). Give "
+            "the data that the cache was made from with --data (after an update from a table, that table), or run "
+            "`featcache update` first."
+        )
+    cached = zip(cache.samples.ids, session.labels, strict=True)
+    newer = [name for name, label in cached if labels[name] and not label]
+    if newer and Path(source.name).resolve() != session.path.resolve():
+        raise CacheMismatchError(
+            f"{len(newer)} {nouns} have a label in {source.name} and none in the cache (for example {newer[0]}). Run "
+            f"`featcache update {shlex.quote(str(cache.path))} {shlex.quote(source.name)}` first."
         )
 
 
