@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,12 +42,19 @@ def kind_of(session: LabelSession, row: int) -> str:
     return ["ants", "bees"][int(session.cache.samples.ids[row][-7:-4]) % 2]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 photos without a label, and cache.h5 beside their folder."""
+    root = tmp_path_factory.mktemp("made")
+    extract(tinted(root, 40), root / "cache.h5", backbone=toy_backbone(), workers=1, views=0, dtype="float32")
+    return root
+
+
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """40 photos without a label, and cache.h5 beside the folder."""
-    folder = tinted(tmp_path, 40)
-    extract(folder, tmp_path / "cache.h5", backbone=toy_backbone(), workers=1, views=0, dtype="float32")
-    return folder
+def photos(made: Path, tmp_path: Path) -> Path:
+    """The folder of photos, in a copy."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "photos"
 
 
 def open_session(photos: Path, **options: object) -> LabelSession:

@@ -60,7 +60,8 @@ def start(unsorted: Path) -> Iterator[Callable[[], Served]]:
 
     yield start_server
     for server in servers:
-        server.kill()
+        if server.process.poll() is None:
+            server.kill()
 
 
 def labels_of(table: Path) -> dict[str, str]:

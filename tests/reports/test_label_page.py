@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,25 @@ def client_of(session: LabelSession, loopback: bool = True) -> Any:
     return TestClient(label_app(page, loopback), base_url=f"http://{HOST}")
 
 
-@pytest.fixture
-def session(tmp_path: Path) -> LabelSession:
-    """Six photos: one large, one with a name that is HTML, one that is deleted, and one that changes."""
-    folder = tmp_path / "photos"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photos, one large and one with a name that is HTML, and cache.h5 beside their folder."""
+    root = tmp_path_factory.mktemp("made")
+    folder = root / "photos"
     folder.mkdir()
     for number in range(5):
         random_image(number).save(folder / f"{number}.png")
     random_image(5).save(folder / ODD)
     random_image(6, 2000, 1500).save(folder / "0.png")
-    extract(folder, tmp_path / "cache.h5", backbone=toy_backbone(), workers=1, views=0)
+    extract(folder, root / "cache.h5", backbone=toy_backbone(), workers=1, views=0)
+    return root
+
+
+@pytest.fixture
+def session(made: Path, tmp_path: Path) -> LabelSession:
+    """One of the photos is deleted afterwards, and one changes."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "photos"
     session = LabelSession(FeatureCache.open(tmp_path / "cache.h5"), folder, ["<b>bold</b>"])
     (folder / "1.png").unlink()
     random_image(7).save(folder / "2.png")
