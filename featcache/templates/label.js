@@ -245,8 +245,12 @@ document.addEventListener("keydown", (event) => {
   const onButton = document.activeElement.tagName === "BUTTON" && document.activeElement.matches(":focus-visible");
   if (onButton && (event.key === "Enter" || event.key === " ")) return; // it presses the button
   const number = KEYS.indexOf(event.key.toLowerCase());
-  const actions = { " ": skip, ArrowRight: skip, Backspace: back, ArrowLeft: back, Delete: remove, Enter: () => $("name").focus() };
-  const act = actions[event.key] || (event.key.length === 1 && number >= 0 && number < state.classes.length && (() => label(state.classes[number].name)));
+  const actions = {
+    " ": skip, ArrowRight: skip, Backspace: back, ArrowLeft: back, Delete: remove, Enter: () => $("name").focus(),
+    ArrowDown: () => $("text").scrollBy(0, 80), ArrowUp: () => $("text").scrollBy(0, -80),
+  };
+  const isClass = event.key.length === 1 && number >= 0 && number < state.classes.length;
+  const act = isClass ? () => label(state.classes[number].name) : actions[event.key];
   if (!act) return;
   event.preventDefault();
   act();
@@ -264,7 +268,9 @@ const clicks = {
   again: () => send("skipped", {}), copy: () => navigator.clipboard.writeText(state.command),
 };
 for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
-document.addEventListener("click", (event) => event.target.closest("button") && document.activeElement.blur());
+document.addEventListener("click", (event) => {
+  if (event.detail && event.target.closest("button")) document.activeElement.blur(); // of a mouse: keys go to the page again
+});
 
 // Other tabs, and what is computed in the background.
 async function poll() {
