@@ -35,7 +35,12 @@ _STEMS = (
     "test",
     "unknown",
 )  # first parts of all file names that featcache writes into a model folder
-_LATER = {"thresholds": None, "tta": 0, "engine": ""}  # left out if default, so that earlier versions can read the card
+_LATER = {
+    "thresholds": None,
+    "tta": 0,
+    "engine": "",
+    "self_training": None,
+}  # left out if default, so that earlier versions can read the card
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class ModelCard:
     thresholds : with several labels, the probability above which each is predicted; None is 0.5 for each.
     tta : augmented views per image that are averaged with the clean view, in the metrics and in predictions.
     engine : engine that computed the features of the head, see `Backbone.select_engine`; "" if unknown.
+    self_training : how the head learned from samples without a label, see `SelfTraining`; None if it did not.
     """
 
     kind: Literal["head", "network"]
@@ -63,6 +69,7 @@ class ModelCard:
     thresholds: tuple[float, ...] | None = None
     tta: int = 0
     engine: str = ""
+    self_training: dict[str, Any] | None = None
 
     def write(
         self, folder: Path, weights: bytes | None = None, others: Mapping[str, bytes | None] = MappingProxyType({})
@@ -84,11 +91,7 @@ class ModelCard:
             A file cannot be written. The previous model is unchanged.
         """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
-        for name, usual in (
-            ("thresholds", None),
-            ("tta", 0),
-            ("engine", ""),
-        ):  # left out if default, so that earlier versions can read the card
+        for name, usual in _LATER.items():
             if fields[name] == usual:
                 del fields[name]
         files = {**({} if weights is None else {self.file: weights}), **others}
@@ -126,6 +129,8 @@ class ModelCard:
                 raise HeadError(f"{path} is damaged: its tta is {fields['tta']!r}")
             if not isinstance(fields.get("engine", ""), str):
                 raise HeadError(f"{path} is damaged: its engine is {fields['engine']!r}")
+            if not isinstance(fields.get("self_training", {}), dict):
+                raise HeadError(f"{path} is damaged: its self_training is {fields['self_training']!r}")
             if "thresholds" in fields:
                 fields["thresholds"] = _thresholds(path, fields)
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})

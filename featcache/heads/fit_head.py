@@ -29,6 +29,7 @@ from featcache.heads.io import save_head
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.registry import find_head
+from featcache.heads.self_training import SelfTraining
 from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.heads.tuning.layer_selection import LayerSelection
 from featcache.heads.tuning.selection import Selection
@@ -76,6 +77,8 @@ class HeadFit(Result, NotebookResult):
     sets : tuple of SetFigures
         How often sets of labels with a requested coverage hold the true label of val, and how large they are; see
         `featcache.metrics.conformal`. Empty for heads without scores of held-out samples.
+    self_training : SelfTraining, optional
+        What became of samples without a label, with ``unlabeled=True``.
     """
 
     estimator: BaseEstimator
@@ -92,6 +95,7 @@ class HeadFit(Result, NotebookResult):
     layers: tuple[str, ...] = (PENULTIMATE,)
     layer_selection: LayerSelection | None = None
     sets: tuple[SetFigures, ...] = ()
+    self_training: SelfTraining | None = None
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -103,7 +107,7 @@ class HeadFit(Result, NotebookResult):
     def __str__(self) -> str:
         """Several lines for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
-        lines = [str(part) for part in (self.layer_selection, self.selection) if part]
+        lines = [str(part) for part in (self.layer_selection, self.selection, self.self_training) if part]
         lines += [*self.notes, f"head {self.name}, val:", self.accuracy.describe()]
         if self.at_half:
             half = self.at_half
@@ -150,6 +154,7 @@ class HeadFit(Result, NotebookResult):
             "layers": self.layers,
             "layer_selection": self.layer_selection,
             "sets": self.sets,
+            "self_training": self.self_training,
         }
 
 
@@ -239,7 +244,9 @@ def fit_head(
         on_note(str(summary))
     layer = options["layer"] or default_layer(head, parameters, cache.spec.layers, cluster)
     with timer.phase("read"):  # machines of a cluster check their rows of train themselves
-        data = TrainingData.read(cache, layer, tta=tta, with_test=True, check_train=cluster is None)
+        data = TrainingData.read(
+            cache, layer, tta=tta, with_test=True, with_unlabeled=options["unlabeled"], check_train=cluster is None
+        )
         data = replace(data, keep_layers=options["layer"] is not None or find_head(head).layer == ALL)
     training_cluster = TrainingCluster(cluster, name, layer, on_note) if cluster else None
     fit_options = FitOptions(
@@ -279,6 +286,7 @@ def fit_head(
         fitted.layers,
         fitted.layer_selection,
         evaluation.sets,
+        fitted.self_training,
     )
     if folder is not None:
         _save(result, fitted.held_out, evaluation, data, cache, folder, tta)
@@ -316,6 +324,7 @@ def _save(
         thresholds=result.thresholds,
         tta=tta,
         engine=str(cache.provenance.get("engine", "")),
+        self_training=result.self_training.to_dict() if result.self_training and result.self_training.used else None,
     )
     test = None
     if data.test is not None and evaluation.test is not None:
