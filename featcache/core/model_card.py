@@ -35,12 +35,8 @@ _STEMS = (
     "test",
     "unknown",
 )  # first parts of all file names that featcache writes into a model folder
-_LATER = {
-    "thresholds": None,
-    "tta": 0,
-    "engine": "",
-    "self_training": None,
-}  # left out if default, so that earlier versions can read the card
+_LATER = {"thresholds": None, "tta": 0, "engine": "", "self_training": None}
+"""Fields that are left out if default, so that earlier versions can read the card."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featcache import FeatureCache, fit_head, load
+from featcache import FeatureCache, fit_head
 from featcache.core.model_card import ModelCard
 from featcache.errors import CacheIncompleteError, HeadError
 from featcache.heads import self_training
 from featcache.heads.self_training import STRENGTH, WEIGHT, SelfTraining
-from featcache.heads.training_data import FitOptions, TrainingData
+from featcache.heads.training_data import TrainingData
+from featcache.models.feature_classifier import FeatureClassifier
 
 CLASSES = ["ant", "bee", "wasp"]
 
@@ -28,7 +29,7 @@ def clusters(n: int, seed: int, d: int = 60) -> tuple[NDArray[np.float32], list[
 
 
 def make_cache(
-    unlabeled: NDArray[np.float32], *, train: int = 24, val: int = 300, seed: int = 0, groups: Sequence[str] = ()
+    unlabeled: NDArray[np.float32], *, train: int = 24, val: int = 300, seed: int = 4, groups: Sequence[str] = ()
 ) -> FeatureCache:
     """Few labels, these samples without one, and val. groups : of train, then of unlabeled."""
     x, names = clusters(train + val, seed)
@@ -64,8 +65,7 @@ def test_head_learns_from_unlabeled_samples_if_they_help(tmp_path: Path) -> None
     assert saved["self_training"]["samples"] == 400
     assert ModelCard.read(tmp_path).self_training == result.to_dict()
     assert saved["head"] == fit.name == "lda"
-    classifier = load(tmp_path)
-    predicted = [prediction.label for prediction in classifier.predict_features(cache, split="val")]
+    predicted = [prediction.label for prediction in FeatureClassifier.load(tmp_path).stream(cache, split="val")]
     expected = [CLASSES[label] for label in fit.estimator.predict(cache.features("val").clean())]
     assert predicted == expected
 
@@ -89,7 +89,7 @@ def test_without_the_option_unlabeled_samples_are_not_read() -> None:
 
 def test_head_is_lda_on_labels_and_predictions() -> None:
     """The formula, in numpy: two rounds of LDA with equal priors; the second with all predictions of the first."""
-    x, y = clusters(24, seed=0)
+    x, y = (part[:24] for part in clusters(324, seed=4))
     unlabeled = clusters(400, seed=1)[0]
     labels = np.array([CLASSES.index(name) for name in y])
 
@@ -134,7 +134,7 @@ def test_if_val_has_a_copy_of_each_the_head_says_so() -> None:
 @pytest.mark.parametrize("by", ["content", "group"])
 def test_held_out_samples_teach_nothing_through_unlabeled_ones(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of training samples, or samples of their groups, never weigh in the fold that holds the original out."""
-    x, extra = clusters(24, seed=0)[0], clusters(50, seed=1)[0]
+    x, extra = clusters(324, seed=4)[0][:24], clusters(50, seed=1)[0]
     others = x if by == "content" else clusters(24, seed=2)[0]
     names = [f"patient {row}" for row in range(24)]
     cache = make_cache(np.concatenate([others, extra]), groups=[*names, *names] if by == "group" else ())
@@ -189,8 +189,9 @@ def test_errors() -> None:
 
 def test_several_labels_are_refused() -> None:
     x, _ = clusters(40, seed=0)
-    labels = [["ant"], ["bee"], ["ant", "bee"], None] * 10
-    cache = FeatureCache.from_arrays(x, labels, split=["train", "val", "train", "unlabeled"] * 10)
+    labels = np.array([[1, 0], [0, 1], [1, 1], [np.nan, np.nan]] * 10)
+    split = ["train", "val", "train", "unlabeled"] * 10
+    cache = FeatureCache.from_arrays(x, labels, classes=CLASSES[:2], split=split)
     with pytest.raises(HeadError, match="unlabeled is for samples with one label"):
         fit_head(cache, unlabeled=True)
 
@@ -207,6 +208,5 @@ def test_two_classes_and_views() -> None:
     assert data.unlabeled and len(data.unlabeled.samples) == 200
     fit = fit_head(cache, unlabeled=True)
     assert fit.self_training and fit.self_training.held_out == 16
-    assert FitOptions().cv is None
     if fit.self_training.used:
         assert fit.estimator.coef_.shape == (1, 40)
