@@ -53,7 +53,9 @@ def test_head_learns_from_unlabeled_samples_if_they_help(tmp_path: Path) -> None
     cache = make_cache(clusters(400, seed=1)[0])
     plain, fit = fit_head(cache), fit_head(cache, tmp_path, unlabeled=True)
     result = fit.self_training
-    assert result and result.used and result.gain > 0
+    assert result
+    assert result.used
+    assert result.gain > 0
     assert (result.samples, result.unlabeled, result.copies, result.held_out) == (400, 400, 0, 24)
     assert result.gain == pytest.approx(result.self_trained - result.plain)
     assert fit.accuracy.accuracy > plain.accuracy.accuracy + 0.03
@@ -74,17 +76,20 @@ def test_head_is_the_plain_one_if_they_do_not_help(tmp_path: Path) -> None:
     noise = np.random.default_rng(5).normal(3, 4, size=(300, 60)).astype(np.float32)
     cache = make_cache(noise)
     plain, fit = fit_head(cache), fit_head(cache, tmp_path, unlabeled=True)
-    assert fit.self_training and not fit.self_training.used
+    assert fit.self_training
+    assert not fit.self_training.used
     assert fit.name == plain.name
     np.testing.assert_array_equal(fit.estimator.coef_, plain.estimator.coef_)
-    assert "self-training does not help" in str(fit) and "the head is the one without them" in str(fit)
+    assert "self-training does not help" in str(fit)
+    assert "the head is the one without them" in str(fit)
     assert "self_training" not in json.loads((tmp_path / "model.json").read_text())
     assert json.loads((tmp_path / "run.json").read_text())["self_training"]["used"] is False
 
 
 def test_without_the_option_unlabeled_samples_are_not_read() -> None:
     fit = fit_head(make_cache(clusters(400, seed=1)[0]))
-    assert fit.self_training is None and "self-training" not in str(fit)
+    assert fit.self_training is None
+    assert "self-training" not in str(fit)
 
 
 def test_head_is_lda_on_labels_and_predictions() -> None:
@@ -108,7 +113,9 @@ def test_head_is_lda_on_labels_and_predictions() -> None:
     everything, weight = np.concatenate([x, unlabeled]).astype(float), np.r_[np.ones(24), np.full(400, WEIGHT)]
     second = logits(lda(everything, np.r_[labels, guessed], weight), unlabeled)
     fit = fit_head(make_cache(unlabeled), unlabeled=True)
-    assert fit.self_training and fit.self_training.used and fit.selection
+    assert fit.self_training
+    assert fit.self_training.used
+    assert fit.selection
     found = fit.estimator.decision_function(unlabeled) * fit.selection.temperature
     np.testing.assert_allclose(*(z - z.mean(axis=1, keepdims=True) for z in (found, second)), atol=2e-3)
 
@@ -151,7 +158,8 @@ def test_held_out_samples_teach_nothing_through_unlabeled_ones(by: str, monkeypa
     assert len(seen) == 6  # five folds, and all samples
     left_out = np.array([weight[:24] == 0 for weight in seen])
     np.testing.assert_array_equal(left_out.sum(axis=0), np.ones(24))  # in the fold of its original, and nowhere else
-    assert not left_out[-1].any() and all(weight[24:].min() == WEIGHT for weight in seen)
+    assert not left_out[-1].any()
+    assert all(weight[24:].min() == WEIGHT for weight in seen)
 
 
 def test_many_labels_need_no_unlabeled_samples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +213,10 @@ def test_two_classes_and_views() -> None:
     labels = [["no", "yes"][label] if row < 16 or row >= 216 else None for row, label in enumerate(y)]
     cache = FeatureCache.from_arrays(x, labels, split=["train"] * 16 + ["unlabeled"] * 200 + ["val"] * 104)
     data = TrainingData.read(cache, "penultimate", with_unlabeled=True)
-    assert data.unlabeled and len(data.unlabeled.samples) == 200
+    assert data.unlabeled
+    assert len(data.unlabeled.samples) == 200
     fit = fit_head(cache, unlabeled=True)
-    assert fit.self_training and fit.self_training.held_out == 16
+    assert fit.self_training
+    assert fit.self_training.held_out == 16
     if fit.self_training.used:
         assert fit.estimator.coef_.shape == (1, 40)
