@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,8 +17,10 @@ from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.devices import check_training_device
 from featcache.backbones.engines.base import has_compiler
+from featcache.backbones.hub_model import hub_model, is_named
 from featcache.backbones.trainable import TrainableNetwork
-from featcache.core.model_card import CHECKPOINT, REPORT, prepare_folder, write_json
+from featcache.core.hub_names import hub_dataset
+from featcache.core.model_card import CHECKPOINT, kept_readme, prepare_folder
 from featcache.core.options import LiveOptions, manifest_keywords, takes_options
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
@@ -269,11 +272,16 @@ def finetune(
         start=run.accuracy("initial"),
         wise_ft=strategy.wise_ft,
         tuned=run.accuracy("best") if strategy.wise_ft is not None else None,
-        notes=(*filter(None, [no_bf16]), *live.notes(), *run_notes(run, network.weights_note)),
-        data=manifest.summary(loader.skipped),
+        notes=(*filter(None, [no_bf16]), *live.notes(), *run_notes(run, network.weights_note), *kept_readme(out)),
+        data=replace(manifest.summary(loader.skipped), skipped=len(loader.skipped), digest=samples.digest()),
     )
     if process_group.is_main_process:
-        write_json(out / REPORT, {"config": run.config, **result.to_dict()})
+        run.folder.save_report(
+            {"config": run.config, **result.to_dict()},
+            base_model=hub_model(network.name, network.weights),
+            dataset=hub_dataset(manifest.source.name),
+            is_named=is_named(network.name),
+        )
     process_group.destroy()
     return result
 
