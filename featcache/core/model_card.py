@@ -35,6 +35,8 @@ _STEMS = (
     "test",
     "unknown",
     "README",
+    "log",
+    "tensorboard",
 )  # first parts of all file names that featcache writes into a model folder
 _LATER = {"thresholds": None, "tta": 0, "engine": ""}  # left out if default, so that earlier versions can read the card
 
