@@ -37,7 +37,7 @@ def metadata_head(card: ModelCard, report: Mapping[str, Any], base_model: str, d
         fields["datasets"] = [dataset]
     fields["metrics"] = ["accuracy", "f1"]
     name = last_part(printable(str((report.get("data") or {}).get("name", "")))) or "unnamed"
-    data = {"name": dataset or name, "type": dataset or "custom"}
+    data: dict[str, Any] = {"name": dataset or name, "type": dataset or "custom"}
     splits: dict[str, Any] = {"val": card.metrics, "test": report.get("test")}
     results = [
         {

@@ -120,18 +120,18 @@ class _TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
 
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._writer = SummaryWriter(str(self._folder))  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self._folder))
         for record in _records(state):
             if record["epoch"] > self._epochs:
                 place = record["step" if "step_loss" in record else "epoch"]
                 for tag, value in _scalars(record):
-                    self._writer.add_scalar(tag, value, place)  # type: ignore[no-untyped-call]
+                    self._writer.add_scalar(tag, value, place)
         self._epochs = len(state.history)
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.close()
 
 
 def _records(state: TrainState) -> Iterator[dict[str, Any]]:
