@@ -39,7 +39,7 @@ def metadata_head(card: ModelCard, report: Mapping[str, Any], base_model: str, d
     name = last_part(printable(str((report.get("data") or {}).get("name", "")))) or "unnamed"
     data: dict[str, Any] = {"name": dataset or name, "type": dataset or "custom"}
     splits: dict[str, Any] = {"val": card.metrics, "test": report.get("test")}
-    results = [
+    results: list[dict[str, Any]] = [
         {
             "task": {"type": task or "tabular-classification"},
             "dataset": {**data, "split": split},
