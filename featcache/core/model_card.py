@@ -14,8 +14,8 @@ from featcache._utils.files import write_file
 from featcache._utils.formatting import json_safe
 from featcache._utils.regular_files import read_json
 from featcache.core.model_folder import CARD as FILE
+from featcache.core.model_folder import README, commit, is_edited
 from featcache.core.model_folder import REPORT as REPORT
-from featcache.core.model_folder import commit
 from featcache.core.specs import ExtractSpec
 from featcache.errors import HeadError
 
@@ -34,6 +34,9 @@ _STEMS = (
     "val",
     "test",
     "unknown",
+    "README",
+    "log",
+    "tensorboard",
 )  # first parts of all file names that featcache writes into a model folder
 _LATER = {"thresholds": None, "tta": 0, "engine": "", "self_training": None}
 """Fields that are left out if default, so that earlier versions can read the card."""
@@ -174,6 +177,19 @@ def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:
         raise HeadError(f"{folder} holds a fine-tuned run. Give another folder.")
     if model == "run" and not run and _is_head(folder):
         raise HeadError(f"{folder} holds a fitted head. Give another folder.")
+
+
+def kept_readme(folder: Path) -> list[str]:
+    """A note, if README.md of the folder was edited, so that a new model keeps it; else nothing.
+
+    folder : any folder, before the model is saved.
+    """
+    if not is_edited(folder):
+        return []
+    return [
+        f"{folder / README} was edited, so it is kept: it may describe an earlier model. For a new one, delete it "
+        "and repeat the command."
+    ]
 
 
 def _is_head(folder: Path) -> bool:

@@ -11,14 +11,19 @@ from typing import Any, Unpack
 
 from sklearn.base import BaseEstimator
 
+from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
+from featcache.backbones.hub_model import is_named
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.data_summary import DataSummary
 from featcache.core.head_options import HeadFitOptions, HeadOptions
+from featcache.core.hub_names import HUB_DATASET, HUB_MODEL
 from featcache.core.layer_names import ALL
-from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
+from featcache.core.model_card import REPORT, ModelCard, as_json, kept_readme, prepare_folder
+from featcache.core.model_folder import README
+from featcache.core.model_readme import model_readme
 from featcache.core.options import select, takes_options
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import PENULTIMATE
@@ -239,7 +244,7 @@ def fit_head(
     if folder is not None:
         prepare_folder(folder, "head")
     cache = FeatureCache.open(cache)
-    summary = replace(cache.summary(), name=str(name))
+    summary = replace(cache.summary(), name=str(name), skipped=len(cache.skipped), digest=cache.samples.digest())
     if on_note and not summary.too_few_labels:  # which the error says
         on_note(str(summary))
     layer = options["layer"] or default_layer(head, parameters, cache.spec.layers, cluster)
@@ -279,7 +284,7 @@ def fit_head(
         folder,
         fitted.selection,
         evaluation.before,
-        fitted.notes,
+        (*fitted.notes, *(kept_readme(folder) if folder else [])),
         summary,
         None if fitted.thresholds is None else tuple(fitted.thresholds.tolist()),
         evaluation.at_half,
@@ -308,7 +313,7 @@ def _save(
     folder: Path,
     tta: int,
 ) -> None:
-    """Write the head, its card, its predictions of val and test, and the report."""
+    """Write the head, its cards, its predictions of val and test, and the report."""
     file, weights = save_head(result.estimator)
     samples = cache.samples
     card = ModelCard(
@@ -329,10 +334,18 @@ def _save(
     test = None
     if data.test is not None and evaluation.test is not None:
         test = predictions_csv(data.test.samples, *evaluation.test)
+    report = json_safe(result.to_dict())
     files = {
         FILE: predictions_csv(data.val.samples, *evaluation.val),
         TEST: test,
         HELD_OUT: held_out.to_bytes() if held_out else None,
-        REPORT: as_json(result.to_dict()),
+        REPORT: as_json(report),
+        README: model_readme(
+            card,
+            report,
+            base_model=str(cache.provenance.get(HUB_MODEL, "")),
+            dataset=str(cache.provenance.get(HUB_DATASET, "")),
+            is_named=is_named(card.spec.backbone),
+        ),
     }
     card.write(folder, weights, files)

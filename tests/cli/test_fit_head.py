@@ -39,6 +39,7 @@ def test_the_head_is_right_and_saved(cache: Path, tmp_path: Path) -> None:
     card = json.loads((tmp_path / "head" / "model.json").read_text())
     assert (card["head"], card["classes"], card["metrics"]["accuracy"]) == ("linear", ["ants", "bees"], 1.0)
     assert sorted(path.name for path in (tmp_path / "head").iterdir()) == [
+        "README.md",
         "head.safetensors",
         "held-out.safetensors",
         "model.json",
