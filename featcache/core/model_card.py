@@ -14,8 +14,8 @@ from featcache._utils.files import write_file
 from featcache._utils.formatting import json_safe
 from featcache._utils.regular_files import read_json
 from featcache.core.model_folder import CARD as FILE
+from featcache.core.model_folder import README, commit, is_edited
 from featcache.core.model_folder import REPORT as REPORT
-from featcache.core.model_folder import commit
 from featcache.core.specs import ExtractSpec
 from featcache.errors import HeadError
 
@@ -34,8 +34,12 @@ _STEMS = (
     "val",
     "test",
     "unknown",
+    "README",
+    "log",
+    "tensorboard",
 )  # first parts of all file names that featcache writes into a model folder
-_LATER = {"thresholds": None, "tta": 0, "engine": ""}  # left out if default, so that earlier versions can read the card
+_LATER = {"thresholds": None, "tta": 0, "engine": "", "self_training": None}
+"""Fields that are left out if default, so that earlier versions can read the card."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class ModelCard:
     thresholds : with several labels, the probability above which each is predicted; None is 0.5 for each.
     tta : augmented views per image that are averaged with the clean view, in the metrics and in predictions.
     engine : engine that computed the features of the head, see `Backbone.select_engine`; "" if unknown.
+    self_training : how the head learned from samples without a label, see `SelfTraining`; None if it did not.
     """
 
     kind: Literal["head", "network"]
@@ -63,6 +68,7 @@ class ModelCard:
     thresholds: tuple[float, ...] | None = None
     tta: int = 0
     engine: str = ""
+    self_training: dict[str, Any] | None = None
 
     def write(
         self, folder: Path, weights: bytes | None = None, others: Mapping[str, bytes | None] = MappingProxyType({})
@@ -84,11 +90,7 @@ class ModelCard:
             A file cannot be written. The previous model is unchanged.
         """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
-        for name, usual in (
-            ("thresholds", None),
-            ("tta", 0),
-            ("engine", ""),
-        ):  # left out if default, so that earlier versions can read the card
+        for name, usual in _LATER.items():
             if fields[name] == usual:
                 del fields[name]
         files = {**({} if weights is None else {self.file: weights}), **others}
@@ -126,6 +128,8 @@ class ModelCard:
                 raise HeadError(f"{path} is damaged: its tta is {fields['tta']!r}")
             if not isinstance(fields.get("engine", ""), str):
                 raise HeadError(f"{path} is damaged: its engine is {fields['engine']!r}")
+            if not isinstance(fields.get("self_training", {}), dict):
+                raise HeadError(f"{path} is damaged: its self_training is {fields['self_training']!r}")
             if "thresholds" in fields:
                 fields["thresholds"] = _thresholds(path, fields)
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})
@@ -173,6 +177,19 @@ def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:
         raise HeadError(f"{folder} holds a fine-tuned run. Give another folder.")
     if model == "run" and not run and _is_head(folder):
         raise HeadError(f"{folder} holds a fitted head. Give another folder.")
+
+
+def kept_readme(folder: Path) -> list[str]:
+    """A note, if README.md of the folder was edited, so that a new model keeps it; else nothing.
+
+    folder : any folder, before the model is saved.
+    """
+    if not is_edited(folder):
+        return []
+    return [
+        f"{folder / README} was edited, so it is kept: it may describe an earlier model. For a new one, delete it "
+        "and repeat the command."
+    ]
 
 
 def _is_head(folder: Path) -> bool:

@@ -11,14 +11,19 @@ from typing import Any, Unpack
 
 from sklearn.base import BaseEstimator
 
+from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
+from featcache.backbones.hub_model import is_named
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.data_summary import DataSummary
 from featcache.core.head_options import HeadFitOptions, HeadOptions
+from featcache.core.hub_names import HUB_DATASET, HUB_MODEL
 from featcache.core.layer_names import ALL
-from featcache.core.model_card import REPORT, ModelCard, as_json, prepare_folder
+from featcache.core.model_card import REPORT, ModelCard, as_json, kept_readme, prepare_folder
+from featcache.core.model_folder import README
+from featcache.core.model_readme import model_readme
 from featcache.core.options import select, takes_options
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import PENULTIMATE
@@ -29,6 +34,7 @@ from featcache.heads.io import save_head
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.registry import find_head
+from featcache.heads.self_training import SelfTraining
 from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.heads.tuning.layer_selection import LayerSelection
 from featcache.heads.tuning.selection import Selection
@@ -76,6 +82,8 @@ class HeadFit(Result, NotebookResult):
     sets : tuple of SetFigures
         How often sets of labels with a requested coverage hold the true label of val, and how large they are; see
         `featcache.metrics.conformal`. Empty for heads without scores of held-out samples.
+    self_training : SelfTraining, optional
+        What became of samples without a label, with ``unlabeled=True``.
     """
 
     estimator: BaseEstimator
@@ -92,6 +100,7 @@ class HeadFit(Result, NotebookResult):
     layers: tuple[str, ...] = (PENULTIMATE,)
     layer_selection: LayerSelection | None = None
     sets: tuple[SetFigures, ...] = ()
+    self_training: SelfTraining | None = None
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -103,7 +112,7 @@ class HeadFit(Result, NotebookResult):
     def __str__(self) -> str:
         """Several lines for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
-        lines = [str(part) for part in (self.layer_selection, self.selection) if part]
+        lines = [str(part) for part in (self.layer_selection, self.selection, self.self_training) if part]
         lines += [*self.notes, f"head {self.name}, val:", self.accuracy.describe()]
         if self.at_half:
             half = self.at_half
@@ -150,6 +159,7 @@ class HeadFit(Result, NotebookResult):
             "layers": self.layers,
             "layer_selection": self.layer_selection,
             "sets": self.sets,
+            "self_training": self.self_training,
         }
 
 
@@ -234,12 +244,14 @@ def fit_head(
     if folder is not None:
         prepare_folder(folder, "head")
     cache = FeatureCache.open(cache)
-    summary = replace(cache.summary(), name=str(name))
+    summary = replace(cache.summary(), name=str(name), skipped=len(cache.skipped), digest=cache.samples.digest())
     if on_note and not summary.too_few_labels:  # which the error says
         on_note(str(summary))
     layer = options["layer"] or default_layer(head, parameters, cache.spec.layers, cluster)
     with timer.phase("read"):  # machines of a cluster check their rows of train themselves
-        data = TrainingData.read(cache, layer, tta=tta, with_test=True, check_train=cluster is None)
+        data = TrainingData.read(
+            cache, layer, tta=tta, with_test=True, with_unlabeled=options["unlabeled"], check_train=cluster is None
+        )
         data = replace(data, keep_layers=options["layer"] is not None or find_head(head).layer == ALL)
     training_cluster = TrainingCluster(cluster, name, layer, on_note) if cluster else None
     fit_options = FitOptions(
@@ -272,13 +284,14 @@ def fit_head(
         folder,
         fitted.selection,
         evaluation.before,
-        fitted.notes,
+        (*fitted.notes, *(kept_readme(folder) if folder else [])),
         summary,
         None if fitted.thresholds is None else tuple(fitted.thresholds.tolist()),
         evaluation.at_half,
         fitted.layers,
         fitted.layer_selection,
         evaluation.sets,
+        fitted.self_training,
     )
     if folder is not None:
         _save(result, fitted.held_out, evaluation, data, cache, folder, tta)
@@ -300,7 +313,7 @@ def _save(
     folder: Path,
     tta: int,
 ) -> None:
-    """Write the head, its card, its predictions of val and test, and the report."""
+    """Write the head, its cards, its predictions of val and test, and the report."""
     file, weights = save_head(result.estimator)
     samples = cache.samples
     card = ModelCard(
@@ -316,14 +329,23 @@ def _save(
         thresholds=result.thresholds,
         tta=tta,
         engine=str(cache.provenance.get("engine", "")),
+        self_training=result.self_training.to_dict() if result.self_training and result.self_training.used else None,
     )
     test = None
     if data.test is not None and evaluation.test is not None:
         test = predictions_csv(data.test.samples, *evaluation.test)
+    report = json_safe(result.to_dict())
     files = {
         FILE: predictions_csv(data.val.samples, *evaluation.val),
         TEST: test,
         HELD_OUT: held_out.to_bytes() if held_out else None,
-        REPORT: as_json(result.to_dict()),
+        REPORT: as_json(report),
+        README: model_readme(
+            card,
+            report,
+            base_model=str(cache.provenance.get(HUB_MODEL, "")),
+            dataset=str(cache.provenance.get(HUB_DATASET, "")),
+            is_named=is_named(card.spec.backbone),
+        ),
     }
     card.write(folder, weights, files)
