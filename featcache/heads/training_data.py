@@ -15,6 +15,7 @@ from featcache._utils.progress_bar import Progress
 from featcache.backbones.devices import resolve_device
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features, ViewUse
+from featcache.cache.joined_cache import JoinedCache
 from featcache.core.head_options import HeadFitOptions
 from featcache.core.layer_names import grid_side, join_layers, parse_layer
 from featcache.core.options import with_defaults
@@ -23,9 +24,10 @@ from featcache.core.thresholds import LEAST, Thresholds, check_thresholds, choos
 from featcache.errors import CacheIncompleteError, HeadError
 
 if TYPE_CHECKING:
-    from featcache.heads.held_out import HeldOutScores
+    from featcache.heads.cache_comparison import CacheComparison
+    from featcache.heads.held_out import HeldOutPredictions, HeldOutScores
     from featcache.heads.ray.coordinator import TrainingCluster
-    from featcache.heads.tuning.layer_selection import LayerSelection
+    from featcache.heads.tuning.layer_selection import LayerChoices, LayerSelection
     from featcache.heads.tuning.selection import Selection
 
 _DEFAULTS = with_defaults(HeadFitOptions, {})
@@ -51,6 +53,8 @@ class TrainingData:
         The weights of its network, see `load_backbone`.
     keep_layers : bool
         Whether a head must use all layers. Else cross-validation chooses.
+    choices : LayerChoices, optional
+        The layers and weights to choose among first. None: those of one network, see `select_layers`.
     """
 
     train: Features
@@ -60,17 +64,24 @@ class TrainingData:
     spec: ExtractSpec | None = None
     weights: str = "pretrained"
     keep_layers: bool = True
+    choices: LayerChoices | None = None
 
     @classmethod
     def read(
-        cls, cache: FeatureCache, layer: str, *, tta: int = 0, with_test: bool = False, check_train: bool = True
+        cls,
+        cache: FeatureCache | JoinedCache,
+        layer: str,
+        *,
+        tta: int = 0,
+        with_test: bool = False,
+        check_train: bool = True,
     ) -> TrainingData:
         """The features of a layer of a cache.
 
         Parameters
         ----------
-        cache : FeatureCache
-            An open cache.
+        cache : FeatureCache or JoinedCache
+            An open cache, or several.
         layer : str
             One layer, several joined by commas, or "all", see `featcache.core.layer_names`.
         tta : int
@@ -208,6 +219,10 @@ class Fitted:
         How they were chosen.
     held_out : HeldOutScores, optional
         Scores of held-out training samples, if there are some with one label each.
+    held_out_predictions : HeldOutPredictions, optional
+        What the head predicted of the training samples that were held out.
+    cache_comparison : CacheComparison, optional
+        Of several caches: how those were chosen that it uses.
     """
 
     estimator: BaseEstimator
@@ -220,6 +235,8 @@ class Fitted:
     layers: tuple[str, ...] = (PENULTIMATE,)
     layer_selection: LayerSelection | None = None
     held_out: HeldOutScores | None = None
+    held_out_predictions: HeldOutPredictions | None = None
+    cache_comparison: CacheComparison | None = None
 
     def with_thresholds(
         self,
