@@ -77,7 +77,7 @@ class JoinedCache:
     def select(self, names: Sequence[str]) -> JoinedCache:
         """Some of the caches, or one, with the same samples: those that all caches have."""
         cache = copy(self)
-        cache.caches = {name: self.caches[name] for name in names}
+        cache.caches = {name: each for name, each in self.caches.items() if name in names}
         numbers = [list(self.caches).index(name) for name in cache.caches]
         cache._matches = replace(self._matches, rows=tuple(self._matches.rows[number] for number in numbers))
         cache.__dict__.pop("dims", None)
@@ -230,16 +230,17 @@ Caches = str | os.PathLike[str] | FeatureCache | Sequence[str | os.PathLike[str]
 
 def open_caches(caches: Caches) -> FeatureCache | JoinedCache:
     """Open a cache, or several as one. Raises CacheError."""
-    listed = _list(caches)
+    listed = list_caches(caches)
     return JoinedCache.open(listed) if len(listed) > 1 else FeatureCache.open(listed[0])
 
 
 def name_caches(caches: Caches) -> str:
     """The caches as the user named them, as text."""
-    return " + ".join(str(cache.path if isinstance(cache, FeatureCache) else cache) for cache in _list(caches))
+    return " + ".join(str(cache.path if isinstance(cache, FeatureCache) else cache) for cache in list_caches(caches))
 
 
-def _list(caches: Caches) -> Sequence[str | os.PathLike[str] | FeatureCache]:
+def list_caches(caches: Caches) -> Sequence[str | os.PathLike[str] | FeatureCache]:
+    """One cache or several as a list. Raises NotACacheError for none."""
     if isinstance(caches, (str, os.PathLike, FeatureCache)):
         return [caches]
     if not caches:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from featcache._utils.environment import check_writable
 from featcache._utils.files import write_file
-from featcache._utils.formatting import json_safe, split_names
+from featcache._utils.formatting import join_words, json_safe, split_names
 from featcache._utils.regular_files import read_json
 from featcache.core.layer_names import join_layer, join_layers
 from featcache.core.model_folder import CARD as FILE
@@ -100,6 +100,16 @@ class ModelCard:
     tta: int = 0
     engine: str = ""
     networks: tuple[NetworkCard, ...] = ()
+
+    @property
+    def own_layer(self) -> str:
+        """The layers of the network of `spec`, as its cache names them."""
+        return self.networks[0].layer if self.networks else self.layer
+
+    @property
+    def backbones(self) -> str:
+        """The names of the networks, for people."""
+        return join_words([network.spec.backbone for network in self.networks] or [self.spec.backbone])
 
     def write(
         self, folder: Path, weights: bytes | None = None, others: Mapping[str, bytes | None] = MappingProxyType({})

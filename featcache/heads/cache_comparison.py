@@ -56,7 +56,8 @@ class Gain(Result):
         accuracy = self.accuracy
         return (
             f"{100 * accuracy.difference:+.1f} points of accuracy (95 % interval {100 * accuracy.low:+.1f} to "
-            f"{100 * accuracy.high:+.1f}), {-self.log_loss:+.4f} of log-loss (standard error {self.log_loss_error:.4f})"
+            f"{100 * accuracy.high:+.1f}) and {-self.log_loss:+.4f} of log-loss (standard error "
+            f"{self.log_loss_error:.4f})"
         )
 
 

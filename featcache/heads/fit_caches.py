@@ -88,8 +88,8 @@ def fit_caches(
     result = CacheComparison(candidates, chosen, candidates[0].accuracy.n, cache.spec.modality, is_given=use_all)
     fitted = replace(fits[chosen], cache_comparison=result)
     if len(chosen) > 1:
-        used = cache.select([name for name in names if name in chosen])
-        return fitted, used, _take(_read(used, data, tta), fitted)
+        used = cache.select(chosen)
+        return fitted, used, _take(_read(used, replace(data, layers=fitted.layers), tta), fitted)
     single = cache.caches[chosen[0]]
     if len(single.samples) > len(cache.samples):  # fitted to the samples that the others have, too
         refitted, single, data = _fit_single(head, cache, chosen[0], data, options, tta)

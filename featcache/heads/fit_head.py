@@ -157,7 +157,7 @@ class HeadFit(Result, NotebookResult):
             "layers": self.layers,
             "layer_selection": self.layer_selection,
             "sets": self.sets,
-            **({"caches": self.cache_comparison} if self.cache_comparison else {}),
+            **({"cache_comparison": self.cache_comparison} if self.cache_comparison else {}),
         }
 
 
