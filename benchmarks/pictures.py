@@ -1,4 +1,4 @@
-"""Draw the pictures of the README from scikit-learn's digits, with featcache's commands: benchmarks/results/*.png.
+"""Draw the pictures of docs/ from scikit-learn's digits, with featcache's commands: benchmarks/results/*.png.
 
     python benchmarks/pictures.py [--work FOLDER]
 
@@ -15,7 +15,7 @@ import record
 from featcache.vision import demo_datasets
 from featcache_cli.main import main as featcache
 
-WIDTH = 480  # pixels, as the README shows three beside each other
+WIDTH = 480  # pixels, as docs/guides/figures.md shows three beside each other
 
 
 def main() -> None:

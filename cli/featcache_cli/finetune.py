@@ -24,7 +24,8 @@ GROUPS = {
                  "schedule", "step_size", "batch_size", "class_weight", "label_smoothing", "image_size", "max_length",
                  "prefix", "seed"),
     "Data": ("val_fraction", "split_seed", "allow_leak", "label_column", "text_column", "skip_missing", "max_pixels",
-             "value_range", "image_cache", "listed"),
+             "value_range", "image_cache"),
+    "Records": ("log", "listed"),
     "Machine": ("workers", "device", "deterministic", "precision", "compile"),
 }  # fmt: skip
 
@@ -119,6 +120,13 @@ def _training(name: str, **attributes: Any) -> Callable[[_F], _F]:
     is_flag=True,
     help="Train a run in --out longer: with more --epochs "
     "or --patience than before. An unchanged command resumes without it.",
+)
+@click.option(
+    "--log",
+    multiple=True,
+    type=click.Choice(["jsonl", "tensorboard"]),
+    help="Write the loss of each step and the metrics of each epoch into --out: log.jsonl, or event files of "
+    "TensorBoard. Repeat it for both.",
 )
 @outputs.list_option
 @options.as_json

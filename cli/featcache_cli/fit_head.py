@@ -95,6 +95,7 @@ class _HeadOption(click.Option):
 @options.shared(
     "thresholds", HeadOptions, multiple=True, type=str, callback=_thresholds, metavar="f1|NUMBER|LABEL=NUMBER"
 )
+@options.shared("unlabeled", HeadOptions)
 @options.shared("tta", HeadOptions, type=click.IntRange(0))
 @options.shared("device", HeadOptions)
 @click.option(

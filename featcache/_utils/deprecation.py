@@ -25,7 +25,7 @@ def renamed_fields(**names: str) -> Callable[[type[_T]], type[_T]]:
 
         setattr(cls, "__init__", renaming)  # noqa: B010 (mypy refuses the assignment)
         for old, new in names.items():
-            setattr(cls, old, property(functools.partial(_read, cls, old, new)))
+            setattr(cls, old, property(functools.partial(_read, cls, old, new), doc=f"Deprecated: use {new}."))
         return cls
 
     return decorate

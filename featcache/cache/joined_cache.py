@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -74,7 +74,7 @@ class JoinedCache:
         opened = [FeatureCache.open(cache) for cache in caches]
         return cls(dict(zip(cache_names([cache.path for cache in opened]), opened, strict=True)))
 
-    def select(self, names: Sequence[str]) -> JoinedCache:
+    def select(self, names: Collection[str]) -> JoinedCache:
         """Some of the caches, or one, with the same samples: those that all caches have."""
         cache = copy(self)
         cache.caches = {name: each for name, each in self.caches.items() if name in names}

@@ -47,6 +47,8 @@ class DataSummary(Result):
     multilabel : whether an image can have several labels.
     notes : how the data was read, one line each, see `Manifest`.
     modality : what the samples are, "image" or "text".
+    skipped : number of samples that could not be read; None if that is not known yet.
+    digest : of the samples, see `Samples.digest`; "" if it was not computed.
     """
 
     name: str
@@ -58,6 +60,8 @@ class DataSummary(Result):
     multilabel: bool = False
     notes: tuple[str, ...] = ()
     modality: str = "image"
+    skipped: int | None = None
+    digest: str = ""
 
     @property
     def line(self) -> str:
@@ -135,6 +139,8 @@ class DataSummary(Result):
             "groups": self.groups,
             "notes": self.notes,
             "warnings": self.warnings,
+            **({} if self.skipped is None else {"skipped": self.skipped}),
+            **({"digest": self.digest} if self.digest else {}),
         }
 
     def _split(self, split: str, total: int) -> str:

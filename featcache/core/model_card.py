@@ -15,8 +15,8 @@ from featcache._utils.formatting import join_words, json_safe, split_names
 from featcache._utils.regular_files import read_json
 from featcache.core.layer_names import join_layer, join_layers
 from featcache.core.model_folder import CARD as FILE
+from featcache.core.model_folder import README, commit, is_edited
 from featcache.core.model_folder import REPORT as REPORT
-from featcache.core.model_folder import commit
 from featcache.core.specs import ExtractSpec
 from featcache.errors import HeadError
 
@@ -35,13 +35,12 @@ _STEMS = (
     "val",
     "test",
     "unknown",
+    "README",
+    "log",
+    "tensorboard",
 )  # first parts of all file names that featcache writes into a model folder
-_LATER: dict[str, Any] = {
-    "thresholds": None,
-    "tta": 0,
-    "engine": "",
-    "networks": [],
-}  # left out if default, so that earlier versions can read the card
+_LATER: dict[str, Any] = {"thresholds": None, "tta": 0, "engine": "", "self_training": None, "networks": []}
+"""Fields that are left out if default, so that earlier versions can read the card."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ class ModelCard:
     engine : engine that computed the features of the head, see `Backbone.select_engine`; "" if unknown.
     networks : of a head on several networks, in the order of its features; then `spec`, `weights` and `engine` are
     those of the first one, and the names of the layers begin with those of the networks, see `join_layer`.
+    self_training : how the head learned from samples without a label, see `SelfTraining`; None if it did not.
     """
 
     kind: Literal["head", "network"]
@@ -100,6 +100,7 @@ class ModelCard:
     tta: int = 0
     engine: str = ""
     networks: tuple[NetworkCard, ...] = ()
+    self_training: dict[str, Any] | None = None
 
     @property
     def own_layer(self) -> str:
@@ -132,7 +133,9 @@ class ModelCard:
         """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
         fields["networks"] = [network.to_dict() for network in self.networks]
-        fields = {name: value for name, value in fields.items() if name not in _LATER or value != _LATER[name]}
+        for name, usual in _LATER.items():
+            if fields[name] == usual:
+                del fields[name]
         files = {**({} if weights is None else {self.file: weights}), **others}
         commit(folder, json_safe({"format": _FORMAT, "version": _VERSION, **fields}), files)
 
@@ -168,6 +171,8 @@ class ModelCard:
                 raise HeadError(f"{path} is damaged: its tta is {fields['tta']!r}")
             if not isinstance(fields.get("engine", ""), str):
                 raise HeadError(f"{path} is damaged: its engine is {fields['engine']!r}")
+            if not isinstance(fields.get("self_training", {}), dict):
+                raise HeadError(f"{path} is damaged: its self_training is {fields['self_training']!r}")
             if "thresholds" in fields:
                 fields["thresholds"] = _thresholds(path, fields)
             if "networks" in fields:
@@ -226,6 +231,19 @@ def prepare_folder(folder: Path, model: Literal["head", "run"]) -> None:
         raise HeadError(f"{folder} holds a fine-tuned run. Give another folder.")
     if model == "run" and not run and _is_head(folder):
         raise HeadError(f"{folder} holds a fitted head. Give another folder.")
+
+
+def kept_readme(folder: Path) -> list[str]:
+    """A note, if README.md of the folder was edited, so that a new model keeps it; else nothing.
+
+    folder : any folder, before the model is saved.
+    """
+    if not is_edited(folder):
+        return []
+    return [
+        f"{folder / README} was edited, so it is kept: it may describe an earlier model. For a new one, delete it "
+        "and repeat the command."
+    ]
 
 
 def _is_head(folder: Path) -> bool:

@@ -25,6 +25,9 @@ CARD = "model.json"
 REPORT = "run.json"
 """The report of training. It contains times, so equal models have different reports: it has no hash."""
 
+README = "README.md"
+"""The model card for people and for the Hugging Face Hub. A file that somebody has edited is kept, see `is_edited`."""
+
 _NEXT = ".next"
 
 
@@ -104,11 +107,37 @@ def _swap(
 ) -> None:
     """Write the new files, replace model.json, rename the new files. unchanged : hashes of files that stay."""
     _settle(folder, files)
+    if README in files and is_edited(folder):
+        recorded = _hashes(folder).get(README)
+        files = {name: content for name, content in files.items() if name != README}
+        names, unchanged = names - {README}, {**unchanged, **({README: recorded} if recorded else {})}
     try:
         _replace(folder, card, names, files, unchanged)
     except BaseException:
         _settle(folder, files)
         raise
+
+
+def is_edited(folder: Path) -> bool:
+    """Whether README.md of a folder is not the one that featcache wrote: then it is kept, whatever model is saved.
+
+    Parameters
+    ----------
+    folder : Path
+        Any folder.
+
+    Returns
+    -------
+    bool
+    """
+    path = folder / README
+    return path.is_file() and _hashes(folder).get(README) not in (_hash(path), *_pending_hash(folder))
+
+
+def _pending_hash(folder: Path) -> list[str]:
+    """The hash of README.md.next, which a killed process left and the next one renames."""
+    path = staged(folder, README)
+    return [_hash(path)] if path.is_file() else []
 
 
 def _settle(folder: Path, files: Iterable[str]) -> None:

@@ -22,6 +22,7 @@ from featcache.cache.format.layout import EXTRACT_S, ON_DEVICE, expected_views, 
 from featcache.cache.paths import on_disk
 from featcache.cache.reuse import check_loss, import_stashed, keep_unread, stash_partial
 from featcache.cache.writer import CacheWriter
+from featcache.core.hub_names import HUB_DATASET, hub_dataset
 from featcache.core.layer_names import grid_side, parse_layer
 from featcache.core.options import (
     DataOptions,
@@ -208,9 +209,11 @@ def _write(
 
 
 def _split_record(manifest: Manifest, options: ExtractArguments) -> dict[str, Any]:
-    """How the images were split, for the provenance: of `DataOptions` only what was set."""
+    """How the samples were split, and their data set, for the provenance: of `DataOptions` only what was set."""
     used = {**options, "label_column": manifest.label_column}
     optional = fields_of(DataOptions)
     names = [name for name in fields_of(SplitOptions) if name not in optional or used[name]]
     record = {name: used[name] for name in sorted(names, key=lambda name: name in optional)}
+    repository = hub_dataset(manifest.source.name)
+    record |= {HUB_DATASET: repository} if repository else {}
     return record if manifest.held_out_seed is None else {**record, "val_is_held_out": True}

@@ -12,6 +12,8 @@ from typing import Any
 from featcache._utils.environment import package_versions
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.encoder import Encoder
+from featcache.backbones.hub_model import hub_model
+from featcache.core.hub_names import HUB_MODEL
 from featcache.core.options import RuntimeOptions
 from featcache.core.specs import ExtractSpec
 from featcache.data.manifest import Manifest
@@ -117,8 +119,10 @@ class ExtractionPlan(ABC):
     def provenance(self) -> dict[str, Any]:
         """Host, date, device, engine and versions. Complete once the engine is selected."""
         backbone = self.backbone
+        repository = hub_model(backbone.name, backbone.weights)
         return {
             "weights": backbone.weights,
+            **({HUB_MODEL: repository} if repository else {}),
             "device": backbone.device_name,
             "engine": backbone.engine,
             "versions": package_versions(),

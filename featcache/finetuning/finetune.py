@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,8 +17,10 @@ from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.devices import check_training_device
 from featcache.backbones.engines.base import has_compiler
+from featcache.backbones.hub_model import hub_model, is_named
 from featcache.backbones.trainable import TrainableNetwork
-from featcache.core.model_card import CHECKPOINT, REPORT, prepare_folder, write_json
+from featcache.core.hub_names import hub_dataset
+from featcache.core.model_card import CHECKPOINT, kept_readme, prepare_folder
 from featcache.core.options import LiveOptions, manifest_keywords, takes_options
 from featcache.data.manifest import Manifest, read_manifest
 from featcache.errors import RunError
@@ -30,6 +33,7 @@ from featcache.finetuning.precision import no_bf16_note, training_precision
 from featcache.finetuning.result import FineTune
 from featcache.finetuning.resume import check_before_loading
 from featcache.finetuning.run import FineTuneRun
+from featcache.finetuning.run_logs import check_formats
 from featcache.finetuning.strategy import StrategyOptions, make_strategy
 from featcache.metrics.run_report import Report
 from featcache.training.config import TrainConfig, make_train_config
@@ -55,6 +59,7 @@ def finetune(
     image_cache: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    log: Sequence[str] = (),
     process_group: ProcessGroup = SINGLE_PROCESS,
     progress: ProgressOption = None,
     on_epoch: Callable[[EpochMetrics], None] | None = None,
@@ -100,6 +105,9 @@ def finetune(
         Allow a longer training than that of the existing run: more epochs or more patience. Default: False.
     overwrite : bool
         Start again if the folder holds a run. Default: False.
+    log : sequence of {"jsonl", "tensorboard"}
+        Write the loss of each step and the metrics of each epoch into the folder: log.jsonl, and event files in the
+        folder tensorboard. A run that resumes writes them anew, and goes on with those that it has. Default: none.
     process_group : ProcessGroup
         The processes that train together, each with its shard of every batch, see `ProcessGroup.from_torchrun`. Losses
         are those of one process, up to rounding and the random numbers of dropout, which each process draws for itself.
@@ -131,6 +139,8 @@ def finetune(
         Settings contradict each other, or `out` holds a run with other settings.
     HeadError
         `init_head` is not a saved head.
+    MissingExtraError
+        A package that `log` needs is not installed.
     CacheError
         The image cache was made with other settings.
 
@@ -153,7 +163,7 @@ def finetune(
         process_group = world
     progress, device = as_callback(progress), options["device"]
     mode, init_head = options["mode"], None if options["init_head"] is None else os.fspath(options["init_head"])
-    timer, no_bf16 = PhaseTimer(), ""
+    timer, no_bf16, log = PhaseTimer(), "", check_formats(log)
     check_training_device(device)
     checked = make_train_config(config)  # an invalid field is refused before samples are read
     if process_group.size > 1:
@@ -230,9 +240,12 @@ def finetune(
             progress=progress,
             on_epoch=on_epoch,
             process_group=process_group,
+            log=log,
         )
+        stack.callback(run.logs.close)
         if overwrite and process_group.is_main_process:
             (out / CHECKPOINT).unlink(missing_ok=True)
+            run.logs.remove()
         process_group.barrier()
         if (out / CHECKPOINT).exists():
             run.load_checkpoint(allow_longer=resume)
@@ -269,11 +282,16 @@ def finetune(
         start=run.accuracy("initial"),
         wise_ft=strategy.wise_ft,
         tuned=run.accuracy("best") if strategy.wise_ft is not None else None,
-        notes=(*filter(None, [no_bf16]), *live.notes(), *run_notes(run, network.weights_note)),
-        data=manifest.summary(loader.skipped),
+        notes=(*filter(None, [no_bf16]), *live.notes(), *run_notes(run, network.weights_note), *kept_readme(out)),
+        data=replace(manifest.summary(loader.skipped), skipped=len(loader.skipped), digest=samples.digest()),
     )
     if process_group.is_main_process:
-        write_json(out / REPORT, {"config": run.config, **result.to_dict()})
+        run.folder.save_report(
+            {"config": run.config, **result.to_dict()},
+            base_model=hub_model(network.name, network.weights),
+            dataset=hub_dataset(manifest.source.name),
+            is_named=is_named(network.name),
+        )
     process_group.destroy()
     return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from featcache.errors import FeatcacheError, RunError
 from featcache.finetuning.initial_weights import InitialModel
 from featcache.finetuning.resume import check_same_settings, complete_config
 from featcache.finetuning.run_folder import BEST, NETWORK, RunFolder
+from featcache.finetuning.run_logs import RunLogs
 from featcache.heads.io import load_head
 from featcache.heads.predict import classify
 from featcache.metrics.classification import Accuracy
@@ -61,6 +62,8 @@ class FineTuneRun:
         Called after each epoch, and when a run resumes, for each epoch before.
     process_group : ProcessGroup
         The processes that train together. The main process writes the files.
+    log : sequence of str
+        Formats of logs, see `RunLogs`.
 
     Attributes
     ----------
@@ -86,11 +89,13 @@ class FineTuneRun:
         progress: Progress | None = None,
         on_epoch: Callable[[EpochMetrics], None] | None = None,
         process_group: ProcessGroup = SINGLE_PROCESS,
+        log: Sequence[str] = (),
     ) -> None:
         self.out, self.backbone, self.spec, self.mode = out, backbone, spec, mode
         self.loader, self.on_epoch, self.process_group = loader, on_epoch, process_group
         self.strategy = initial.strategy
         self.samples = samples = loader.manifest.samples
+        self.logs = RunLogs(out, log)
         self.folder = RunFolder(out, spec, backbone.weights, samples, loader.skipped)
         self.initial_val: EvalResult | None = None  # before the first step, with a fitted head
         self.averaged_val: EvalResult | None = None  # of the average of initial and best weights
@@ -177,6 +182,8 @@ class FineTuneRun:
         for epoch in self.state.history:
             if self.on_epoch:
                 self.on_epoch(epoch)
+        if self.process_group.is_main_process:
+            self.logs.write(self.state)
 
     def accuracy(self, weights: Literal["initial", "best", "saved"]) -> Accuracy | LabelAccuracy | None:
         """On val: of the initial head, of the best epoch, or of the saved weights. None if there is no such result."""
@@ -283,6 +290,7 @@ class FineTuneRun:
             self.folder.save_model(state.module, state.best_val)
         self.folder.save_last_predictions(last_val)
         self._save_checkpoint()
+        self.logs.write(state)
         if self.on_epoch:
             self.on_epoch(state.history[-1])
 

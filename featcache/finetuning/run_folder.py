@@ -11,8 +11,10 @@ import numpy as np
 from torch import nn
 
 from featcache._utils.files import write_file
-from featcache.core.model_card import CHECKPOINT, ModelCard
-from featcache.core.model_folder import attach
+from featcache._utils.formatting import json_safe
+from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard, as_json
+from featcache.core.model_folder import README, attach
+from featcache.core.model_readme import model_readme
 from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE, ExtractSpec
 from featcache.errors import OutputError
@@ -76,7 +78,9 @@ class RunFolder:
             multilabel=multilabel,
         )
         with self._explain_errors():
-            card.write(self.path, content, {FILE: self._predictions("val", val), TEST: None})
+            card.write(
+                self.path, content, {FILE: self._predictions("val", val), TEST: None, README: model_readme(card)}
+            )
 
     def save_best_weights(self, network: BackboneWithHead) -> None:
         """Save the weights of the best epoch, which will be averaged with the initial ones."""
@@ -101,6 +105,12 @@ class RunFolder:
         """Replace the checkpoint."""
         with self._explain_errors():
             save_checkpoint(self.path / CHECKPOINT, state, config)
+
+    def save_report(self, report: dict[str, Any], **about: Any) -> None:
+        """Add the report and the model card to the saved model. about : see `model_readme`."""
+        report = json_safe(report)
+        readme = model_readme(ModelCard.read(self.path), report, **about)
+        attach(self.path, {REPORT: as_json(report), README: readme})
 
     def _predictions(self, split: str, result: EvalResult) -> bytes | None:
         """The predictions of a split, as CSV."""

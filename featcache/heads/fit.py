@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sklearn.base import BaseEstimator
@@ -54,10 +55,10 @@ def fit(head: str | BaseEstimator, data: TrainingData, options: FitOptions) -> F
             left = (BUDGET_S if options.budget_s is None else options.budget_s) - (time.perf_counter() - started)
             options = replace(options, budget_s=left)
         if weights is None:
-            fitted = _fit(spec, data, options)
+            fitted = _fit_and_self_train(spec, data, options)
         else:
             scale = weigh_layers(data.train, weights)
-            fitted = _fit(spec, data.scaled(scale), options)
+            fitted = _fit_and_self_train(spec, data.scaled(scale), options)
             uncalibrated = None if fitted.uncalibrated is None else without_scaling(fitted.uncalibrated, scale)
             fitted = replace(fitted, estimator=without_scaling(fitted.estimator, scale), uncalibrated=uncalibrated)
     if weights is not None and selection is None:
@@ -104,6 +105,15 @@ def default_layer(
     if cluster or _is_fixed(spec, parameters or {}) or spec.layer == PENULTIMATE:
         return PENULTIMATE
     return ALL if PENULTIMATE in layers else join_layers(layers)
+
+
+def _fit_and_self_train(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted:
+    fitted = _fit(spec, data, options)
+    if data.unlabeled is None:
+        return fitted
+    from featcache.heads.self_training import self_train
+
+    return self_train(fitted, data, options, partial(_fit, spec))
 
 
 def _fit(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted:
@@ -160,6 +170,8 @@ def _check(spec: HeadSpec, data: TrainingData, options: FitOptions) -> None:
         check_tuned_options(spec, options)
     if options.cluster:
         _check_cluster(spec, data, options)
+    if data.unlabeled is not None:
+        _check_self_training(spec, data, options)
     if options.device == ALL_GPUS:
         raise HeadError(f"a head is fitted on one GPU, not on {ALL_GPUS}: give cuda or cuda:1 as the device")
     if not spec.device and options.device not in ("cpu", "auto"):
@@ -174,6 +186,17 @@ def _check_cluster(spec: HeadSpec, data: TrainingData, options: FitOptions) -> N
         )
     if options.device not in ("cpu", "auto"):
         raise HeadError("--gpus-per-worker says where a cluster fits a head; leave out the device")
+
+
+def _check_self_training(spec: HeadSpec, data: TrainingData, options: FitOptions) -> None:
+    if data.train.samples.multilabel:
+        raise HeadError("unlabeled is for samples with one label: leave it out")
+    if not spec.tries_heads:
+        raise HeadError(f"unlabeled is for auto, which compares heads, not for {spec.name}: leave out one of the two")
+    if options.parameters:
+        raise HeadError(f"unlabeled takes no {', '.join(options.parameters)}: leave out one of the two")
+    if options.cluster:
+        raise HeadError("unlabeled is for few labels, and a cluster for many: leave out one of the two")
 
 
 def _list(names: list[str]) -> str:

@@ -81,14 +81,15 @@ def fit_caches(
             fits[joint] = comparison.fit_joint(fits[chosen], chosen, fits[name,], name)
             gains[joint] = comparison.gain(fits[chosen], fits[joint])
         best = min(((*chosen, name) for name in rest), key=lambda item: _log_loss(fits[item]))
-        if not (use_all or gains[best].is_clear):
+        is_used = best[-1] in {split_layer(layer)[0] for layer in fits[best].layers}
+        if not (use_all or (is_used and gains[best].is_clear)):
             break
         chosen = best
     candidates = tuple(comparison.describe(item, fitted, gains.get(item)) for item, fitted in fits.items())
     result = CacheComparison(candidates, chosen, candidates[0].accuracy.n, cache.spec.modality, is_given=use_all)
     fitted = replace(fits[chosen], cache_comparison=result)
     if len(chosen) > 1:
-        used = cache.select(chosen)
+        used = cache.select({split_layer(layer)[0] for layer in fitted.layers})
         return fitted, used, _take(_read(used, replace(data, layers=fitted.layers), tta), fitted)
     single = cache.caches[chosen[0]]
     if len(single.samples) > len(cache.samples):  # fitted to the samples that the others have, too

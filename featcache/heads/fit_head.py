@@ -11,15 +11,20 @@ from typing import Any, Unpack
 
 from sklearn.base import BaseEstimator
 
+from featcache._utils.formatting import json_safe
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
+from featcache.backbones.hub_model import is_named
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.joined_cache import Caches, JoinedCache, name_caches, open_caches
 from featcache.core.data_summary import DataSummary
 from featcache.core.head_options import HeadFitOptions, HeadOptions
+from featcache.core.hub_names import HUB_DATASET, HUB_MODEL
 from featcache.core.layer_names import ALL, join_layers, split_layer
-from featcache.core.model_card import REPORT, ModelCard, NetworkCard, as_json, prepare_folder
+from featcache.core.model_card import REPORT, ModelCard, NetworkCard, as_json, kept_readme, prepare_folder
+from featcache.core.model_folder import README
+from featcache.core.model_readme import model_readme
 from featcache.core.options import select, takes_options
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import PENULTIMATE
@@ -33,6 +38,7 @@ from featcache.heads.io import save_head
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.registry import find_head
+from featcache.heads.self_training import SelfTraining
 from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.heads.tuning.layer_selection import LayerSelection
 from featcache.heads.tuning.selection import Selection
@@ -82,6 +88,8 @@ class HeadFit(Result, NotebookResult):
     sets : tuple of SetFigures
         How often sets of labels with a requested coverage hold the true label of val, and how large they are; see
         `featcache.metrics.conformal`. Empty for heads without scores of held-out samples.
+    self_training : SelfTraining, optional
+        What became of samples without a label, with ``unlabeled=True``.
     """
 
     estimator: BaseEstimator
@@ -98,6 +106,7 @@ class HeadFit(Result, NotebookResult):
     layers: tuple[str, ...] = (PENULTIMATE,)
     layer_selection: LayerSelection | None = None
     sets: tuple[SetFigures, ...] = ()
+    self_training: SelfTraining | None = None
     cache_comparison: CacheComparison | None = None
 
     @property
@@ -110,7 +119,8 @@ class HeadFit(Result, NotebookResult):
     def __str__(self) -> str:
         """Several lines for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
-        lines = [str(part) for part in (self.cache_comparison, self.layer_selection, self.selection) if part]
+        parts = (self.cache_comparison, self.layer_selection, self.selection, self.self_training)
+        lines = [str(part) for part in parts if part]
         lines += [*self.notes, f"head {self.name}, val:", self.accuracy.describe()]
         if self.at_half:
             half = self.at_half
@@ -157,6 +167,7 @@ class HeadFit(Result, NotebookResult):
             "layers": self.layers,
             "layer_selection": self.layer_selection,
             "sets": self.sets,
+            "self_training": self.self_training,
             **({"cache_comparison": self.cache_comparison} if self.cache_comparison else {}),
         }
 
@@ -245,15 +256,18 @@ def fit_head(
     name = name_caches(cache)
     opened = open_caches(cache)
     joined = opened if isinstance(opened, JoinedCache) else None
-    if joined and cluster:
-        raise HeadError("a head on several caches is fitted on one machine: leave out the cluster")
-    summary = replace(opened.summary(), name=name)
+    if joined and (cluster or options["unlabeled"]):
+        what = "a cluster" if cluster else "unlabeled"
+        raise HeadError(f"{what} is for a head on one cache: leave it out, or give one cache")
+    summary = replace(opened.summary(), name=name, skipped=len(opened.skipped), digest=opened.samples.digest())
     if on_note and not summary.too_few_labels:  # which the error says
         for note in (str(summary), *(joined.notes if joined else ())):
             on_note(note)
     layer = options["layer"] or default_layer(head, parameters, [split_layer(name)[1] for name in opened.dims], cluster)
     with timer.phase("read"):  # machines of a cluster check their rows of train themselves
-        data = TrainingData.read(opened, layer, tta=tta, with_test=True, check_train=cluster is None)
+        data = TrainingData.read(
+            opened, layer, tta=tta, with_test=True, with_unlabeled=options["unlabeled"], check_train=cluster is None
+        )
         data = replace(data, keep_layers=options["layer"] is not None or find_head(head).layer == ALL)
     training_cluster = TrainingCluster(cluster, name, layer, on_note) if cluster else None
     fit_options = FitOptions(
@@ -290,13 +304,14 @@ def fit_head(
         folder,
         fitted.selection,
         evaluation.before,
-        fitted.notes,
+        (*fitted.notes, *(kept_readme(folder) if folder else [])),
         summary,
         None if fitted.thresholds is None else tuple(fitted.thresholds.tolist()),
         evaluation.at_half,
         fitted.layers,
         fitted.layer_selection,
         evaluation.sets,
+        fitted.self_training,
         fitted.cache_comparison,
     )
     if folder is not None:
@@ -333,7 +348,7 @@ def _save(
     folder: Path,
     tta: int,
 ) -> None:
-    """Write the head, its card, its predictions of val and test, and the report."""
+    """Write the head, its cards, its predictions of val and test, and the report."""
     file, weights = save_head(result.estimator)
     samples = cache.samples
     card = ModelCard(
@@ -350,14 +365,23 @@ def _save(
         tta=tta,
         engine=str(cache.provenance.get("engine", "")),
         networks=_networks(cache, data.layers) if isinstance(cache, JoinedCache) else (),
+        self_training=result.self_training.to_dict() if result.self_training and result.self_training.used else None,
     )
     test = None
     if data.test is not None and evaluation.test is not None:
         test = predictions_csv(data.test.samples, *evaluation.test)
+    report = json_safe(result.to_dict())
     files = {
         FILE: predictions_csv(data.val.samples, *evaluation.val),
         TEST: test,
         HELD_OUT: held_out.to_bytes() if held_out else None,
-        REPORT: as_json(result.to_dict()),
+        REPORT: as_json(report),
+        README: model_readme(
+            card,
+            report,
+            base_model=str(cache.provenance.get(HUB_MODEL, "")),
+            dataset=str(cache.provenance.get(HUB_DATASET, "")),
+            is_named=all(is_named(network.spec.backbone) for network in card.networks or (card,)),
+        ),
     }
     card.write(folder, weights, files)

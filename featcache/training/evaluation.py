@@ -88,6 +88,17 @@ class EvalAccumulator:
         loss = sum(loss_sum for loss_sum, _ in gathered) / len(labels) if len(labels) else float("nan")
         return EvalResult(loss, labels, predicted, logits if len(logits) else None)
 
+    def step_losses(self, process_group: ProcessGroup) -> list[float]:
+        """The mean loss of each batch, over all processes; of each batch they have a shard, which may be empty."""
+        means = torch.stack(self.losses).tolist() if self.losses else []
+        shards = process_group.all_gather((means, [len(labels) for labels in self.labels]))
+        totals = [sum(sizes) for sizes in zip(*(sizes for _, sizes in shards), strict=True)]
+        sums = [0.0] * len(totals)
+        for losses, sizes in shards:
+            for step, (loss, size) in enumerate(zip(losses, sizes, strict=True)):
+                sums[step] += loss * size if size else 0.0
+        return [loss_sum / total for loss_sum, total in zip(sums, totals, strict=True)]
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors, for torch.save."""
         lists = {name: [value.cpu() for value in getattr(self, name)] for name in ("losses", "labels", "predicted")}

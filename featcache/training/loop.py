@@ -128,6 +128,8 @@ class TrainState:
         None: the loss of the config, without class weights.
     accumulator : EvalAccumulator, optional
         The results of the current epoch; None between epochs.
+    step_losses : list of list of float
+        For each epoch of the history, the training loss of each step; empty for epochs of older versions.
     """
 
     module: nn.Module
@@ -138,6 +140,7 @@ class TrainState:
     last_val: EvalResult | None = None
     loss: ClassificationLoss | None = None
     accumulator: EvalAccumulator | None = None
+    step_losses: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.optimizer = _optimizer(self.module, self.config, self.param_groups)
@@ -168,6 +171,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": [asdict(epoch) for epoch in self.history],
+            "step_losses": self.step_losses,
             "best_val": vars(self.best_val) if self.best_val else None,
             "under_way": under_way,
         }
@@ -178,6 +182,7 @@ class TrainState:
         self.optimizer.load_state_dict(_of_this_kind(state["optimizer"], self.optimizer))
         self.schedule.load_state_dict(state["schedule"])
         self.history[:] = [EpochMetrics(**epoch) for epoch in state["history"]]
+        self.step_losses[:] = state.get("step_losses") or [[] for _ in self.history]  # older versions saved none
         self.best_val = EvalResult(**state["best_val"]) if state["best_val"] else None
         under_way = state.get("under_way")  # older versions saved only between epochs
         if under_way:
@@ -259,9 +264,11 @@ def train(
                 accumulator.add(loss, labels, logits, keep_logits=False)
                 accumulator.seconds = seconds_before + time.perf_counter() - started
             result = accumulator.result(process_group)
+            step_losses = accumulator.step_losses(process_group)
         val = evaluate_module(module, val_batches(), context, process_group)
         state.accumulator = None
         state.schedule.step()
+        state.step_losses.append(step_losses)
         state.history.append(
             EpochMetrics(
                 epoch=epoch,

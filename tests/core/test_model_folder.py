@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from commands import toy_cache
+from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
-from featcache.core.model_folder import CARD, attach, locate, reading, staged
+from featcache.core.model_folder import CARD, README, attach, locate, reading, staged
 from featcache.errors import HeadError
 from featcache.heads.fit_head import fit_head
 from featcache.heads.io import load_head
@@ -31,13 +32,14 @@ def head(cache: Path, tmp_path: Path) -> Path:
 def test_model_json_names_all_files_with_their_hashes(head: Path) -> None:
     card = json.loads((head / CARD).read_text())
     assert {name: bool(value) for name, value in card["sha256"].items()} == {
+        README: True,
         "head.safetensors": True,
         "held-out.safetensors": True,
         "test.csv": False,  # there is no test split
         "val.csv": True,
     }
     assert sorted(path.name for path in head.iterdir()) == [
-        *("head.safetensors", "held-out.safetensors", CARD, "run.json", "val.csv"),
+        *(README, "head.safetensors", "held-out.safetensors", CARD, "run.json", "val.csv"),
     ]
 
 
@@ -124,3 +126,47 @@ def test_files_are_added_to_no_damaged_model(text: str, head: Path) -> None:
     with pytest.raises(HeadError, match=r"model\.json is not a featcache model: .*\. Train it again"):
         attach(head, {"test.csv": b"image"})
     assert not (head / "test.csv").exists()
+
+
+def test_a_model_card_stands_beside_every_head(head: Path) -> None:
+    text = (head / README).read_text(encoding="utf-8")
+    assert f"`{FeatureCache.open(head.parent / 'cache.h5').samples.digest()}`" in text
+    assert "The network is the author's own. Add `--backbone MODULE:FACTORY`" in text
+    assert str(head.parent) not in text
+
+
+def test_a_new_model_has_a_new_card(cache: Path, head: Path) -> None:
+    assert fit_head(cache, head, head="centroid").notes == ()
+    assert "# Head centroid on toy" in (head / README).read_text(encoding="utf-8")
+    (head / README).unlink()
+    fit_head(cache, head, head="linear")
+    assert "# Head linear on toy" in (head / README).read_text(encoding="utf-8")
+
+
+def test_a_card_that_somebody_edited_is_kept_with_a_note(cache: Path, head: Path) -> None:
+    (head / README).write_text("mine", encoding="utf-8")
+    expected = read_predictions(head)
+    load_head(locate(head, "head.safetensors"))
+    for name in ("centroid", "linear"):
+        assert fit_head(cache, head, head=name).notes == (
+            f"{head / README} was edited, so it is kept: it may describe an earlier model. For a new one, delete it "
+            "and repeat the command.",
+        )
+        assert (head / README).read_text(encoding="utf-8") == "mine"
+        assert ModelCard.read(head).head == name
+    assert read_predictions(head) == expected
+
+
+def test_a_card_in_a_folder_without_a_model_is_somebody_s(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / README).write_text("mine", encoding="utf-8")
+    assert len(fit_head(cache, folder, head="linear").notes) == 1
+    assert (folder / README).read_text(encoding="utf-8") == "mine"
+
+
+def test_a_card_that_a_killed_process_did_not_rename_is_not_an_edited_one(cache: Path, head: Path) -> None:
+    (head / README).rename(staged(head, README))
+    (head / README).write_text("of the model before", encoding="utf-8")
+    assert fit_head(cache, head, head="centroid").notes == ()
+    assert "# Head centroid on toy" in (head / README).read_text(encoding="utf-8")

@@ -386,6 +386,32 @@ def test_run_json_holds_what_is_returned(split_folder: Path, tmp_path: Path) -> 
     assert written["accuracy"] == run.best.val_accuracy
 
 
+def test_a_card_of_the_whole_run_stands_beside_its_model(split_folder: Path, tmp_path: Path) -> None:
+    run = tune(split_folder, tmp_path / "run")
+    text = (tmp_path / "run/README.md").read_text(encoding="utf-8")
+    (results,) = (part for part in text.split("\n") if part.startswith("| val | accuracy |"))
+    accuracy = run.report.accuracy
+    assert accuracy is not None
+    low, high = accuracy.accuracy_low, accuracy.accuracy_high
+    assert results == f"| val | accuracy | {accuracy.accuracy:.4f} | {low:.4f} to {high:.4f} | 5 |"
+    assert f"Trained for 4 epochs. The weights are those of epoch {run.best.epoch}, the best one on val." in text
+    assert "| lr | 0.02 |" in text
+    assert "| all | 13 | 5 |" in text
+    assert str(tmp_path) not in text
+
+
+def test_the_card_of_a_run_that_is_not_finished_has_the_figures_of_val(split_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        tune(split_folder, tmp_path / "run", on_epoch=_interrupt)
+    text = (tmp_path / "run/README.md").read_text(encoding="utf-8")
+    assert "| val | accuracy |" in text
+    assert "Trained for" not in text
+
+
+def _interrupt(_: EpochMetrics) -> None:
+    raise KeyboardInterrupt
+
+
 def test_from_scratch_means_random_weights_drawn_with_the_seed(split_folder: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "weights": "none",

@@ -150,7 +150,7 @@ def _saved(tmp_path: Path, cache: FeatureCache) -> tuple[str, ModelCard, object]
 
 
 def test_a_cluster_is_refused(halves: list[FeatureCache]) -> None:
-    with pytest.raises(HeadError, match="several caches is fitted on one machine: leave out the cluster"):
+    with pytest.raises(HeadError, match="a cluster is for a head on one cache: leave it out"):
         fit_head(halves, cluster=Cluster())
 
 

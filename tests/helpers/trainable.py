@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from featcache._utils.files import atomic_write
 from featcache.backbones.backbone import Backbone
 from featcache.core.model_card import ModelCard
 from featcache.finetuning import finetune as finetuning
-from featcache.training.loop import EpochMetrics, TrainConfig
+from featcache.finetuning.run_logs import RunLogs
+from featcache.training.loop import EpochMetrics, TrainConfig, TrainState
 
 CONFIG = TrainConfig(epochs=4, batch_size=4, lr=0.02, schedule="cosine", weight_decay=1e-3)
 
@@ -71,7 +72,7 @@ def staged_backbone() -> Backbone:
     return Backbone(net, name="staged", image_size=16, resize_size=18)
 
 
-def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
+def finetune_and_die(data: str, out: str, moment: str, epoch: int, log: Sequence[str] = ()) -> None:
     """Start a run and kill the process with SIGKILL at a moment of an epoch."""
     torch.set_num_threads(1)  # as conftest does: the results must be equal bit by bit
     finished: list[EpochMetrics] = []
@@ -104,11 +105,18 @@ def finetune_and_die(data: str, out: str, moment: str, epoch: int) -> None:
             die()
         finished.append(value)
 
-    write, dump = ModelCard.write, torch.save
+    def logged(self: RunLogs, state: TrainState) -> None:
+        die()
+        write_logs(self, state)
+
+    write, dump, write_logs = ModelCard.write, torch.save, RunLogs.write
     if moment == "while weights are written":
         ModelCard.write = half  # type: ignore[method-assign]
     if moment == "before model.json":
         ModelCard.write = card  # type: ignore[method-assign]
     if moment == "while the checkpoint is written":
         torch.save = checkpoint  # type: ignore[assignment]
-    finetuning.finetune(data, out, backbone=trainable_backbone(), config=CONFIG, seed=SEED, on_epoch=on_epoch)
+    if moment == "before the log is written":
+        RunLogs.write = logged  # type: ignore[method-assign]
+    options: dict[str, Any] = {"config": CONFIG, "seed": SEED, "on_epoch": on_epoch, "log": log}
+    finetuning.finetune(data, out, backbone=trainable_backbone(), **options)

@@ -1,4 +1,4 @@
-"""The file format, read with plain h5py. README.md specifies the same."""
+"""The file format, read with plain h5py. docs/file-format.md specifies the same."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ import pytest
 import featcache
 from commands import ROOT, toy_cache, write_folder
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join(
+    page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+)
 PROGRAM = """import featcache
 
 cache = featcache.FeatureCache.open("cache.h5")
@@ -119,15 +121,15 @@ def test_the_users_installation_has_no_tools_of_developers() -> None:
     assert not developers & {re.split(r"[\[><=;]", line)[0] for line in found["dependencies"]}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^demo: install\n", makefile, re.MULTILINE)
-    assert re.search(r"^test: develop lint\n", makefile, re.MULTILINE)
+    assert re.search(r"^test: develop lint docs\n", makefile, re.MULTILINE)
     recipes = re.findall(r'pip install --quiet --editable "(.+)"', makefile)
     assert recipes == [".", ".[dev]"]
 
 
-def test_the_extras_that_the_readme_names_exist() -> None:
+def test_the_extras_that_the_documentation_names_exist() -> None:
     named = {
-        extra for line in re.findall(r'pip install[^`\n]*"[^"`]*\[([a-z,]+)\]"', README) for extra in line.split(",")
+        extra for line in re.findall(r'pip install[^`\n]*"[^"`]*\[([a-z,-]+)\]"', PAGES) for extra in line.split(",")
     }
     assert named
     assert named <= set(project()["optional-dependencies"])
-    assert '"featcache[' not in README  # there is no such package to fetch: extras come from the clone
+    assert '"featcache[' not in PAGES  # there is no such package to fetch: extras come from the clone

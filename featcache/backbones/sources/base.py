@@ -87,6 +87,10 @@ class BackboneSource:
         """The preprocessing that `build` returns, without building the network; None if that is unknown."""
         return None
 
+    def hub_model(self, name: str) -> str:
+        """The repository of the pretrained weights on the Hugging Face Hub, such as "user/name"; "" if not known."""
+        return ""
+
     def plain_network(self, name: str) -> nn.Module | None:
         """The network as its library builds it, with its classifier and random weights; None if there is no such."""
         return None

@@ -34,6 +34,9 @@ class EmbeddedSource(TimmSource):
     def names(self) -> list[str]:
         return [EMBEDDED]
 
+    def hub_model(self, name: str) -> str:
+        return ""  # the weights come from a package
+
     def model(self, name: str) -> str:
         return "tf_efficientnet_lite0"
 

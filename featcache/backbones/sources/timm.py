@@ -94,6 +94,13 @@ class TimmSource(BackboneSource):
             return None
         return _preprocessing(timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))[0] if config else None
 
+    def hub_model(self, name: str) -> str:
+        model = self.model(name)
+        if model.startswith(_LOCATIONS):
+            return "" if model.startswith(_FOLDER) else model.partition(":")[2].partition("@")[0]
+        config = _timm().get_pretrained_cfg(model)
+        return str(config.hf_hub_id or "") if config else ""
+
     def plain_network(self, name: str) -> nn.Module:
         return _timm().create_model(self.model(name), num_classes=1)  # networks without a classifier get one
 

@@ -61,6 +61,10 @@ class TextSource:
         """
         return []
 
+    def hub_model(self, name: str) -> str:
+        """The repository of the pretrained weights on the Hugging Face Hub, such as "user/name"; "" if not known."""
+        return ""
+
     def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:
         """Build an encoder. The caller seeds torch's generator for random weights.
 

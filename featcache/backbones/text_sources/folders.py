@@ -25,6 +25,11 @@ _LONGEST = 512
 """Most tokens of a text where the files of an encoder allow more, or say nothing."""
 
 
+def repository_of(place: str) -> str:
+    """The repository of an encoder on the Hugging Face Hub; "" for a folder. place : see `find_folder`."""
+    return "" if Path(place).expanduser().is_dir() else place
+
+
 def find_folder(name: str, place: str) -> Path:
     """The folder of an encoder: `place` itself, or a repository in the Hugging Face cache. Nothing is downloaded.
 

@@ -7,7 +7,13 @@ from typing import Any, cast, get_args
 
 from featcache._utils.regular_files import read_json
 from featcache.backbones.text_sources.base import BuiltTextEncoder, TextSource
-from featcache.backbones.text_sources.folders import build_from_folder, find_folder, folder_files, read_mapping
+from featcache.backbones.text_sources.folders import (
+    build_from_folder,
+    find_folder,
+    folder_files,
+    read_mapping,
+    repository_of,
+)
 from featcache.backbones.text_sources.registry import TEXT_SOURCES
 from featcache.core.specs import TextPooling
 from featcache.errors import BackboneError, first_line
@@ -31,6 +37,9 @@ class SentenceTransformersSource(TextSource):
 
     def files(self, name: str, weights: str) -> list[Path]:
         return folder_files(_find(name), name, weights)
+
+    def hub_model(self, name: str) -> str:
+        return repository_of(_place(name))
 
     def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:
         return build_sentence_encoder(_find(name), name, weights, max_length, prefix)
@@ -73,9 +82,14 @@ def build_sentence_encoder(
     )
 
 
-def _find(name: str) -> Path:
+def _place(name: str) -> str:
+    """A folder, or the name of a repository."""
     place = name.removeprefix(_PREFIX)
-    return find_folder(name, place if "/" in place or Path(place).is_dir() else name)
+    return place if "/" in place or Path(place).is_dir() else name
+
+
+def _find(name: str) -> Path:
+    return find_folder(name, _place(name))
 
 
 def _read_modules(folder: Path, name: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache._utils.telemetry import decline_usage_data
 from featcache.backbones.text_sources.base import BuiltTextEncoder, TextSource
-from featcache.backbones.text_sources.folders import build_from_folder, find_folder, folder_files
+from featcache.backbones.text_sources.folders import build_from_folder, find_folder, folder_files, repository_of
 from featcache.backbones.text_sources.registry import TEXT_SOURCES
 from featcache.errors import BackboneError, MissingExtraError, first_line
 
@@ -34,6 +34,9 @@ class TransformersSource(TextSource):
 
     def files(self, name: str, weights: str) -> list[Path]:
         return folder_files(find_folder(name, name.removeprefix(_PREFIX)), name, weights)
+
+    def hub_model(self, name: str) -> str:
+        return repository_of(name.removeprefix(_PREFIX))
 
     def build(self, name: str, weights: str, max_length: int | None, prefix: str | None) -> BuiltTextEncoder:
         folder = find_folder(name, name.removeprefix(_PREFIX))

@@ -1,6 +1,6 @@
 """The content of a feature cache: a container (see `container`) with samples, spec and features.
 
-The README specifies the format; a golden test pins it.
+docs/file-format.md specifies the format; a golden test pins it.
 """
 
 from __future__ import annotations

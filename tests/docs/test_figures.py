@@ -1,119 +1,17 @@
-"""Every command and every line of Python in the README works as it stands there."""
+"""The numbers in the documentation are those of the results in benchmarks/results/."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
+import statistics
 
 import pytest
-from click.testing import CliRunner
 
-from featcache.core.ray_cluster import RayCluster
-from featcache_cli.main import main
-from outcomes import in_this_process
-from toys import random_image
+from commands import ROOT
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def commands(language: str) -> list[list[str]]:
-    lines = [line for block in blocks(language) for line in block.splitlines()]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("featcache ")]
-
-
-@pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for split, count in (("train", 6), ("val", 3)):
-        for tint, name in enumerate(("ants", "bees")):
-            (tmp_path / "photos" / split / name).mkdir(parents=True)
-            for number in range(count):
-                image = random_image(100 * count + 10 * tint + number, 40, 30, tint)
-                image.save(tmp_path / "photos" / split / name / f"{number:03d}.jpg", quality=95)
-    praise, blame = ("great", "wonderful", "lovely", "brilliant"), ("dull", "boring", "awful", "tedious")
-    reviews = [f"A {word} {thing}.,{label}" for label, words in (("good", praise), ("bad", blame)) for word in words
-               for thing in ("film", "play", "book", "song", "story")]  # fmt: skip
-    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *reviews]))
-    new = ["text,label", "A lovely little tale.,good", "A tedious little tale.,bad"]
-    (tmp_path / "new-reviews.csv").write_text("\n".join(new))
-    (tmp_path / "traits.csv").write_text(*blocks("csv"))
-    shutil.make_archive(str(tmp_path / "photos"), "tar", tmp_path / "photos")  # the README's `tar` line
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def one_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ray is started once, by the first command with --cluster."""
-    import ray
-
-    monkeypatch.setattr(RayCluster, "close", lambda _: None)
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.timeout(3600)  # minutes, on a machine with nothing else to do
-@pytest.mark.usefixtures("photos", "one_cluster")
-def test_every_shell_command_runs_in_the_order_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_this_process(monkeypatch)  # the routes of `benchmark`
-    assert {command[0] for command in commands("sh")} >= {
-        "extract",
-        "info",
-        "fit-head",
-        "predict",
-        "benchmark",
-        "finetune",
-    }
-    for command in commands("sh"):
-        result = CliRunner().invoke(main, command)
-        fine = (0, 3, 4) if command[0] == "doctor" else (0,)  # these photos are noise
-        assert result.exit_code in fine, (command, result.output)
-    for name in ("report.md", "report.json", "report.png"):
-        assert (tmp_path / "report" / name).stat().st_size > 1000
-
-
-def test_commands_that_need_a_download_are_spelt_rightly() -> None:
-    assert commands("console")
-    for command in commands("console"):
-        context = main.make_context("featcache", [], resilient_parsing=True)
-        subcommand = main.get_command(context, command[0])
-        assert subcommand is not None
-        subcommand.make_context(command[0], command[1:], parent=context)  # else click would forget main's -h for good
-
-
-@pytest.mark.usefixtures("photos")
-def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = blocks("python")
-    names: dict[str, object] = {}
-    exec(code, names)
-    printed = capsys.readouterr().out
-    assert "photos/val/ants/000.jpg" in printed
-    assert "{'penultimate': 1280}" in printed
-
-
-def test_ci_runs_the_test_command_of_the_readme() -> None:
-    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert script.rstrip().endswith("make test")
-    assert "make test " in README
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for verb in re.findall(r"`?make ([a-z]+)", README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
-        assert f"\n{verb}:" in makefile, verb
-
-
-def test_links_and_pictures_exist() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert links
-    for link in links:
-        assert (ROOT / link).exists(), link
-
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+VIEWS = (ROOT / "docs" / "guides" / "views.md").read_text(encoding="utf-8")
 
 FIGURES = {  # of a script's row: the format, and the way to the median in its results
     "device_views": [("{:,} values are equal", "values_compared")],
@@ -352,17 +250,17 @@ def test_the_table_of_views_is_that_of_the_results() -> None:
         for choose in (min, max):
             name = choose(of_sets, key=lambda name: of_sets[name])
             cells.append(f"{100 * of_sets[name]:+.1f} ({name})")
-        assert f"| `{recipe}` | {' | '.join(cells)} |" in README
+        assert f"| `{recipe}` | {' | '.join(cells)} |" in VIEWS
     auto = results["auto"]
-    assert f"the gain is {100 * auto['accuracy']:+.1f} ± {100 * auto['accuracy_se']:.1f}" in README
+    assert f"the gain is {100 * auto['accuracy']:+.1f} ± {100 * auto['accuracy_se']:.1f}" in VIEWS
     chosen = [trial["chosen"] for figures in results["sets"].values() for trial in figures["auto"]["trials"]]
-    assert f"views on {sum(map(bool, chosen))} of {len(chosen)} sets, and lost on none" in README
+    assert f"views on {sum(map(bool, chosen))} of {len(chosen)} sets, and lost on none" in VIEWS
     assert min(figures["auto"]["test"]["accuracy"] for figures in results["sets"].values()) == 0
 
 
 @pytest.mark.parametrize("script", FIGURES)
-def test_the_figures_of_the_readme_are_those_of_the_results(script: str) -> None:
-    (row,) = re.findall(rf"^\| `{script}\.py` \|.*$", README, re.MULTILINE)
+def test_the_figures_of_a_script_are_those_of_the_results(script: str) -> None:
+    (row,) = re.findall(rf"^\| `{script}\.py` \|.*$", BENCHMARKS, re.MULTILINE)
     results = json.loads((ROOT / "benchmarks" / "results" / f"{script}.json").read_text(encoding="utf-8"))
     for form, *way in FIGURES[script]:
         found = results
@@ -371,3 +269,24 @@ def test_the_figures_of_the_readme_are_those_of_the_results(script: str) -> None
         value = found["median"] if isinstance(found, dict) else found[0] if isinstance(found, list) else found
         figure = form.format(value).replace("%", "")
         assert figure in row.replace(" %", ""), way
+
+
+ROUTES = {
+    "cached head, cold": "cached head, from the photos",
+    "cached head, warm": "cached head, from the cache",
+    "frozen, live every epoch": "frozen network, live in every epoch",
+    "fine-tune": "fine-tuning of the whole network",
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_table_of_the_readme_is_that_of_the_results(route: str) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    report = json.loads((ROOT / "benchmarks" / "results" / "ants-bees.json").read_text(encoding="utf-8"))
+    outcomes = {outcome["route"]: outcome for outcome in report["outcomes"]}
+    accuracy, seconds, cold = (
+        statistics.median(outcomes[name][what])
+        for name, what in ((route, "accuracy"), (route, "wall_s"), ("cached head, cold", "wall_s"))
+    )
+    times = f"{seconds / cold:.1f}".replace("1.0", "1")
+    assert f"| {ROUTES[route]} | {accuracy:.3f} | {seconds:.1f} | {times} |" in text
