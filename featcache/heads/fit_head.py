@@ -198,8 +198,9 @@ def fit_head(
         "linear", "ridge", "lda", "centroid", "knn" and "head2toe" choose their settings by cross-validation within
         train; all views of an image, and its copies, are held out together. "auto" keeps the best of the first four;
         with several labels it is "linear". "sgd" trains as the tutorials of PyTorch do. "attention" weights the
-        positions of a grid layer, see `featcache.heads.attention`. "imagenet:ant,bee" does not train: it takes the rows
-        of the network's own classifier, see `featcache.heads.imagenet.choose_classes`. "logreg", "svm" and "forest" are
+        positions of a grid layer, see `featcache.heads.attention`, "layer-attention" layers, see
+        `featcache.heads.layer_attention`. "imagenet:ant,bee" does not train: it takes the rows of the network's own
+        classifier, see `featcache.heads.imagenet.choose_classes`. "logreg", "svm" and "forest" are
         classifiers of scikit-learn. Other installed packages can add names, see `featcache.heads.registry.HeadSpec`.
         Instead of a name, the dotted path of a scikit-learn classifier, or an unfitted classifier. One that
         cross-validates itself (GridSearchCV) does not know which rows are views of one image: use
