@@ -31,6 +31,7 @@ from featcache.heads.fit import default_layer, fit
 from featcache.heads.held_out import FILE as HELD_OUT
 from featcache.heads.held_out import HeldOutScores
 from featcache.heads.io import save_head
+from featcache.heads.novelty import NoveltyFigures
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.registry import find_head
@@ -84,6 +85,8 @@ class HeadFit(Result, NotebookResult):
         `featcache.metrics.conformal`. Empty for heads without scores of held-out samples.
     self_training : SelfTraining, optional
         What became of samples without a label, with ``unlabeled=True``.
+    novelty : NoveltyFigures, optional
+        How well samples of unknown classes are told from others; None for fewer than three classes.
     """
 
     estimator: BaseEstimator
@@ -101,6 +104,7 @@ class HeadFit(Result, NotebookResult):
     layer_selection: LayerSelection | None = None
     sets: tuple[SetFigures, ...] = ()
     self_training: SelfTraining | None = None
+    novelty: NoveltyFigures | None = None
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -126,6 +130,8 @@ class HeadFit(Result, NotebookResult):
                 f"{self.before.log_loss:.4f}, calibration error {self.before.calibration_error:.4f}{self._made_worse()}"
             )
         lines += [str(figures) for figures in self.sets if figures.requested == _SHOWN_COVERAGE]
+        if self.novelty:
+            lines.append(str(self.novelty))
         if self.report.test:
             lines += ["test:", self.report.test.describe()]
         return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
@@ -160,6 +166,7 @@ class HeadFit(Result, NotebookResult):
             "layer_selection": self.layer_selection,
             "sets": self.sets,
             "self_training": self.self_training,
+            "novelty": self.novelty,
         }
 
 
@@ -292,6 +299,7 @@ def fit_head(
         fitted.layer_selection,
         evaluation.sets,
         fitted.self_training,
+        fitted.held_out.novelty.figures if fitted.held_out and fitted.held_out.novelty else None,
     )
     if folder is not None:
         _save(result, fitted.held_out, evaluation, data, cache, folder, tta)

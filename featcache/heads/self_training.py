@@ -18,7 +18,6 @@ from featcache.core.rng import content_order, content_words
 from featcache.core.samples import join_groups
 from featcache.core.splitting import plan_folds
 from featcache.errors import HeadError
-from featcache.heads.held_out import HeldOutScores
 from featcache.heads.linear import LinearHead
 from featcache.heads.predict import classify
 from featcache.heads.solvers.closed_form import RegularizedCovariances, SufficientStatistics, accumulate, lda
@@ -147,6 +146,7 @@ def self_train(
     result = _compare(plain, probabilities, train.y[rows], pool)
     if not result.used:
         return replace(fitted, self_training=result)
+    of_label = np.sort(probabilities[np.arange(len(rows)), train.y[rows]])
     (coef, intercept), temperature = students.layer, float(selection.temperature[0])
     return replace(
         fitted,
@@ -154,7 +154,7 @@ def self_train(
         uncalibrated=LinearHead.from_weights(coef, intercept, classes),
         name="lda",
         selection=fitted.selection and replace(fitted.selection, temperature=temperature),
-        held_out=HeldOutScores.from_probabilities(probabilities, train.y[rows]),
+        held_out=fitted.held_out and replace(fitted.held_out, probability=of_label),
         self_training=result,
     )
 

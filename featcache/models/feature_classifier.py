@@ -231,7 +231,7 @@ class FeatureClassifier(NotebookResult):
             return []
         x = features.with_views(tta).flatten().x if tta else features.lazy_view(0)
         answer = classify(self._estimator, x, len(self.classes), views=1 + tta, multilabel=self.card.multilabel)
-        return labelling.apply(*answer)
+        return labelling.apply(*answer, x)
 
 
 def _locate(prediction: Prediction, data: CachedData) -> Prediction:

@@ -12,7 +12,6 @@ from sklearn.linear_model import LogisticRegression
 from featcache import FeatureCache, fit_head
 from featcache.errors import HeadError
 from featcache.heads.held_out import FILE, HeldOutScores
-from featcache.metrics.conformal import energies
 
 CLASSES = ["ant", "bee", "wasp"]
 
@@ -25,19 +24,21 @@ def make_cache(n: int = 240, seed: int = 0) -> FeatureCache:
     return FeatureCache.from_arrays(x, [CLASSES[i] for i in y], split=["train", "train", "train", "val"] * (n // 4))
 
 
-def test_scores_are_sorted_probabilities_and_energies() -> None:
+def test_scores_are_sorted_probabilities() -> None:
     probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
     scores = HeldOutScores.from_probabilities(probabilities, np.array([0, 1, 1]))
     np.testing.assert_allclose(scores.probability, [0.3, 0.5, 0.7], rtol=1e-6)
-    np.testing.assert_allclose(scores.energy, np.sort(energies(probabilities)), rtol=1e-6)
+    assert scores.novelty is None
 
 
 @pytest.mark.parametrize("head", ["linear", "ridge", "lda", "centroid", "knn", "auto"])
 def test_heads_that_choose_their_settings_save_scores_of_all_training_samples(tmp_path: Path, head: str) -> None:
     fit_head(make_cache(), tmp_path, head=head)
     arrays = load_file(tmp_path / FILE)
-    assert {name: len(values) for name, values in arrays.items()} == {"probability": 180, "energy": 180}
-    assert all(np.all(np.diff(values) >= 0) for values in arrays.values())
+    assert {name: values.shape for name, values in arrays.items()} == {
+        "probability": (180,), "novelty": (180,), "coef": (3, 6), "intercept": (3,), "products": (3, 3), "priors": (3,)
+    }  # fmt: skip
+    assert all(np.all(np.diff(arrays[name]) >= 0) for name in ("probability", "novelty"))
 
 
 def test_scores_of_folds_are_those_of_scikit_learn(tmp_path: Path) -> None:
@@ -99,9 +100,9 @@ def test_impossible_coverage_is_refused(coverage: float) -> None:
     [
         b"",
         save({"probability": np.zeros(3, np.float32)}),
-        save({"probability": np.array([1, 0], np.float32), "energy": np.zeros(2, np.float32)}),
-        save({"probability": np.array([0, np.nan], np.float32), "energy": np.zeros(2, np.float32)}),
-        save({"probability": np.zeros((2, 2), np.float32), "energy": np.zeros(2, np.float32)}),
+        save({"probability": np.array([1, 0], np.float32)}),
+        save({"probability": np.array([0, np.nan], np.float32)}),
+        save({"probability": np.zeros((2, 2), np.float32)}),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:

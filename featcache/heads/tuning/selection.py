@@ -22,6 +22,7 @@ from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.registry import HeadSpec
 from featcache.heads.solvers.path import OutOfTimeError, Stop, never
 from featcache.heads.training_data import FitOptions, Fitted, TrainingData
+from featcache.heads.tuning.held_out_novelty import measure_novelty
 from featcache.heads.tuning.path_selection import CVScore
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 from featcache.metrics.classification import Accuracy
@@ -164,7 +165,7 @@ def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options:
     scores = None
     if not tuning.multilabel:
         _, probabilities = _all_classes(tuned, tuning, len(classes))
-        scores = HeldOutScores.from_probabilities(probabilities, held_out_labels)
+        scores = HeldOutScores.from_probabilities(probabilities, held_out_labels, measure_novelty(tuning))
     fitted = Fitted(
         tuned.estimator, selection.chosen.head, selection=selection, uncalibrated=uncalibrated, held_out=scores
     )
