@@ -105,8 +105,8 @@ class Labelling:
             scores.check_enough(KNOWN, "unknown keeps a share of known samples of")
             if scores.novelty is None:
                 raise HeadError(
-                    f"{path} cannot tell unknown samples: it was fitted to more than {MAX_WIDTH:,} features. Fit it to "
-                    "fewer layers (--layer penultimate)."
+                    f"{path} cannot tell unknown samples: it was fitted to more than {MAX_WIDTH:,} features, or before "
+                    "heads had a novelty score. Fit it again, to fewer layers (--layer penultimate)."
                 )
             return cls(card.classes, top, threshold, scores.novelty.score, scores.novelty.threshold)
         return cls(card.classes, top, threshold)

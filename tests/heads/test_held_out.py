@@ -14,6 +14,10 @@ from featcache.errors import HeadError
 from featcache.heads.held_out import FILE, HeldOutScores
 
 CLASSES = ["ant", "bee", "wasp"]
+ARRAYS = {
+    "probability": np.zeros(3), "novelty": np.zeros(3), "coef": np.ones((2, 4), np.float32), "intercept": np.zeros(2),
+    "products": np.eye(2), "priors": np.ones(2) / 2,
+}  # fmt: skip
 
 
 def make_cache(n: int = 240, seed: int = 0) -> FeatureCache:
@@ -90,7 +94,7 @@ def test_too_few_samples_are_an_error_with_the_number_that_is_needed() -> None:
 
 @pytest.mark.parametrize("coverage", [0, 1, 1.5, -0.1])
 def test_impossible_coverage_is_refused(coverage: float) -> None:
-    scores = HeldOutScores(np.zeros(100, np.float32), np.zeros(100, np.float32))
+    scores = HeldOutScores(np.zeros(100))
     with pytest.raises(HeadError, match=f"coverage is {coverage}; it must be above 0 and below 1"):
         scores.set_threshold(coverage)
 
@@ -99,7 +103,11 @@ def test_impossible_coverage_is_refused(coverage: float) -> None:
     "content",
     [
         b"",
-        save({"probability": np.zeros(3, np.float32)}),
+        save({"novelty": np.zeros(3)}),
+        save({"probability": np.zeros(3), "novelty": np.zeros(3)}),
+        save({**ARRAYS, "novelty": np.array([1.0, 0.0])}),
+        save({**ARRAYS, "priors": np.ones(3) / 3}),
+        save({**ARRAYS, "intercept": np.array([0.0, np.inf])}),
         save({"probability": np.array([1, 0], np.float32)}),
         save({"probability": np.array([0, np.nan], np.float32)}),
         save({"probability": np.zeros((2, 2), np.float32)}),
@@ -110,6 +118,16 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(HeadError, match="is damaged"):
         HeldOutScores.load(tmp_path, path)
+
+
+def test_a_sound_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(save(ARRAYS))
+    novelty = HeldOutScores.load(tmp_path, path).novelty
+    assert novelty
+    np.testing.assert_array_equal(novelty.score.priors, [0.5, 0.5])
+    path.write_bytes(save({"probability": ARRAYS["probability"]}))
+    assert HeldOutScores.load(tmp_path, path).novelty is None
 
 
 def test_a_head_without_scores_says_which_heads_have_them(tmp_path: Path) -> None:
