@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 
 from featcache._utils.files import check_readable
 from featcache.errors import HeadError
-from featcache.heads.novelty import NoveltyFigures, NoveltyScore
+from featcache.heads.novelty import KNOWN, NoveltyFigures, NoveltyScore
 from featcache.metrics.conformal import least_samples, lower_quantile
 
 FILE = "held-out.safetensors"
 """Its name in the folder of a head."""
-
-KNOWN = 0.95
-"""The share of samples of the known classes that is not refused as unknown."""
 
 _ROUNDING = 1e-9  # of probabilities and scores: heads that vote give many samples the same score, which all count
 

@@ -16,6 +16,9 @@ from featcache.cache.lazy_arrays import LazyRows
 STRENGTH = 1.0
 """Of the penalty of the covariance, as a multiple of the mean variance of a feature."""
 
+KNOWN = 0.95
+"""The share of samples of the known classes that is not refused as unknown."""
+
 _BLOCK = 8192  # rows that are read at a time
 _MAX_CLASSES, _MAX_OPERATIONS = 20, 1e9  # that `leave_classes_out` leaves out, and takes for it
 
@@ -90,7 +93,7 @@ class NoveltyFigures(Result):
     def __str__(self) -> str:
         return (
             f"--unknown: of a class that is left out (each of {plural(self.classes, 'class', 'classes')} in turn) "
-            f"{self.refused:.0%} of the samples are refused, and 5% of the others (AUROC {self.auroc:.2f})"
+            f"{self.refused:.0%} of the samples are refused, and {1 - KNOWN:.0%} of the others (AUROC {self.auroc:.2f})"
         )
 
 
@@ -109,7 +112,6 @@ def leave_classes_out(
     y: NDArray[np.int64],
     fold: NDArray[np.int64],
     folds: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
-    known: float,
 ) -> NoveltyFigures | None:
     """Figures of held-out samples; None for fewer than three classes, or for so many that it would take long.
 
@@ -123,8 +125,6 @@ def leave_classes_out(
         Their classes and folds.
     folds : sequence of (products, priors)
         Of the score of each fold, see `NoveltyScore`.
-    known : float
-        The share of the samples of the other classes that is not refused.
     """
     c, m = logits.shape[1], len(y)
     left_out = min(c, _MAX_CLASSES, int(_MAX_OPERATIONS / (m * c**2 + c**3)))
@@ -141,7 +141,7 @@ def leave_classes_out(
             continue
         below = np.searchsorted(others, unknown, "left") + np.searchsorted(others, unknown, "right")
         aurocs.append(1 - below.mean() / 2 / len(others))
-        limits = np.quantile(others, [*shares, 1 - known])
+        limits = np.quantile(others, [*shares, 1 - KNOWN])
         caught = np.searchsorted(unknown, limits, "left") / len(unknown)
         curves.append([*caught[:-2], 1.0])
         refused.append(caught[-1])

@@ -15,8 +15,8 @@ from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate, reading
 from featcache.core.samples import format_labels
 from featcache.errors import HeadError
-from featcache.heads.held_out import FILE, KNOWN, HeldOutScores
-from featcache.heads.novelty import NoveltyScore
+from featcache.heads.held_out import FILE, HeldOutScores
+from featcache.heads.novelty import KNOWN, NoveltyScore
 from featcache.heads.solvers.closed_form import MAX_WIDTH
 from featcache.models.defaults import TOP_CLASSES
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import plural
-from featcache.heads.held_out import KNOWN
+from featcache.heads.novelty import KNOWN
 from featcache.metrics.calibration import reliability
 from featcache.metrics.significance import wilson_interval
 from featcache.reports.style import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, shorten

@@ -85,7 +85,7 @@ def test_few_samples_give_only_the_figures_that_they_suffice_for() -> None:
 
 
 def test_too_few_samples_are_an_error_with_the_number_that_is_needed() -> None:
-    scores = HeldOutScores(np.zeros(18, np.float32), np.zeros(18, np.float32))
+    scores = HeldOutScores(np.zeros(18))
     with pytest.raises(HeadError, match=r"coverage 0\.95 needs 19 training samples or more, and this head has 18"):
         scores.check_enough(0.95, "coverage")
     scores.check_enough(0.9, "coverage")

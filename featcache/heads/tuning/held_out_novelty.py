@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from featcache.heads.held_out import KNOWN, HeldOutNovelty
+from featcache.heads.held_out import HeldOutNovelty
 from featcache.heads.novelty import STRENGTH, NoveltyScore, leave_classes_out, relative_distances
 from featcache.heads.solvers.path import PathWeights
 from featcache.heads.tuning.tuning_data import TuningData
@@ -35,5 +35,5 @@ def measure_novelty(tuning: TuningData) -> HeldOutNovelty | None:
         scores[fold == number] = relative_distances(logits[fold == number], one.products, one.priors)
     layer = tuning.expand(whole.layer)
     score = NoveltyScore(layer.coef.astype(np.float32), layer.intercept, whole.products, whole.priors)
-    figures = leave_classes_out(logits, labels, fold, [(one.products, one.priors) for one in folds], KNOWN)
+    figures = leave_classes_out(logits, labels, fold, [(one.products, one.priors) for one in folds])
     return HeldOutNovelty(score, np.sort(scores), figures)
