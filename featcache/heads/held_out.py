@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.files import check_readable
+from featcache.core.samples import Labels
 from featcache.errors import HeadError
 from featcache.heads.novelty import KNOWN, NoveltyFigures, NoveltyScore
 from featcache.metrics.conformal import least_samples, lower_quantile
@@ -40,6 +41,32 @@ class HeldOutNovelty(NamedTuple):
     def threshold(self) -> float:
         """The score below which a sample counts as unknown: one in 20 of the known classes is below it."""
         return lower_quantile(self.scores, KNOWN) - _ROUNDING * max(1.0, float(np.abs(self.scores).max()))
+
+
+class HeldOutPredictions(NamedTuple):
+    """What heads predicted of m training samples that they were not trained on.
+
+    rows : of the samples in train, shape (m,). predicted : class indices, shape (m,); with several labels 0 or 1, shape
+    (m, c). probabilities : shape (m, c).
+    """
+
+    rows: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    def right(self, y: Labels) -> NDArray[np.bool_]:
+        """Which of the samples, whose labels are `y`, have the right label, or all labels right; shape (m,)."""
+        right = self.predicted == y
+        return right if y.ndim == 1 else right.all(axis=1)
+
+    def log_losses(self, y: Labels) -> NDArray[np.float64]:
+        """The log-loss of each sample in nats, with several labels the mean over the labels; shape (m,)."""
+        if y.ndim == 1:
+            of_label = self.probabilities[np.arange(len(y)), y]
+        else:
+            of_label = np.where(y, self.probabilities, 1 - self.probabilities)
+        losses = -np.log(np.maximum(of_label, np.finfo(np.float64).tiny))
+        return losses if y.ndim == 1 else losses.mean(axis=1)
 
 
 @dataclass(frozen=True)

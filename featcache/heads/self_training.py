@@ -18,6 +18,7 @@ from featcache.core.rng import content_order, content_words
 from featcache.core.samples import join_groups
 from featcache.core.splitting import plan_folds
 from featcache.errors import HeadError
+from featcache.heads.held_out import HeldOutPredictions
 from featcache.heads.linear import LinearHead
 from featcache.heads.predict import classify
 from featcache.heads.solvers.closed_form import RegularizedCovariances, SufficientStatistics, accumulate, lda
@@ -155,6 +156,7 @@ def self_train(
         name="lda",
         selection=fitted.selection and replace(fitted.selection, temperature=temperature),
         held_out=fitted.held_out and replace(fitted.held_out, probability=of_label),
+        held_out_predictions=HeldOutPredictions(rows, probabilities.argmax(axis=1), probabilities),
         self_training=result,
     )
 
