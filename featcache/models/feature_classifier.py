@@ -198,7 +198,12 @@ class FeatureClassifier(NotebookResult):
     def open_caches(self, caches: Caches, tta: int | None = None) -> FeatureCache | JoinedCache:
         """The cache, or the caches as one, with the features that the head takes. Raises CacheError.
 
-        caches, tta : see `stream`.
+        Parameters
+        ----------
+        caches : path, FeatureCache, or sequence of these
+            See `stream`.
+        tta : int, optional
+            See `stream`.
         """
         tta = self.card.tta if tta is None else tta
         opened = [FeatureCache.open(cache) for cache in list_caches(caches)]
