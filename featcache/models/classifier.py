@@ -27,7 +27,7 @@ from featcache.models.inputs.registry import inputs_of
 from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import network_error, open_model
 from featcache.models.network_classifier import network_classifier
-from featcache.models.prediction import Prediction
+from featcache.models.prediction import Prediction, Predictions
 from featcache.models.sample_stream import ReadSample, stream_samples
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Classifier(NotebookResult):
         split: str | None = None,
         coverage: float | None = None,
         unknown: bool = False,
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """Predict images or texts, in their order.
 
         Parameters
@@ -185,8 +185,9 @@ class Classifier(NotebookResult):
         Returns
         -------
         list of Prediction
+            A notebook shows it as a table.
         """
-        return list(
+        return Predictions(
             self.stream(
                 samples,
                 top=top,
