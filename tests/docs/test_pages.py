@@ -23,6 +23,7 @@ from commands import ROOT
 from featcache.core.ray_cluster import RayCluster
 from featcache_cli.main import COMMANDS, main
 from outcomes import in_this_process
+from registries import REGISTRIES, restore
 from toys import random_image
 
 PAGES = sorted(
@@ -113,6 +114,7 @@ def test_a_page_runs_from_top_to_bottom(
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(*own))
     monkeypatch.chdir(folder)
     in_this_process(monkeypatch)  # the routes of `benchmark`
+    restore(monkeypatch, *REGISTRIES)  # pages on contributing register entries
     names: dict[str, object] = {"__name__": "page"}
     for language, block in re.findall(r"^```(sh|python)\n(.*?)^```", TEXTS[page], re.MULTILINE | re.DOTALL):
         if language == "python":
