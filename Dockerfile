@@ -22,14 +22,15 @@ RUN if [ "$DEVICE" = cpu ]; then \
 COPY pyproject.toml README.md LICENSE ./
 COPY featcache ./featcache
 COPY cli ./cli
+# hadolint ignore=DL3013
 RUN pip install ".[$EXTRAS]"
 
 # A user without rights; converted networks and downloads go where any user may write.
-RUN useradd --create-home featcache && install -d -m 1777 /cache
+RUN useradd --create-home --uid 1000 featcache && install -d -m 1777 /cache
 ENV XDG_CACHE_HOME=/cache \
     TORCH_HOME=/cache/torch \
     HF_HOME=/cache/huggingface
-USER featcache
+USER 1000
 WORKDIR /data
 ENTRYPOINT ["featcache"]
 CMD ["--help"]

@@ -48,6 +48,19 @@ _Classify = Callable[[Inputs], _Answer]
 class Classifier(NotebookResult):
     """A backbone with its preprocessing, a head and the class names. `Classifier.load` makes one.
 
+    Parameters
+    ----------
+    name : str
+        The folder of the model, for messages.
+    card : ModelCard
+        What the model is: backbone, head, metrics.
+    backbone : Backbone or TextEncoder
+        From samples to features.
+    classify : callable
+        From features to probabilities.
+    on_features : FeatureClassifier, optional
+        The head alone; None for a fine-tuned network.
+
     Attributes
     ----------
     card : ModelCard
@@ -83,7 +96,6 @@ class Classifier(NotebookResult):
         classify: _Classify,
         on_features: FeatureClassifier | None = None,
     ) -> None:
-        """name : the folder. on_features : the head alone; None for a fine-tuned network."""
         self._name = name
         self.card = card
         self.classes = card.classes

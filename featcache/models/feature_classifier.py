@@ -39,6 +39,15 @@ class FeatureClassifier(NotebookResult):
     by 1/2048 in float16. On photos this changes probabilities by 0.001 or less; a head with very large weights, such as
     one of a handful of samples, makes more of it. A cache has no remarks on samples, such as "nearly black".
 
+    Parameters
+    ----------
+    name : str
+        The folder of the model, for messages.
+    card : ModelCard
+        What the model is: backbone, head, metrics.
+    estimator : estimator
+        The fitted classifier.
+
     Attributes
     ----------
     card : ModelCard
@@ -60,7 +69,6 @@ class FeatureClassifier(NotebookResult):
     """
 
     def __init__(self, name: str, card: ModelCard, estimator: Any) -> None:
-        """name : of the model, for messages."""
         self.card, self.classes = card, card.classes
         self._name, self._estimator = name, estimator
 

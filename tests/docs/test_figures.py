@@ -16,7 +16,7 @@ VIEWS = (ROOT / "docs" / "guides" / "views.md").read_text(encoding="utf-8")
 
 def sections() -> dict[str, str]:
     """The text of each script's section by the name of the script, in one line, without the marks of lists."""
-    found = re.findall(r"^### .*\(`(\w+)\.py`\)\n(.*?)(?=^##|\Z)", BENCHMARKS, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^### [^\n]*\(`(\w+)\.py`\)\n(.*?)(?=^##|\Z)", BENCHMARKS, re.MULTILINE | re.DOTALL)
     assert len({name for name, _ in found}) == len(found)
     lines = {name: re.sub(r"^- ", "", text, flags=re.MULTILINE).replace("**", "") for name, text in found}
     return {name: " ".join(text.split()) for name, text in lines.items()}
