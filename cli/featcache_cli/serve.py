@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -15,8 +16,8 @@ from featcache_cli.stopping import exit_on_signal
 _LABEL = ("label", "data", "classes")
 
 
-def _check_usage(ctx: click.Context, label: bool, data: str | None) -> None:
-    """Refuse options of the other page."""
+def _check_usage(ctx: click.Context, model: str, label: bool, data: str | None) -> None:
+    """Refuse options of the other page, and a cache without --label."""
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     if not label:
         wrong, reason = given & {*_LABEL}, "is for --label"
@@ -25,6 +26,10 @@ def _check_usage(ctx: click.Context, label: bool, data: str | None) -> None:
     for option in ctx.command.params:
         if option.name in wrong:
             raise click.UsageError(f"{option.opts[-1]} {reason}: leave it out")
+    if not label and os.path.isfile(model):
+        raise click.UsageError(
+            f"{model} is a file: give the folder of a model, or label the samples of a cache with --label --data DATA"
+        )
     if label and data is None:
         raise click.UsageError("--label needs --data: the images or texts that the cache was made from")
 
@@ -102,7 +107,7 @@ def command(
 
     By default only this machine can connect. The server runs until Ctrl-C.
     """
-    _check_usage(ctx, label, data)
+    _check_usage(ctx, model, label, data)
     if label and data:
         _serve_labels(model, data, classes, host, port, as_json)
         return

@@ -79,12 +79,13 @@ def _select_layers(
     concatenated = data.train.concatenated
     if concatenated is None or _is_tree(spec):
         return data, None, None
-    if not (spec.tries_heads or _is_tuned(spec, data, options)) or options.cluster:
+    if not cross_validates(spec, data, options) or options.cluster:
         return data, (1.0,) * len(concatenated.widths), None
     chosen, selection = select_layers(
         data.train,
         data.layers,
         keep_all=data.keep_layers,
+        choices=data.choices,
         rows_of_image=1 + data.train.views if options.use_views in (None, "all") else 1,
         class_weight=options.parameters.get("class_weight"),
         folds=options.cv,
@@ -121,6 +122,11 @@ def _fit(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted:
     if _is_tuned(spec, data, options):
         return fit_tuned(spec.name, [spec], data, options)
     return fit_fixed(spec, data, options)
+
+
+def cross_validates(spec: HeadSpec, data: TrainingData, options: FitOptions) -> bool:
+    """Whether the head, or its settings, are chosen by cross-validation."""
+    return spec.tries_heads or _is_tuned(spec, data, options)
 
 
 def _is_tuned(spec: HeadSpec, data: TrainingData, options: FitOptions) -> bool:
@@ -160,7 +166,7 @@ def _check(spec: HeadSpec, data: TrainingData, options: FitOptions) -> None:
             f"{spec.name} needs features of a grid, and the layer {data.layer} has none. Extract such a layer "
             "(`--layers blocks.6:grid7` for maps of 7 x 7; `--dry-run` says how many bytes), and name it with --layer."
         )
-    if spec.tries_heads or _is_tuned(spec, data, options):
+    if cross_validates(spec, data, options):
         check_tuned_options(spec, options)
     if options.cluster:
         _check_cluster(spec, data, options)

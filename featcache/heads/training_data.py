@@ -15,6 +15,7 @@ from featcache._utils.progress_bar import Progress
 from featcache.backbones.devices import resolve_device
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features, ViewUse
+from featcache.cache.joined_cache import JoinedCache
 from featcache.core.head_options import HeadFitOptions
 from featcache.core.layer_names import grid_side, join_layers, parse_layer
 from featcache.core.options import with_defaults
@@ -24,10 +25,11 @@ from featcache.core.thresholds import LEAST, Thresholds, check_thresholds, choos
 from featcache.errors import CacheIncompleteError, HeadError
 
 if TYPE_CHECKING:
-    from featcache.heads.held_out import HeldOutScores
+    from featcache.heads.cache_comparison import CacheComparison
+    from featcache.heads.held_out import HeldOutPredictions, HeldOutScores
     from featcache.heads.ray.coordinator import TrainingCluster
     from featcache.heads.self_training import SelfTraining
-    from featcache.heads.tuning.layer_selection import LayerSelection
+    from featcache.heads.tuning.layer_selection import LayerChoices, LayerSelection
     from featcache.heads.tuning.selection import Selection
 
 _DEFAULTS = with_defaults(HeadFitOptions, {})
@@ -55,6 +57,8 @@ class TrainingData:
         The weights of its network, see `load_backbone`.
     keep_layers : bool
         Whether a head must use all layers. Else cross-validation chooses.
+    choices : LayerChoices, optional
+        The layers and weights to choose among first. None: those of one network, see `select_layers`.
     """
 
     train: Features
@@ -65,11 +69,12 @@ class TrainingData:
     spec: ExtractSpec | None = None
     weights: str = "pretrained"
     keep_layers: bool = True
+    choices: LayerChoices | None = None
 
     @classmethod
     def read(
         cls,
-        cache: FeatureCache,
+        cache: FeatureCache | JoinedCache,
         layer: str,
         *,
         tta: int = 0,
@@ -81,8 +86,8 @@ class TrainingData:
 
         Parameters
         ----------
-        cache : FeatureCache
-            An open cache.
+        cache : FeatureCache or JoinedCache
+            An open cache, or several.
         layer : str
             One layer, several joined by commas, or "all", see `featcache.core.layer_names`.
         tta : int
@@ -153,7 +158,7 @@ class TrainingData:
         return replace(self, train=self.train.scaled(scale), val=self.val.scaled(scale), unlabeled=unlabeled)
 
 
-def _read_unlabeled(cache: FeatureCache, layer: str) -> Features:
+def _read_unlabeled(cache: FeatureCache | JoinedCache, layer: str) -> Features:
     """Raises CacheIncompleteError if there are none."""
     noun, features = cache.spec.modality, cache.features(UNLABELED, layer)
     if len(features.samples):
@@ -248,6 +253,10 @@ class Fitted:
         Scores of held-out training samples, if there are some with one label each.
     self_training : SelfTraining, optional
         What became of samples without a label.
+    held_out_predictions : HeldOutPredictions, optional
+        What the head predicted of the training samples that were held out.
+    cache_comparison : CacheComparison, optional
+        Of several caches: how those were chosen that it uses.
     """
 
     estimator: BaseEstimator
@@ -261,6 +270,8 @@ class Fitted:
     layer_selection: LayerSelection | None = None
     held_out: HeldOutScores | None = None
     self_training: SelfTraining | None = None
+    held_out_predictions: HeldOutPredictions | None = None
+    cache_comparison: CacheComparison | None = None
 
     def with_thresholds(
         self,

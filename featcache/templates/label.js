@@ -120,7 +120,7 @@ function render() {
   const label = current ? current.label : "";
   $("reason").textContent = current ? current.reason : "";
   $("path").textContent = current ? current.path : "";
-  $("skip").firstElementChild.textContent = past !== null ? "Forward" : label ? "Label is right" : "Skip";
+  $("skip").firstElementChild.textContent = past !== null ? "Forward" : label ? "Confirm" : "Skip";
   $("skip").disabled = !current;
   $("back").disabled = past === null ? !state.history.length : past === 0;
   $("remove").disabled = !label;

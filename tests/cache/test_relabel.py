@@ -30,6 +30,7 @@ def test_the_rows_have_other_labels_and_the_same_features(tmp_path: Path) -> Non
 def test_a_drawn_val_comes_back_into_train_and_one_of_the_data_stays() -> None:
     x, y = np.random.default_rng(0).normal(size=(20, 2)), ["a", "b"] * 10
     drawn = FeatureCache.from_arrays(x, y)
+    drawn.provenance = {"val_is_held_out": True}  # as `extract` writes it
     assert len(drawn.samples.rows("val")) > 0
     assert len(relabel(drawn, {}, join_val=True).features("train").samples) == 20
     given = FeatureCache.from_arrays(x, y, split=["train"] * 14 + ["val"] * 6)

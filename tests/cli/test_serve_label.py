@@ -31,6 +31,7 @@ def test_options_that_do_not_fit_are_refused(cache: Path, data: Path) -> None:
     )
     assert "--class is for --label" in refused("serve", cache, "--class", "ants", status=2)
     assert "--data is for --label" in refused("serve", cache, "--data", data, status=2)
+    assert "label the samples of a cache with --label --data" in refused("serve", cache, status=2)
 
 
 needs_server = pytest.mark.skipif(importlib.util.find_spec("starlette") is None, reason="starlette is not installed")
@@ -60,7 +61,7 @@ def start(unsorted: Path) -> Iterator[Callable[[], Served]]:
 
     yield start_server
     for server in servers:
-        if server.process.poll() is None:
+        if server.process.stdout and not server.process.stdout.closed:
             server.kill()
 
 

@@ -16,7 +16,7 @@ from featcache._utils.progress_bar import Progress
 from featcache._utils.results import Result
 from featcache.core.progress import StepProgress
 from featcache.errors import ClusterError, HeadError
-from featcache.heads.held_out import HeldOutScores
+from featcache.heads.held_out import HeldOutPredictions, HeldOutScores
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.registry import HeadSpec
@@ -160,13 +160,19 @@ def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options:
     left_s = None if single else budget_s - (time.perf_counter() - started)
     tuned, selection = select(tuning, specs, data.train.samples.classes, left_s, None if single else options.progress)
     uncalibrated = without_temperature(tuned)
-    held_out_labels, classes = data.train.y[tuning.held_out.rows], data.train.samples.classes
+    rows, classes = tuning.held_out.rows, data.train.samples.classes
+    held_out_labels = data.train.y[rows]
+    predictions = HeldOutPredictions(rows, *_all_classes(tuned, tuning, len(classes)))
     scores = None
     if not tuning.multilabel:
-        _, probabilities = _all_classes(tuned, tuning, len(classes))
-        scores = HeldOutScores.from_probabilities(probabilities, held_out_labels)
+        scores = HeldOutScores.from_probabilities(predictions.probabilities, held_out_labels)
     fitted = Fitted(
-        tuned.estimator, selection.chosen.head, selection=selection, uncalibrated=uncalibrated, held_out=scores
+        tuned.estimator,
+        selection.chosen.head,
+        selection=selection,
+        uncalibrated=uncalibrated,
+        held_out=scores,
+        held_out_predictions=predictions,
     )
     return fitted.with_thresholds(thresholds, classes, held_out_labels, tuned.probabilities)
 

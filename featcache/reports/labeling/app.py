@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from featcache._utils.formatting import plural, printable
 from featcache._utils.results import Result
+from featcache.analysis.labeling.assessment import Doubt
 from featcache.analysis.labeling.session import ChangedMeanwhileError, LabelSession, refuse_remote
 from featcache.cache.feature_cache import FeatureCache
 from featcache.errors import FeatcacheError, MissingExtraError, OutputError, PictureError, RunError, SpecError
@@ -179,14 +180,7 @@ class LabelPage:
             "classes": [{"name": name, "count": counts[name]} for name in session.classes],
             "queue": [self._item(one.row, one.reason) for one in session.queue],
             "history": [self._item(row, "") for row in history],
-            "doubts": [
-                self._item(
-                    one.row,
-                    f"Labeled {one.label}, {'probably' if one.is_wrong else 'perhaps'} {one.suggested}: a head that "
-                    f"has not seen the label finds {one.suggested} {one.margin:.0%} more probable.",
-                )
-                for one in session.doubts[:_LISTED]
-            ],
+            "doubts": [self._item(one.row, _describe(one)) for one in session.doubts[:_LISTED]],
             "accuracy": points[-1] if last and last.accuracy else None,
             "accuracy_note": last.note if last else "",
             "doubts_note": last.doubts_note if last else "",
@@ -211,6 +205,14 @@ class LabelPage:
         except (OSError, PictureError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise PictureError(f"This {noun} cannot be shown: {reason}. Skip it.") from error
+
+
+def _describe(doubt: Doubt) -> str:
+    likelihood = "probably" if doubt.is_wrong else "perhaps"
+    return (
+        f"Labeled {doubt.label}, {likelihood} {doubt.suggested}: for a head that has not seen the label, "
+        f"{doubt.suggested} is ahead by {100 * doubt.margin:.0f} points."
+    )
 
 
 def _point(labels: int, accuracy: Any, head: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class SampleReport:
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """Add the map of the features, and val samples with their predictions, to the section of a head."""
-        layer = ModelCard.read(head).layer
+        layer = ModelCard.read(head).own_layer
         add(lambda: cache_figures.map_figure(cache, layer=layer), MAP)
 
     def add_issues(

@@ -103,7 +103,7 @@ class ImageReport(SampleReport):
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """See `SampleReport`: also augmented views."""
-        layer, with_images = ModelCard.read(head).layer, f"{MAP}, with images that lie among another class"
+        layer, with_images = ModelCard.read(head).own_layer, f"{MAP}, with images that lie among another class"
         if data is None or not add(lambda: cache_figures.map_figure(cache, data, layer=layer), with_images):
             super().add_samples(section, add, head, cache, data)
         if data is not None:
