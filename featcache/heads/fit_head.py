@@ -12,6 +12,7 @@ from typing import Any, Unpack
 from sklearn.base import BaseEstimator
 
 from featcache._utils.formatting import json_safe
+from featcache._utils.notebook_html import folded, paragraph, table, text_block
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
@@ -41,7 +42,7 @@ from featcache.heads.registry import find_head
 from featcache.heads.self_training import SelfTraining
 from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.heads.tuning.layer_selection import LayerSelection
-from featcache.heads.tuning.selection import Selection
+from featcache.heads.tuning.selection import CANDIDATE_COLUMNS, Selection
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.conformal import SetFigures
 from featcache.metrics.multilabel import LabelAccuracy
@@ -137,6 +138,14 @@ class HeadFit(Result, NotebookResult):
         if self.report.test:
             lines += ["test:", self.report.test.describe()]
         return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
+
+    def _repr_html_(self) -> str:
+        """The figures of val, the heads that were compared, and all of the text."""
+        parts = [paragraph(f"head {self.name}, val: accuracy {self.accuracy}")]
+        if self.selection:
+            parts.append(table(CANDIDATE_COLUMNS, self.selection.rows))
+        parts += [paragraph(note) for note in self.notes]
+        return "".join([*parts, folded("all figures", text_block(str(self)))])
 
     def _made_worse(self) -> str:
         """A clause with the figures of val that the temperature made worse; "" if there are none."""

@@ -28,7 +28,7 @@ from featcache.models.joined_network import JoinedNetwork
 from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import network_error, open_model
 from featcache.models.network_classifier import network_classifier
-from featcache.models.prediction import Prediction
+from featcache.models.prediction import Prediction, Predictions
 from featcache.models.sample_stream import ReadSample, stream_samples
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Classifier(NotebookResult):
         split: str | None = None,
         coverage: float | None = None,
         unknown: bool = False,
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """Predict images or texts, in their order.
 
         Parameters
@@ -200,8 +200,9 @@ class Classifier(NotebookResult):
         Returns
         -------
         list of Prediction
+            A notebook shows it as a table.
         """
-        return list(
+        return Predictions(
             self.stream(
                 samples,
                 top=top,
