@@ -26,7 +26,7 @@ from featcache.models.inputs.base import SampleFile
 from featcache.models.inputs.names import samples_of
 from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import check_width, open_head
-from featcache.models.prediction import Prediction
+from featcache.models.prediction import Prediction, Predictions
 
 # Fields of a spec, see `_differences`.
 _STORAGE = {"views", "val_views", "layers", "dtype"}  # how many features are stored, and how
@@ -108,7 +108,7 @@ class FeatureClassifier(NotebookResult):
         tta: int | None = None,
         coverage: float | None = None,
         unknown: bool = False,
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """Predict the samples of a cache, see `stream`.
 
         Parameters
@@ -131,9 +131,10 @@ class FeatureClassifier(NotebookResult):
         Returns
         -------
         list of Prediction
+            A notebook shows it as a table.
         """
         stream = self.stream(cache, data, split=split, top=top, tta=tta, coverage=coverage, unknown=unknown)
-        return list(stream)
+        return Predictions(stream)
 
     def stream(
         self,
@@ -198,7 +199,12 @@ class FeatureClassifier(NotebookResult):
     def open_caches(self, caches: Caches, tta: int | None = None) -> FeatureCache | JoinedCache:
         """The cache, or the caches as one, with the features that the head takes. Raises CacheError.
 
-        caches, tta : see `stream`.
+        Parameters
+        ----------
+        caches : path, FeatureCache, or sequence of these
+            See `stream`.
+        tta : int, optional
+            See `stream`.
         """
         tta = self.card.tta if tta is None else tta
         opened = [FeatureCache.open(cache) for cache in list_caches(caches)]
@@ -279,7 +285,7 @@ class FeatureClassifier(NotebookResult):
             return []
         x = features.with_views(tta).flatten().x if tta else features.lazy_view(0)
         answer = classify(self._estimator, x, len(self.classes), views=1 + tta, multilabel=self.card.multilabel)
-        return labelling.apply(*answer)
+        return labelling.apply(*answer, x)
 
 
 def _locate(prediction: Prediction, data: CachedData) -> Prediction:

@@ -306,3 +306,31 @@ def test_the_table_of_the_readme_is_that_of_the_results(route: str) -> None:
     )
     times = f"{seconds / cold:.1f}".replace("1.0", "1")
     assert f"| {ROUTES[route]} | {accuracy:.3f} | {seconds:.1f} | {times} |" in text
+
+
+TUTORIAL_ROUTES = {
+    "tutorial, frozen": "tutorial, fixed feature extractor",
+    "tutorial, fine-tune": "tutorial, fine-tuning",
+    "cached, cold": "`featcache extract --views 8` and `fit-head`",
+    "cached, warm": "`featcache fit-head` on an existing cache",
+}
+
+
+def test_the_tables_of_the_page_on_the_tutorials_are_those_of_the_results() -> None:
+    text = (ROOT / "docs" / "from-the-tutorials.md").read_text(encoding="utf-8")
+    folder = ROOT / "benchmarks" / "results"
+    seconds = json.loads((folder / "tutorial.json").read_text(encoding="utf-8"))["seconds"]["from process start"]
+    for route, name in TUTORIAL_ROUTES.items():
+        median = seconds[route][0]
+        assert f"| {name} | {median:.{0 if median > 10 else 1}f} |" in text
+    report = json.loads((folder / "ants-bees.json").read_text(encoding="utf-8"))
+    outcomes = {outcome["route"]: outcome for outcome in report["outcomes"]}
+    best = {route: statistics.median(outcome["accuracy"]) for route, outcome in outcomes.items()}
+    assert f"| cached head | {best['cached head, cold']:.3f} |" in text
+    last = {rival["route"]: rival["accuracy"] for rival in report["verdict"]["rivals"]}
+    frozen, tuned = "frozen, live every epoch", "fine-tune"
+    assert f"| fixed feature extractor, run live | {best[frozen]:.3f}, the best of ten epochs on val |" in text
+    assert f"| fine-tuning | {best[tuned]:.3f}, the best of ten epochs on val |" in text
+    assert f"the fixed feature extractor has {last[frozen]:.3f} and fine-tuning {last[tuned]:.3f}" in text
+    for route, option in (("fine-tune", ""), ("from scratch", "`--init scratch` "), (frozen, "`--train head` ")):
+        assert f"| {option}| {last[route]:.3f} |" in text

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from featcache._utils.formatting import text_table
 from featcache._utils.progress_bar import Progress
 from featcache._utils.results import Result
 from featcache.core.progress import StepProgress
@@ -22,6 +23,7 @@ from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.registry import HeadSpec
 from featcache.heads.solvers.path import OutOfTimeError, Stop, never
 from featcache.heads.training_data import FitOptions, Fitted, TrainingData
+from featcache.heads.tuning.held_out_novelty import measure_novelty
 from featcache.heads.tuning.path_selection import CVScore
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 from featcache.metrics.classification import Accuracy
@@ -29,6 +31,8 @@ from featcache.metrics.multilabel import LabelAccuracy, judge
 from featcache.metrics.significance import paired_test
 
 _NOISE = 0.05
+
+CANDIDATE_COLUMNS = ("head", "accuracy", "95 % interval", "log-loss", "seconds")
 
 BUDGET_S = 10.0
 """Of `auto`, unless the user gives one."""
@@ -74,17 +78,24 @@ class Selection(Result):
         """Of those within one standard error of the most accurate one, that with the lowest log-loss."""
         return self.candidates[0]
 
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of `CANDIDATE_COLUMNS` for each candidate, the best first."""
+        return [
+            (
+                f"{candidate.head} {candidate.setting}".strip(),
+                f"{candidate.accuracy.accuracy:.4f}",
+                f"{candidate.accuracy.accuracy_low:.4f} to {candidate.accuracy.accuracy_high:.4f}",
+                "none" if candidate.accuracy.log_loss is None else f"{candidate.accuracy.log_loss:.4f}",
+                f"{candidate.seconds:.2f}",
+            )
+            for candidate in self.candidates
+        ]
+
     def __str__(self) -> str:
         how = f"{self.folds}-fold cross-validation" if self.folds > 1 else "a part of train held out"
         lines = [f"{how}, {self.images} training samples:"]
-        names = [f"{candidate.head} {candidate.setting}".strip() for candidate in self.candidates]
-        width = max(4, *map(len, names))
-        lines.append(f"  {'head':{width}}  accuracy  95 % interval     log-loss  seconds")
-        for name, candidate in zip(names, self.candidates, strict=True):
-            accuracy = candidate.accuracy
-            loss = "none    " if accuracy.log_loss is None else f"{accuracy.log_loss:.4f}  "
-            interval = f"{accuracy.accuracy_low:.4f} to {accuracy.accuracy_high:.4f}"
-            lines.append(f"  {name:{width}}  {accuracy.accuracy:.4f}    {interval}  {loss}  {candidate.seconds:.2f}")
+        lines += [f"  {line}" for line in text_table([CANDIDATE_COLUMNS, *self.rows])]
         if any(candidate.trials for candidate in self.candidates):
             lines.append("  (settings were chosen on these samples: the figures of val are the unbiased ones)")
         alike = [candidate.head for candidate in self.candidates[1:] if candidate.p >= _NOISE]
@@ -165,7 +176,7 @@ def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options:
     predictions = HeldOutPredictions(rows, *_all_classes(tuned, tuning, len(classes)))
     scores = None
     if not tuning.multilabel:
-        scores = HeldOutScores.from_probabilities(predictions.probabilities, held_out_labels)
+        scores = HeldOutScores.from_probabilities(predictions.probabilities, held_out_labels, measure_novelty(tuning))
     fitted = Fitted(
         tuned.estimator,
         selection.chosen.head,
