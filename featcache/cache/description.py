@@ -99,7 +99,10 @@ def describe_cache(cache: FeatureCache) -> str:
     if samples.groups:
         lines.insert(3, f"groups      {samples.n_groups}, each kept in one split and one fold")
     hidden = {"views", "layers"} | ({*spec} - {"backbone", "dtype"} if is_arrays(cache.spec.backbone) else set())
-    lines += [f"  {name:15} {printable(short_value(value))}" for name, value in spec.items() if name not in hidden]
+    unused = set() if cache.spec.views else {"augment"}
+    for name in [name for name in spec if name not in hidden]:
+        note = " (not used: there are no augmented views)" if name in unused else ""
+        lines.append(f"  {name:15} {printable(short_value(spec[name]))}{note}")
     for name, value in cache.provenance.items():
         text = value.get("text") if isinstance(value, dict) else None  # of a trial, whose figures are in the JSON
         shown = "; ".join(map(str.strip, text.splitlines())) if isinstance(text, str) else short_value(value)

@@ -26,6 +26,13 @@ def test_info_says_what_is_in_the_cache(cache: Path) -> None:
     ]
 
 
+def test_without_views_the_recipe_is_said_to_be_unused(data: Path, tmp_path: Path) -> None:
+    """It is a part of the spec, but `tutorial` is not the recipe that views would get by default."""
+    toy_cache(data, tmp_path / "clean.h5", views=0)
+    assert "  augment         tutorial (not used: there are no augmented views)" in done("info", tmp_path / "clean.h5")
+    assert "not used" not in done("info", toy_cache(data, tmp_path / "views.h5", views=1))
+
+
 def test_json_is_one_object_with_the_same(cache: Path) -> None:
     found = as_json("info", cache)
     assert found["images_by_class"] == {
