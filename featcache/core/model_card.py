@@ -37,6 +37,7 @@ _STEMS = (
     "README",
     "log",
     "tensorboard",
+    "training-samples",
 )  # first parts of all file names that featcache writes into a model folder
 _LATER = {"thresholds": None, "tta": 0, "engine": ""}  # left out if default, so that earlier versions can read the card
 

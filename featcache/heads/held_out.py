@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.files import check_readable
+from featcache.core.tensor_files import add_metadata, tensor_metadata
 from featcache.errors import HeadError
 from featcache.metrics.conformal import energies, least_samples, lower_quantile
 
@@ -85,7 +86,8 @@ class HeldOutScores:
         """The content of `FILE`."""
         from safetensors.numpy import save
 
-        return save({"probability": self.probability, "energy": self.energy})
+        scores = {"probability": self.probability, "energy": self.energy}
+        return add_metadata(save(scores), tensor_metadata("scores of held-out training samples", "np"))
 
     @classmethod
     def load(cls, folder: Path, path: Path) -> HeldOutScores:

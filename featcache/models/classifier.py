@@ -50,6 +50,8 @@ class Classifier(NotebookResult):
 
     Attributes
     ----------
+    name : str
+        The folder that it was loaded from.
     card : ModelCard
         What the model is: backbone, head, metrics.
     classes : tuple of str
@@ -83,8 +85,8 @@ class Classifier(NotebookResult):
         classify: _Classify,
         on_features: FeatureClassifier | None = None,
     ) -> None:
-        """name : the folder. on_features : the head alone; None for a fine-tuned network."""
-        self._name = name
+        """on_features : the head alone; None for a fine-tuned network."""
+        self.name = name
         self.card = card
         self.classes = card.classes
         self.backbone = backbone
@@ -294,7 +296,7 @@ class Classifier(NotebookResult):
         if split is not None:
             raise DataLayoutError("split is for the samples of a cache. Leave it out.")
         views = 1 + (self.card.tta if tta is None else tta)
-        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown, views - 1)
+        labelling = Labelling.of_model(self.name, self.card, top, coverage, unknown, views - 1)
         return stream_samples(
             self.inputs.each(samples, text_column),
             self._prepare,
