@@ -43,7 +43,7 @@ NAMES = {
     "Networks": ("load_backbone", "Backbone", "load_text_encoder", "TextEncoder"),
     "Train": ("fit_head", "LinearHead", "finetune", "TrainConfig", "try_out"),
     "Check and compare": ("doctor", "similar", "suggest", "compare_heads", "curve", "benchmark", "reach_verdict"),
-    "Use a model": ("Classifier", "FeatureClassifier", "Prediction", "evaluate", "export", "serve"),
+    "Use a model": ("Classifier", "FeatureClassifier", "Prediction", "evaluate", "export", "serve", "serve_labels"),
     "Figures": (
         "plot_confusion",
         "plot_curve",

@@ -49,6 +49,7 @@ from .reports.figures import plot_predictions as plot_predictions
 from .reports.figures import plot_reliability as plot_reliability
 from .reports.figures import plot_similar as plot_similar
 from .reports.figures import plot_views as plot_views
+from .reports.labeling.app import serve_labels as serve_labels
 from .reports.try_out import try_out as try_out
 from .training.config import TrainConfig as TrainConfig
 

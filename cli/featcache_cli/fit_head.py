@@ -64,7 +64,7 @@ class _HeadOption(click.Option):
 
 
 @options.command()
-@click.argument("cache", type=options.PATH)
+@click.argument("cache", nargs=-1, required=True, type=options.PATH)
 @click.option(
     "-o",
     "--out",
@@ -95,6 +95,7 @@ class _HeadOption(click.Option):
 @options.shared(
     "thresholds", HeadOptions, multiple=True, type=str, callback=_thresholds, metavar="f1|NUMBER|LABEL=NUMBER"
 )
+@options.shared("unlabeled", HeadOptions)
 @options.shared("tta", HeadOptions, type=click.IntRange(0))
 @options.shared("device", HeadOptions)
 @click.option(
@@ -110,9 +111,14 @@ class _HeadOption(click.Option):
 @require_option
 @options.as_json
 def command(
-    cache: str, report: str | None, data: str | None, require: list[Requirement], as_json: bool, **settings: Any
+    cache: tuple[str, ...], report: str | None, data: str | None, require: list[Requirement], as_json: bool,
+    **settings: Any,
 ) -> None:  # fmt: skip
-    """Train a classifier on the features of CACHE in seconds, evaluate it on val, and save it."""
+    """Train a classifier on the features of CACHE in seconds, evaluate it on val, and save it.
+
+    Give several caches of the same samples, from two networks or at two resolutions: cross-validation then tells what
+    each is worth, and the head uses those that bring a gain.
+    """
     import featcache
 
     if report and not settings["out"]:
@@ -126,7 +132,7 @@ def command(
         fit = featcache.fit_head(
             cache, cluster=cluster, progress=progress, on_epoch=on_epoch, on_note=on_note, **settings
         )
-    options.show(fit, as_json, cache=cache)
+    options.show(fit, as_json, cache=cache[0] if len(cache) == 1 else cache)
     if report:
         from featcache.reports.pages.head import write_head_page
 

@@ -19,6 +19,7 @@ from featcache_cli.base import refuse_unknown
 from featcache_cli.config import config_option
 from featcache_cli.memory import explain_memory_error
 from featcache_cli.stopping import LateStop, StoppedError
+from featcache_cli.version import version_option
 from featcache_cli.wrapping import safe, wrap
 
 GROUPS = {
@@ -144,7 +145,7 @@ def first_sentence(text: str) -> str:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_STATUS)
-@click.version_option(package_name="featcache")
+@version_option
 @config_option(COMMANDS)
 def main() -> None:
     """Run the frozen network once, keep the features, train classifiers of images and texts in seconds."""

@@ -97,7 +97,7 @@ def command(
     Parquet with a column text) and saved data sets; - reads texts from stdin, one a line, or as JSON lines with
     --text-column. Predictions are written one by one. A name that is not a sample is listed with the unreadable ones.
     SAMPLES can be one cache instead: its samples are predicted from their features, without the network. --data gives
-    them the paths of their files.
+    them the paths of their files. A head on several networks takes a cache of each.
     Exit status: 1 = no sample could be read, or a file could not be moved or linked.
     """
     from featcache.models.prediction import format_predictions
@@ -164,27 +164,30 @@ def _check_usage(request: _Request, split: str | None, data: str | None) -> None
 
 
 def _is_cache(request: _Request) -> bool:
-    """Whether one cache is to be predicted. Among other samples it is a name that is not a sample."""
+    """Whether caches are to be predicted. Among other samples a cache is a name that is not a sample."""
     from featcache.cache.paths import names_cache
 
-    return len(request.samples) == 1 and not request.texts and names_cache(request.samples[0])
+    return bool(request.samples) and not request.texts and all(map(names_cache, request.samples))
 
 
 def _open_cache(model: str, request: _Request, data: str | None, split: str | None, naming: Mapping[str, Any]) -> Work:
-    """The predictions of the samples of a cache.
+    """The predictions of the samples of a cache, or of several of the same samples.
 
     data : what it was made from. naming : top, tta, coverage and unknown, see `Classifier.stream`.
     """
     from featcache.cache.cached_data import CachedData
-    from featcache.cache.feature_cache import FeatureCache
+    from featcache.cache.joined_cache import JoinedCache
     from featcache.cache.rows import ALL, select_splits
     from featcache.models.feature_classifier import FeatureClassifier
     from featcache.models.inputs.registry import inputs_of
 
-    (name,), split = request.samples, split or ALL
-    cache, classifier = FeatureCache.open(name), FeatureClassifier.load(model)
-    located = CachedData(cache, data) if data else None
-    stream = classifier.stream(cache, located, split=split, **naming)
+    split, classifier = split or ALL, FeatureClassifier.load(model)
+    cache = classifier.open_caches(request.samples, naming["tta"])
+    located = CachedData(cache.first if isinstance(cache, JoinedCache) else cache, data) if data else None
+    opened = list(cache.caches.values()) if isinstance(cache, JoinedCache) else cache
+    stream = classifier.stream(opened, located, split=split, **naming)
+    for note in cache.notes if isinstance(cache, JoinedCache) else ():
+        options.note(note)
     names = [cache.samples.ids[row] for part in select_splits(cache, split) for row in cache.samples.rows(part)]
     if split in (ALL, "train") and (in_train := len(cache.samples.rows("train"))):
         options.note(
@@ -201,7 +204,7 @@ def _open_cache(model: str, request: _Request, data: str | None, split: str | No
         cache.spec.modality,
         _columns(inputs_of(cache.spec) if data else None, request, naming),
         sorter=_make_sorter(classifier, request),
-        source={"cache": name, "split": split},
+        source={"cache": request.samples[0] if len(request.samples) == 1 else [*request.samples], "split": split},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -12,9 +13,55 @@ from featcache.models.serving.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 from featcache_cli import options, results
 from featcache_cli.stopping import exit_on_signal
 
+_LABEL = ("label", "data", "classes")
+
+
+def _check_usage(ctx: click.Context, model: str, label: bool, data: str | None) -> None:
+    """Refuse options of the other page, and a cache without --label."""
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+    if not label:
+        wrong, reason = given & {*_LABEL}, "is for --label"
+    else:
+        wrong, reason = given - {*_LABEL, "model", "host", "port", "as_json"}, "is for a page that classifies"
+    for option in ctx.command.params:
+        if option.name in wrong:
+            raise click.UsageError(f"{option.opts[-1]} {reason}: leave it out")
+    if not label and os.path.isfile(model):
+        raise click.UsageError(
+            f"{model} is a file: give the folder of a model, or label the samples of a cache with --label --data DATA"
+        )
+    if label and data is None:
+        raise click.UsageError("--label needs --data: the images or texts that the cache was made from")
+
+
+def _serve_labels(cache: str, data: str, classes: tuple[str, ...], host: str, port: int | None, as_json: bool) -> None:
+    """Serve the page that labels samples."""
+    from featcache.reports.labeling.app import LabelServer, serve_labels
+
+    def announce(page: LabelServer) -> None:
+        options.note(page.note)
+        options.show(page, as_json, cache=cache)
+        if as_json:
+            results.print_json_now()
+        options.end_display()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        exit_on_signal(number, "Each label is in the table.")
+    options.step("read the data")
+    serve_labels(cache, data, classes=classes, host=host, port=port, on_start=announce)
+
 
 @options.command()
-@click.argument("model", type=options.PATH)
+@click.argument("model", type=options.PATH, metavar="MODEL|CACHE")
+@click.option("--label", is_flag=True, help="Serve a page on which you label the samples of CACHE. It needs --data.")
+@click.option("--data", type=options.PATH, help="With --label: the images or texts that CACHE was made from.")
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME",
+    help="With --label: a class that has no sample yet; repeat the option for more.",
+)
 @click.option("--examples", type=options.PATH, multiple=True, help="Show some samples of this file, folder or glob on "
               "the page; repeat the option for more.")  # fmt: skip
 @click.option(
@@ -47,14 +94,23 @@ from featcache_cli.stopping import exit_on_signal
 @options.factory_option
 @options.device_option
 @options.as_json
+@click.pass_context
 def command(
-    model: str, examples: tuple[str, ...], top: int, host: str, port: int | None, root_path: str, max_upload: int,
+    ctx: click.Context, model: str, label: bool, data: str | None, classes: tuple[str, ...],
+    examples: tuple[str, ...], top: int, host: str, port: int | None, root_path: str, max_upload: int,
     max_pixels: int, weights: str | None, backbone: Any, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Serve a web page and an HTTP API that classify images or texts with MODEL, a saved head or a fine-tuned run.
 
+    With --label, the page labels the samples of CACHE that `featcache suggest` names, by keyboard, shows the accuracy
+    so far and the labels that are doubtful. Each label is saved at once in a table, which `featcache update` reads.
+
     By default only this machine can connect. The server runs until Ctrl-C.
     """
+    _check_usage(ctx, model, label, data)
+    if label and data:
+        _serve_labels(model, data, classes, host, port, as_json)
+        return
     import featcache
     from featcache.models.serving.app import ServerInfo, serve
 

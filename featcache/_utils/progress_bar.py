@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,16 @@ def as_callback(progress: ProgressOption) -> Progress | None:
     return progress
 
 
+def _tqdm() -> Any:
+    """A widget in a notebook with ipywidgets, else a bar of text, without tqdm's advice to install ipywidgets."""
+    from tqdm import TqdmWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)
+        from tqdm.auto import tqdm
+    return tqdm
+
+
 class _Bar:
     """A callback that draws a bar for each step; a clock for one whose total is 0, as it is not known."""
 
@@ -27,12 +38,10 @@ class _Bar:
         self._what = ""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        from tqdm.auto import tqdm
-
         if self._bar is not None and what != self._what:
             self._close()
         if self._bar is None:
-            self._bar, self._what = tqdm(total=total or None, desc=what, unit="", dynamic_ncols=True), what
+            self._bar, self._what = _tqdm()(total=total or None, desc=what, unit="", dynamic_ncols=True), what
         self._bar.total = total or None
         self._bar.update(done - self._bar.n)
         if done >= total > 0:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import Any
 
 from featcache._utils.formatting import json_safe
+from featcache._utils.notebook_html import text_block
 
 _MAX_REPR = 100  # characters
 
@@ -35,11 +35,12 @@ def as_records(rows: Iterable[Sequence[Any]], *names: str) -> list[dict[str, Any
 class NotebookResult:
     """Base class of results whose `str()` is a text for people.
 
-    A notebook shows that text; `repr` is its beginning, on one line. Dataclasses need `repr=False`.
+    A notebook shows that text, or what the class returns from `_repr_html_`; `repr` is its beginning, on one line.
+    Dataclasses need `repr=False`.
     """
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
+        return text_block(str(self))
 
     def __repr__(self) -> str:
         lines = [line.strip() for line in str(self).splitlines() if line.strip()]

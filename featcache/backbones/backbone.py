@@ -188,11 +188,23 @@ class Backbone(FrozenNetwork):
         return self.embed_layers(pixels)[self.main_layer]
 
     def embed_layers(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Features of every layer by its name, each (b, d), float32; see `embed`."""
+        """Features of every layer by its name, each (b, d), float32; see `embed`.
+
+        Parameters
+        ----------
+        pixels : ndarray of shape (b, s, s, 3), uint8
+            Prepared views.
+        """
         return dict(zip(self.layers, self.submit(pixels)(), strict=True))
 
     def embed_on_device(self, pixels: Inputs) -> Tensor:
-        """Features (b, d) as `embed` returns them, on the device. A GPU computes them while the caller goes on."""
+        """Features (b, d) as `embed` returns them, on the device. A GPU computes them while the caller goes on.
+
+        Parameters
+        ----------
+        pixels : ndarray or Tensor of shape (b, s, s, 3), uint8
+            Prepared views.
+        """
         import torch
 
         engine = self._engine_for(pixels)
@@ -201,7 +213,13 @@ class Backbone(FrozenNetwork):
         return torch.from_numpy(self.submit(pixels)()[self.layers.index(self.main_layer)]).to(self.device)
 
     def normalise(self, pixels: Inputs) -> Tensor:
-        """The network's input (b, 3, s, s), float32, channels last, on the device, from uint8 pixels (b, s, s, 3)."""
+        """The network's input (b, 3, s, s), float32, channels last, on the device, from uint8 pixels (b, s, s, 3).
+
+        Parameters
+        ----------
+        pixels : ndarray or Tensor of shape (b, s, s, 3), uint8
+            Prepared views.
+        """
         return self.feature_extractor.normalise(pixels)
 
     def trainable_module(self) -> nn.Module:
@@ -280,7 +298,19 @@ class Backbone(FrozenNetwork):
     def extract_spec(
         self, *, views: int, dtype: StorageDtype, val_views: int = 0, **options: Unpack[ViewOptions]
     ) -> ExtractSpec:
-        """The spec of features of this network; for the parameters see `ExtractSpec` and `ViewSpec`."""
+        """The spec of features of this network.
+
+        Parameters
+        ----------
+        views : int
+            Augmented views of each training image.
+        dtype : {"float16", "float32"}
+            Type in which features are stored.
+        val_views : int
+            Augmented views of each other image. Default: 0.
+        **options
+            Fields of `ViewSpec`, such as augment and seed.
+        """
         return self._spec(self.view_spec(**options), views=views, dtype=dtype, val_views=val_views)
 
     def _expand_layers(self, layers: tuple[str, ...]) -> tuple[str, ...]:

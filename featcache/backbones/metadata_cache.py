@@ -64,7 +64,7 @@ def is_cacheable(name: str) -> bool:
 def cache_path(suffix: str, source: BackboneSource | TextSource | None, *identity: object) -> Path | None:
     """File in the cache folder for a network, by `identity`, its source, the code and the installed versions.
 
-    None if there is no cache folder.
+    None if there is no cache folder, or if the code of the source is in no file, as in a notebook: it may change there.
 
     Parameters
     ----------
@@ -75,7 +75,10 @@ def cache_path(suffix: str, source: BackboneSource | TextSource | None, *identit
         folder = cache_folder() / "networks"
     except FeatcacheError:
         return None
-    digest = hashlib.sha256(repr((identity, code_sha256(), _versions(source))).encode()).hexdigest()
+    versions = _versions(source)
+    if versions is None:
+        return None
+    digest = hashlib.sha256(repr((identity, code_sha256(), versions)).encode()).hexdigest()
     return folder / f"{digest[:32]}{suffix}"
 
 
@@ -175,11 +178,15 @@ def code_sha256() -> str:
 
 
 @cache
-def _versions(source: BackboneSource | TextSource | None) -> tuple[str, ...]:
-    """Versions of the packages that compute a network, and the code of its source; 20 ms."""
+def _versions(source: BackboneSource | TextSource | None) -> tuple[str, ...] | None:
+    """Versions of the packages that compute a network, and the code of its source; None without its code. 20 ms."""
     versions = []
-    if source and (path := inspect.getsourcefile(type(source))):  # of another package, perhaps edited since
-        versions.append(hashlib.sha256(Path(path).read_bytes()).hexdigest())
+    if source:
+        try:
+            code = Path(inspect.getfile(type(source))).read_bytes()  # of another package, perhaps edited since
+        except (TypeError, OSError):
+            return None
+        versions.append(hashlib.sha256(code).hexdigest())
     for package in (*_PACKAGES, *(source.packages if source else ())):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")

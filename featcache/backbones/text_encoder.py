@@ -187,11 +187,23 @@ class TextEncoder(FrozenNetwork):
         return 2048 if self.device.startswith("cuda") else 512
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Features (b, d) of the main layer from b texts."""
+        """Features (b, d) of the main layer from b texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            b texts.
+        """
         return self.embed_layers(texts)[self.main_layer]
 
     def embed_layers(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Features of every layer by its name, each (b, d), float32; see `embed`."""
+        """Features of every layer by its name, each (b, d), float32; see `embed`.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            b texts.
+        """
         return dict(zip(self.layers, self.submit(self.tokenizer(texts).tokens)(), strict=True))
 
     def network_input(self, inputs: Inputs) -> Tensor:
@@ -249,7 +261,14 @@ class TextEncoder(FrozenNetwork):
     def text_spec(self, *, augment: Augment = "none", seed: int = 0, joins_columns: bool = False) -> TextSpec:
         """A TextSpec with this encoder's tokenizer and pooling.
 
-        joins_columns : whether texts are those of several columns. For the other parameters see `TextSpec`.
+        Parameters
+        ----------
+        augment : str
+            Recipe of the views. Default: none.
+        seed : int
+            Of the views. Default: 0.
+        joins_columns : bool
+            Whether texts are those of several columns. Default: False.
         """
         return TextSpec(
             tokenizer_sha256=self.tokenizer.sha256,
@@ -272,12 +291,34 @@ class TextEncoder(FrozenNetwork):
         seed: int = 0,
         joins_columns: bool = False,
     ) -> ExtractSpec:
-        """The spec of features of this encoder; for the parameters see `ExtractSpec` and `text_spec`."""
+        """The spec of features of this encoder.
+
+        Parameters
+        ----------
+        views : int
+            Augmented views of each training text.
+        dtype : {"float16", "float32"}
+            Type in which features are stored.
+        val_views : int
+            Augmented views of each other text. Default: 0.
+        augment, seed, joins_columns
+            See `text_spec`.
+        """
         view = self.text_spec(augment=augment, seed=seed, joins_columns=joins_columns)
         return self._spec(view, views=views, dtype=dtype, val_views=val_views)
 
     def with_settings(self, *, layers: str | Sequence[str], device: str, precision: Precision) -> TextEncoder:
-        """This encoder with other layers, on another device or in another precision. Its network is copied."""
+        """This encoder with other layers, on another device or in another precision. Its network is copied.
+
+        Parameters
+        ----------
+        layers : str or sequence of str
+            Names of layers.
+        device : str
+            As of `load_text_encoder`.
+        precision : {"fp32", "bf16", "fp16"}
+            In which the encoder computes.
+        """
         return TextEncoder(
             copy.deepcopy(self.module),
             self.tokenizer,

@@ -46,6 +46,7 @@ def cache_to_dict(cache: FeatureCache) -> dict[str, Any]:
         "layers": cache.dims,
         "views": cache.spec.views,
         "views_made_on": views_made_on(cache),
+        "extract_s_per_1000_views": seconds_per_1000(cache),
         "size_bytes": cache.size_bytes,
         "digest": cache.spec.digest(),
         "spec": cache.spec.flat(),
@@ -66,6 +67,14 @@ def views_made_on(cache: FeatureCache) -> dict[str, int] | None:
     return {"device": on_device, "cpu": int(cache.done.sum()) - on_device}
 
 
+def seconds_per_1000(cache: FeatureCache) -> float | None:
+    """Seconds of the extraction for 1,000 views, decoding included; None if they were not measured."""
+    location = cache.layout.extract_s
+    seconds = location.view(cache.layout.data) if location else np.zeros(len(cache.done))
+    is_known = (seconds > 0) & (cache.done > 0)
+    return float(1000 * seconds[is_known].sum() / cache.done[is_known].sum()) if is_known.any() else None
+
+
 def describe_cache(cache: FeatureCache) -> str:
     """What the cache holds, for people."""
     samples, spec, noun = cache.samples, cache.spec.flat(), cache.spec.modality
@@ -82,6 +91,8 @@ def describe_cache(cache: FeatureCache) -> str:
         f"layers      {describe_layers(cache.dims)}",
         f"digest      {cache.spec.digest()}",
     ]
+    if (seconds := seconds_per_1000(cache)) is not None:
+        lines.append(f"took        {seconds:.3g} s per 1,000 views")
     if made := views_made_on(cache):
         device = printable(str(cache.provenance.get("device", "device")))
         lines.insert(4, f"            {made['device']} were made on {device}, {made['cpu']} on the CPU")

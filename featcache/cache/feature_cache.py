@@ -12,26 +12,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache._utils import remote
 from featcache._utils.results import NotebookResult
+from featcache.cache import opening
 from featcache.cache.description import cache_to_dict, describe_cache
 from featcache.cache.features import Features
 from featcache.cache.format import layout
 from featcache.cache.from_arrays import write_arrays
 from featcache.cache.lazy_arrays import ConcatenatedFeatures, LazyRows, as_slice
 from featcache.cache.mismatch import check_samples, check_spec
-from featcache.cache.opening import check_exists, check_rows, check_usable, open_remote, open_written
 from featcache.cache.paths import partial_path
 from featcache.core.data_summary import DataSummary, summarize
-from featcache.core.layer_names import choose_layers
 from featcache.core.options import manifest_keywords
 from featcache.core.samples import UNLABELED, Samples
 from featcache.core.specs import PENULTIMATE, ExtractSpec, is_arrays, no_network
 from featcache.data.input_notes import list_inputs, write_list
-from featcache.errors import (
-    CacheIncompleteError,
-    CacheMismatchError,
-    NotACacheError,
-    SpecError,
-)
+from featcache.errors import CacheMismatchError, NotACacheError
 
 
 class FeatureCache(NotebookResult):
@@ -82,21 +76,12 @@ class FeatureCache(NotebookResult):
         self.done: NDArray[np.uint16] = np.array(self.layout.done.view(self.layout.data))
         reasons = self.layout.skipped.view(self.layout.data)
         skipped = np.flatnonzero(reasons != b"")
-        self.problem = ""
-        if np.any(self.done > self.layout.expected_views):
-            self.problem = "it has more views than there can be"
-        elif np.any(self.done[skipped]):
-            self.problem = "rows are there and skipped at once"
         self.skipped = [(self.samples.ids[row], layout.decode(bytes(reasons[row]))) for row in skipped]
         self.complete = int(np.count_nonzero(self.done == self.layout.expected_views)) + len(skipped) == len(
             self.samples
         )
         self.finished = path.suffix != ".partial"
-        if self.finished and not self.problem:
-            if not self.complete:
-                self.problem = "rows are missing"
-            elif self.layout.owner:
-                self.problem = "its header names a writer"
+        self.problem = opening.find_problem(self, skipped)
 
     @classmethod
     def open(
@@ -147,10 +132,10 @@ class FeatureCache(NotebookResult):
         if isinstance(path, FeatureCache):
             return path
         if remote.is_url(path):
-            return open_remote(os.fspath(path), cls.open)
+            return opening.open_remote(os.fspath(path), cls.open)
         path = Path(path)
         unfinished = partial_path(path)
-        check_exists(path, unfinished)
+        opening.check_exists(path, unfinished)
         try:
             cache = cls(path if path.exists() else unfinished)
         except (FileNotFoundError, NotACacheError):
@@ -158,7 +143,7 @@ class FeatureCache(NotebookResult):
                 raise
             cache = cls(path)  # another process has finished it meanwhile
         if not partial:
-            check_usable(cache, path, damaged)
+            opening.check_usable(cache, path, damaged)
         return cache
 
     @classmethod
@@ -234,7 +219,7 @@ class FeatureCache(NotebookResult):
         """
         settings: dict[str, Any] = {"classes": classes, "split": split, "ids": ids, "groups": groups, "name": name}
         settings |= {"val_fraction": val_fraction, "seed": seed, "overwrite": overwrite}
-        return open_written(out, lambda path: write_arrays(path, x, y, **settings), cls.open)
+        return opening.open_written(out, lambda path: write_arrays(path, x, y, **settings), cls.open)
 
     @classmethod
     def from_parquet(
@@ -299,7 +284,7 @@ class FeatureCache(NotebookResult):
         columns = {"vector": vector_column, "label": label_column, "split": split_column, "path": path_column}
         table = read_parquet(path, columns | {"group": group_column}, name)
         settings = {**vars(table), "val_fraction": val_fraction, "seed": seed, "overwrite": overwrite}
-        return open_written(out, lambda target: write_arrays(target, **settings), cls.open)
+        return opening.open_written(out, lambda target: write_arrays(target, **settings), cls.open)
 
     def features(
         self, split: str = "train", layer: str = PENULTIMATE, *, images: slice = slice(None), check: bool = True
@@ -335,7 +320,7 @@ class FeatureCache(NotebookResult):
         views = int(self.done[rows].min()) if len(rows) else 1
         rows = rows[images]
         if check:
-            check_rows(self, rows, split)
+            opening.check_rows(self, rows, split)
         parts = [self.layout.layers[name].view(self.layout.data)[:, :views] for name in names]
         if len(parts) > 1:
             return Features(LazyRows(ConcatenatedFeatures(tuple(parts)), rows), self.samples.take(rows))
@@ -349,19 +334,25 @@ class FeatureCache(NotebookResult):
         return summarize(str(self.path), self.samples, held_out_seed=seed, readable=readable, modality=modality)
 
     def readable_rows(self, split: str) -> NDArray[np.int64]:
-        """Row numbers of a split, without samples that could not be read; shape (m,), int64."""
+        """Row numbers of a split, without samples that could not be read; shape (m,), int64.
+
+        Parameters
+        ----------
+        split : str
+            "train", "val", "test" or "unlabeled".
+        """
         rows = self.samples.rows(split)
         return rows[self.done[rows] > 0]
 
     def layers(self, requested: str) -> tuple[str, ...]:
-        """The layers that a text selects, see `choose_layers`. Raises CacheIncompleteError."""
-        try:
-            return choose_layers(requested, tuple(self.dims))
-        except SpecError as error:
-            raise CacheIncompleteError(
-                f"{self.path} has no layer {requested!r}; it has {', '.join(self.dims)}. "
-                f"Extract again to another file with --layers {requested}."
-            ) from error
+        """The layers that a text selects, see `choose_layers`. Raises CacheIncompleteError.
+
+        Parameters
+        ----------
+        requested : str
+            Names with commas between them, or "all".
+        """
+        return opening.layers_of(self, requested)
 
     def require_images(self, what: str) -> None:
         """Raise CacheMismatchError if the cache was made from arrays; `what` needs images."""
@@ -394,7 +385,14 @@ class FeatureCache(NotebookResult):
     def check_matches(self, spec: ExtractSpec, samples: Samples, data: str = "DATA") -> None:
         """Raise CacheMismatchError unless the cache was made with this spec from these samples.
 
-        data : name of the images in the message.
+        Parameters
+        ----------
+        spec : ExtractSpec
+            The requested settings.
+        samples : Samples
+            The requested samples.
+        data : str
+            Name of the images in the message. Default: DATA.
         """
         check_spec(self.path, self.spec, spec, data)
         check_samples(self.path, self.samples, samples, data)

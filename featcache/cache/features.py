@@ -103,7 +103,13 @@ class Features:
         return np.asarray(self.lazy_view(number))
 
     def lazy_view(self, number: int) -> NDArray[Any] | LazyRows:
-        """`view`, but rows are read when they are indexed, so that the view may be larger than memory."""
+        """`view`, but rows are read when they are indexed, so that the view may be larger than memory.
+
+        Parameters
+        ----------
+        number : int
+            0 is the clean view, 1 to K are the augmented ones.
+        """
         if not 0 <= number <= self.views:
             raise CacheIncompleteError(
                 f"View {number} was asked for, but these features hold views 0 to {self.views}. "
@@ -112,7 +118,13 @@ class Features:
         return self.x.select(number) if isinstance(self.x, LazyRows) else self.x[:, number]
 
     def view_for_epoch(self, epoch: int) -> int:
-        """The view that epoch 1, 2, ... trains on: view e in epoch e, starting again at view 1 after view K."""
+        """The view that epoch 1, 2, ... trains on: view e in epoch e, starting again at view 1 after view K.
+
+        Parameters
+        ----------
+        epoch : int
+            From 1.
+        """
         return 1 + (epoch - 1) % self.views if self.views else 0
 
     def with_views(self, views: int) -> Features:
@@ -146,20 +158,38 @@ class Features:
         return self.x.base if isinstance(self.x, LazyRows) and isinstance(self.x.base, ConcatenatedFeatures) else None
 
     def scaled(self, scale: NDArray[np.float32]) -> Features:
-        """The same with each feature of several layers multiplied by its scale, shape (d,)."""
+        """The same with each feature of several layers multiplied by its scale, shape (d,).
+
+        Parameters
+        ----------
+        scale : ndarray of shape (d,), float32
+            A factor for each feature.
+        """
         if self.concatenated is None or not isinstance(self.x, LazyRows):
             raise AssertionError("only features of several layers are scaled")
         return Features(LazyRows(self.concatenated.scaled(scale), self.x.index), self.samples)
 
     def take_layers(self, layers: Sequence[int]) -> Features:
-        """The features of some layers, by their numbers; of a single layer those that there are."""
+        """The features of some layers, by their numbers; of a single layer those that there are.
+
+        Parameters
+        ----------
+        layers : sequence of int
+            Numbers of the layers, from 0.
+        """
         concatenated = self.concatenated
         if concatenated is None or not isinstance(self.x, LazyRows):
             return self
         return Features(LazyRows(concatenated.take_parts(layers), self.x.index), self.samples)
 
     def take(self, rows: NDArray[np.int64]) -> Features:
-        """The features of these samples, in this order; they are read when they are indexed."""
+        """The features of these samples, in this order; they are read when they are indexed.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (m,), int64
+            Row numbers.
+        """
         x = LazyRows(self.x.base, self.x.index[rows]) if isinstance(self.x, LazyRows) else LazyRows(self.x, rows)
         return Features(x, self.samples.take(rows))
 

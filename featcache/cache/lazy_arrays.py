@@ -35,13 +35,13 @@ class ConcatenatedFeatures:
 
     Parameters
     ----------
-    parts : tuple of ndarray
+    parts : tuple of ndarray or LazyRows
         The arrays, in memory or memory-mapped.
     scale : ndarray, shape (sum of d,), float32, optional
         A factor for each feature.
     """
 
-    parts: tuple[NDArray[Any], ...]
+    parts: tuple[NDArray[Any] | LazyRows, ...]
     scale: NDArray[np.float32] | None = None
 
     @property
@@ -56,13 +56,13 @@ class ConcatenatedFeatures:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of the parts; float32 if there is a scale."""
-        return self.parts[0].dtype if self.scale is None else np.dtype(np.float32)
+        """The dtype that holds the values of all parts; float32 if there is a scale."""
+        return np.result_type(*(part.dtype for part in self.parts)) if self.scale is None else np.dtype(np.float32)
 
     @property
     def contiguous(self) -> bool:
         """Whether `reshape` copies nothing."""
-        return all(part.flags.c_contiguous for part in self.parts)
+        return all(map(_is_contiguous, self.parts))
 
     def __len__(self) -> int:
         return len(self.parts[0])
@@ -74,13 +74,13 @@ class ConcatenatedFeatures:
 
     def select(self, views: int | slice) -> ConcatenatedFeatures:
         """One view, shape (m, d), or several, shape (m, w, d), of an array of shape (m, v, d)."""
-        return ConcatenatedFeatures(tuple(part[:, views] for part in self.parts), self.scale)
+        return ConcatenatedFeatures(tuple(_select(part, views) for part in self.parts), self.scale)
 
     def rows(self) -> ConcatenatedFeatures:
         """All views of an array of shape (m, v, d) as rows: shape (m * v, d)."""
-        return ConcatenatedFeatures(tuple(part.reshape(-1, part.shape[-1]) for part in self.parts), self.scale)
+        return ConcatenatedFeatures(tuple(_flatten(part) for part in self.parts), self.scale)
 
-    def take_parts(self, numbers: Sequence[int]) -> NDArray[Any] | ConcatenatedFeatures:
+    def take_parts(self, numbers: Sequence[int]) -> NDArray[Any] | LazyRows | ConcatenatedFeatures:
         """Some of the arrays; a single one without a scale as it is."""
         parts = tuple(self.parts[number] for number in numbers)
         if self.scale is None:
@@ -99,13 +99,13 @@ class LazyRows:
 
     Parameters
     ----------
-    base : ndarray or ConcatenatedFeatures, shape (m, ...)
+    base : ndarray, LazyRows or ConcatenatedFeatures, shape (m, ...)
         In memory or memory-mapped.
     index : ndarray, shape (n,), int64
         Row numbers.
     """
 
-    base: NDArray[Any] | ConcatenatedFeatures
+    base: NDArray[Any] | LazyRows | ConcatenatedFeatures
     index: NDArray[np.int64]
 
     @property
@@ -130,19 +130,33 @@ class LazyRows:
 
     def select(self, views: int | slice) -> LazyRows:
         """One view, shape (n, d), or several, shape (n, w, d), of rows of shape (n, v, d)."""
-        return LazyRows(
-            self.base.select(views) if isinstance(self.base, ConcatenatedFeatures) else self.base[:, views], self.index
-        )
+        base = self.base.select(views) if isinstance(self.base, ConcatenatedFeatures) else _select(self.base, views)
+        return LazyRows(base, self.index)
 
     def flatten_views(self) -> LazyRows:
         """All views of rows of shape (n, v, d): shape (n * v, d)."""
         views, d = self.base.shape[1:]
-        if not (
-            self.base.contiguous if isinstance(self.base, ConcatenatedFeatures) else self.base.flags.c_contiguous
-        ):  # a selection of views
+        if not _is_contiguous(self.base):  # a selection of views
             return LazyRows(self[:].reshape(-1, d), np.arange(len(self) * views))
-        flat = self.base.rows() if isinstance(self.base, ConcatenatedFeatures) else self.base.reshape(-1, d)
+        flat = self.base.rows() if isinstance(self.base, ConcatenatedFeatures) else _flatten(self.base)
         return LazyRows(flat, (self.index[:, None] * views + np.arange(views)).reshape(-1))
+
+
+def _select(rows: NDArray[Any] | LazyRows, views: int | slice) -> NDArray[Any] | LazyRows:
+    """One view or several of rows of shape (n, v, d)."""
+    return rows.select(views) if isinstance(rows, LazyRows) else rows[:, views]
+
+
+def _flatten(rows: NDArray[Any] | LazyRows) -> NDArray[Any] | LazyRows:
+    """All views of rows of shape (n, v, d) as rows: shape (n * v, d)."""
+    return rows.flatten_views() if isinstance(rows, LazyRows) else rows.reshape(-1, rows.shape[-1])
+
+
+def _is_contiguous(rows: NDArray[Any] | LazyRows | ConcatenatedFeatures) -> bool:
+    """Whether `_flatten` copies nothing."""
+    if isinstance(rows, LazyRows):
+        return _is_contiguous(rows.base)
+    return rows.contiguous if isinstance(rows, ConcatenatedFeatures) else rows.flags.c_contiguous
 
 
 class CenteredMatrix:

@@ -18,7 +18,8 @@ from featcache._utils import remote
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.format import lock
 from featcache.cache.paths import on_disk
-from featcache.errors import CacheDamagedError, CacheError, CacheIncompleteError, NotACacheError
+from featcache.core.layer_names import choose_layers
+from featcache.errors import CacheDamagedError, CacheError, CacheIncompleteError, NotACacheError, SpecError
 
 if TYPE_CHECKING:
     from featcache.cache.feature_cache import FeatureCache
@@ -35,6 +36,30 @@ def check_exists(path: Path, unfinished: Path) -> None:
             f"{path} is a folder, not a feature cache. A folder of images or texts becomes one with "
             f"`featcache extract {shlex.quote(str(path))} -o cache.h5`."
         )
+
+
+def find_problem(cache: FeatureCache, skipped: NDArray[np.int64]) -> str:
+    """A contradiction in the records of the rows, see `FeatureCache.problem`. skipped : numbers of the skipped rows."""
+    if np.any(cache.done > cache.layout.expected_views):
+        return "it has more views than there can be"
+    if np.any(cache.done[skipped]):
+        return "rows are there and skipped at once"
+    if not cache.finished:
+        return ""
+    if not cache.complete:
+        return "rows are missing"
+    return "its header names a writer" if cache.layout.owner else ""
+
+
+def layers_of(cache: FeatureCache, requested: str) -> tuple[str, ...]:
+    """See `FeatureCache.layers`."""
+    try:
+        return choose_layers(requested, tuple(cache.dims))
+    except SpecError as error:
+        raise CacheIncompleteError(
+            f"{cache.path} has no layer {requested!r}; it has {', '.join(cache.dims)}. "
+            f"Extract again to another file with --layers {requested}."
+        ) from error
 
 
 def check_usable(cache: FeatureCache, path: Path, damaged: bool) -> None:

@@ -68,9 +68,10 @@ def match_rows(
 def copy_rows(writer: CacheWriter, old: FeatureCache, matches: RowMatches) -> None:
     """Copy the views that the older cache has and the new one lacks, with the number of those that a device made.
 
-    Where only the first views of a row are copied, at most these count as made by a device.
+    Where only the first views of a row are copied, at most these count as made by a device, and each as long to make.
     """
     on_device = old.layout.on_device.view(old.layout.data) if old.layout.on_device else np.zeros_like(old.done)
+    seconds = old.layout.extract_s.view(old.layout.data) if old.layout.extract_s else np.zeros(len(old.done))
     layers = {name: location.view(old.layout.data) for name, location in old.layout.layers.items()}
     row_bytes = sum(location.stride for location in old.layout.layers.values())
     for views in np.unique(matches.views[matches.views > 0]).tolist():
@@ -78,7 +79,8 @@ def copy_rows(writer: CacheWriter, old: FeatureCache, matches: RowMatches) -> No
         for block in iter_blocks(len(rows), row_bytes, _BLOCK_BYTES):
             source = matches.row[rows[block]]
             features = {name: values[source, :views] for name, values in layers.items()}
-            writer.write(rows[block], features, on_device=np.minimum(on_device[source], views))
+            extract_s = (seconds[source] * views / old.done[source]).astype(np.float32)
+            writer.write(rows[block], features, 0, np.minimum(on_device[source], views), extract_s)
 
 
 def keep_unread(old: FeatureCache, manifest: Manifest) -> tuple[Manifest, list[str]]:

@@ -16,12 +16,13 @@ from featcache.errors import CacheIncompleteError
 if TYPE_CHECKING:
     from featcache.cache.feature_cache import FeatureCache
     from featcache.cache.features import Features
+    from featcache.cache.joined_cache import JoinedCache
 
 _BLOCK_BYTES = 2**26  # of features as float32, which a head computes with
 _BLOCK_ROWS = 8192
 
 
-def select_splits(cache: FeatureCache, split: str) -> list[str]:
+def select_splits(cache: FeatureCache | JoinedCache, split: str) -> list[str]:
     """The splits that have rows, among those that a name selects: "all", or one split.
 
     Raises
@@ -42,7 +43,7 @@ def select_splits(cache: FeatureCache, split: str) -> list[str]:
 
 
 def iter_features(
-    cache: FeatureCache, split: str, layer: str, views: int = 1
+    cache: FeatureCache | JoinedCache, split: str, layer: str, views: int = 1
 ) -> Iterator[tuple[NDArray[np.int64], Features]]:
     """All rows of a split in blocks, in the order of the rows, with their features.
 
@@ -50,7 +51,7 @@ def iter_features(
 
     Parameters
     ----------
-    cache : FeatureCache
+    cache : FeatureCache or JoinedCache
     split : str
         One split.
     layer : str

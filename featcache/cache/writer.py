@@ -8,7 +8,7 @@ checksum. fsync and the rename come last.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +24,7 @@ from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.format import lock
 from featcache.cache.format.container import ArrayLocation, write_at
 from featcache.cache.format.create import create_atomically, write_cache
-from featcache.cache.format.layout import REASON_BYTES, encode, read, size_needed
+from featcache.cache.format.layout import EXTRACT_S, ON_DEVICE, REASON_BYTES, encode, read, size_needed
 from featcache.cache.lazy_arrays import as_slice
 from featcache.cache.mismatch import check_samples, check_spec
 from featcache.cache.paths import partial_path
@@ -54,8 +54,8 @@ class CacheWriter:
         Called as progress("verify", done, total) while existing rows are checked.
     fresh : bool, default False
         Never replace a file: raise CacheBusyError if another process creates one of this name meanwhile.
-    counts_device_views : bool, default False
-        Whether a new file counts the views that a device made, for each row.
+    optional : collection of str, default ()
+        Arrays that a new file has besides, see `layout.OPTIONAL`.
 
     Raises
     ------
@@ -76,7 +76,7 @@ class CacheWriter:
         provenance: Mapping[str, Any],
         progress: Progress | None = None,
         fresh: bool = False,
-        counts_device_views: bool = False,
+        optional: Collection[str] = (),
     ) -> None:
         self.path, self._partial = Path(path), partial_path(path)
         self._replaced = None if fresh else identity(self.path)
@@ -86,7 +86,7 @@ class CacheWriter:
             create_atomically(
                 self._partial,
                 needed,
-                lambda draft: write_cache(draft, spec, samples, dims, provenance, counts_device_views),
+                lambda draft: write_cache(draft, spec, samples, dims, provenance, optional),
             )
         try:
             self._layout = layout = read(self._partial)
@@ -152,6 +152,7 @@ class CacheWriter:
         features: Mapping[str, NDArray[Any]],
         first_view: int = 0,
         on_device: NDArray[np.uint16] | None = None,
+        extract_s: NDArray[np.float32] | None = None,
     ) -> dict[int, str]:
         """Store views of rows: the features, then the checksums, then the number of views present.
 
@@ -165,6 +166,8 @@ class CacheWriter:
             Number of the first view.
         on_device : ndarray, shape (b,), uint16, optional
             Number of these views that a device made. None: the CPU made all.
+        extract_s : ndarray, shape (b,), float32, optional
+            Seconds that these views took. None: unknown.
 
         Returns
         -------
@@ -179,8 +182,9 @@ class CacheWriter:
         if not finite.all():
             layers = {name: values[finite] for name, values in layers.items()}
         if finite.any():
-            on_device = np.zeros(len(rows), np.uint16) if on_device is None else on_device
-            self._store(rows[finite], layers, first_view, on_device[finite])
+            given = {ON_DEVICE: on_device, EXTRACT_S: extract_s}
+            optional = {name: values[finite] for name, values in given.items() if values is not None}
+            self._store(rows[finite], layers, first_view, optional)
         reason = f"its features are not finite in {self._layout.spec.dtype}"
         return {int(row): reason for row in rows[~finite]}
 
@@ -230,7 +234,7 @@ class CacheWriter:
         rows: NDArray[np.int64],
         layers: dict[str, NDArray[Any]],
         first_view: int,
-        on_device: NDArray[np.uint16],
+        optional: Mapping[str, NDArray[Any]],
     ) -> None:
         """Write complete rows. `done` comes last: until then a row does not count."""
         views = next(iter(layers.values())).shape[1]
@@ -250,9 +254,10 @@ class CacheWriter:
         for name, values in complete.items():
             self._write_rows(self._layout.layers[name], runs, values)
         self._write_rows(self._layout.crc32, runs, crc32)
-        if counts := self._layout.on_device:
-            before = counts.view(self._layout.data)[rows] if first_view else 0
-            self._write_rows(counts, runs, on_device + before)
+        for name, array in ((ON_DEVICE, self._layout.on_device), (EXTRACT_S, self._layout.extract_s)):
+            if array:
+                before = array.view(self._layout.data)[rows] if first_view else np.zeros(len(rows), array.dtype)
+                self._write_rows(array, runs, before + optional.get(name, 0))
         self._set_done(rows, runs, first_view + views)
 
     def _mark_skipped(self, row: int, reason: str) -> None:

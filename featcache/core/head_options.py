@@ -83,6 +83,14 @@ class HeadOptions(HeadFitOptions, total=False):
             "heads, and all on a cluster, use the penultimate one",
         ),
     ]
+    unlabeled: Annotated[
+        bool,
+        Option(
+            False,
+            "Also learn from samples without a label (self-training), if cross-validation on the labeled ones says "
+            "that this helps. For auto, and one label a sample.",
+        ),
+    ]
     tta: Annotated[
         int,
         Option(

@@ -6,8 +6,11 @@ over its places. Several layers are written as one text, joined by commas; heads
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from featcache._utils.formatting import split_names
 from featcache.core.specs import PENULTIMATE
@@ -23,6 +26,8 @@ the class token. Prefix tokens are not places. Without a pool, the mean is over 
 STAGE_POOLS = ("", "mean", "cls")
 """Of the layers that "stages" selects: one vector of each channel."""
 
+_CACHE_END = "/"  # no module of PyTorch has it in its name
+_NO_NAME = re.compile(r"[/:,\s]+")
 _TEXT_LAYER = re.compile(r"layer\.(\d+)(?::|$)")  # of an encoder of texts, see `expand_text_layers`
 _MAX_GRID = 64  # places along a side; larger values are rejected as invalid
 _MOST_LISTED = 4  # layers that are listed one by one
@@ -32,6 +37,33 @@ _SIDES = {"grid": 2, **{f"grid{side}": side for side in range(1, _MAX_GRID + 1)}
 def join_layers(layers: Iterable[str]) -> str:
     """The reverse of `split_names`."""
     return ",".join(layers)
+
+
+def cache_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """A name for each of several caches, for the layers of all of them: that of the file, made unique by a number.
+
+    Examples
+    --------
+    >>> cache_names(["small.h5", "large/photos.h5", "small/photos.h5"])
+    ['small', 'photos', 'photos-2']
+    """
+    names: list[str] = []
+    for path in paths:
+        stem = _NO_NAME.sub("-", Path(path).name.removesuffix(".partial").removesuffix(".h5")) or "cache"
+        numbered = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+        names.append(next(name for name in numbered if name not in names))
+    return names
+
+
+def join_layer(cache: str, layer: str) -> str:
+    """The name of a layer of one of several caches: "small/penultimate"."""
+    return f"{cache}{_CACHE_END}{layer}"
+
+
+def split_layer(name: str) -> tuple[str, str]:
+    """The reverse of `join_layer`; "" for the cache if there is none."""
+    cache, _, layer = name.rpartition(_CACHE_END)
+    return cache, layer
 
 
 def parse_layer(layer: str) -> tuple[str, str]:

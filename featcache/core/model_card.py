@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from featcache._utils.environment import check_writable
 from featcache._utils.files import write_file
-from featcache._utils.formatting import json_safe
+from featcache._utils.formatting import join_words, json_safe, split_names
 from featcache._utils.regular_files import read_json
+from featcache.core.layer_names import join_layer, join_layers
 from featcache.core.model_folder import CARD as FILE
 from featcache.core.model_folder import README, commit, is_edited
 from featcache.core.model_folder import REPORT as REPORT
@@ -39,7 +40,36 @@ _STEMS = (
     "tensorboard",
     "training-samples",
 )  # first parts of all file names that featcache writes into a model folder
-_LATER = {"thresholds": None, "tta": 0, "engine": ""}  # left out if default, so that earlier versions can read the card
+_LATER: dict[str, Any] = {"thresholds": None, "tta": 0, "engine": "", "self_training": None, "networks": []}
+"""Fields that are left out if default, so that earlier versions can read the card."""
+
+
+@dataclass(frozen=True)
+class NetworkCard:
+    """One of several networks whose features a head uses.
+
+    name : of its cache, as in the names of the layers of the head. spec, weights, engine : see `ModelCard`. layer : as
+    the cache names it.
+    """
+
+    name: str
+    spec: ExtractSpec
+    weights: str
+    layer: str
+    engine: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
+
+    @classmethod
+    def from_dict(cls, path: Path, fields: Any) -> NetworkCard:
+        """The reverse of `to_dict`. Raises HeadError, KeyError, TypeError or ValueError. path : for messages."""
+        fields = dict(fields)
+        spec, digest = ExtractSpec.from_json(json.dumps(fields.pop("spec"))), fields.pop("digest")
+        if spec.digest() != digest or not all(isinstance(value, str) for value in fields.values()):
+            raise HeadError(f"{path} is damaged: the network {fields.get('name')!r} contradicts its digest")
+        return cls(spec=spec, **fields)
 
 
 @dataclass(frozen=True)
@@ -53,6 +83,9 @@ class ModelCard:
     thresholds : with several labels, the probability above which each is predicted; None is 0.5 for each.
     tta : augmented views per image that are averaged with the clean view, in the metrics and in predictions.
     engine : engine that computed the features of the head, see `Backbone.select_engine`; "" if unknown.
+    networks : of a head on several networks, in the order of its features; then `spec`, `weights` and `engine` are
+    those of the first one, and the names of the layers begin with those of the networks, see `join_layer`.
+    self_training : how the head learned from samples without a label, see `SelfTraining`; None if it did not.
     """
 
     kind: Literal["head", "network"]
@@ -67,6 +100,18 @@ class ModelCard:
     thresholds: tuple[float, ...] | None = None
     tta: int = 0
     engine: str = ""
+    networks: tuple[NetworkCard, ...] = ()
+    self_training: dict[str, Any] | None = None
+
+    @property
+    def own_layer(self) -> str:
+        """The layers of the network of `spec`, as its cache names them."""
+        return self.networks[0].layer if self.networks else self.layer
+
+    @property
+    def backbones(self) -> str:
+        """The names of the networks, for people."""
+        return join_words([network.spec.backbone for network in self.networks] or [self.spec.backbone])
 
     def write(
         self, folder: Path, weights: bytes | None = None, others: Mapping[str, bytes | None] = MappingProxyType({})
@@ -88,11 +133,8 @@ class ModelCard:
             A file cannot be written. The previous model is unchanged.
         """
         fields = {**asdict(self), "spec": self.spec.flat(), "digest": self.spec.digest()}
-        for name, usual in (
-            ("thresholds", None),
-            ("tta", 0),
-            ("engine", ""),
-        ):  # left out if default, so that earlier versions can read the card
+        fields["networks"] = [network.to_dict() for network in self.networks]
+        for name, usual in _LATER.items():
             if fields[name] == usual:
                 del fields[name]
         files = {**({} if weights is None else {self.file: weights}), **others}
@@ -130,13 +172,26 @@ class ModelCard:
                 raise HeadError(f"{path} is damaged: its tta is {fields['tta']!r}")
             if not isinstance(fields.get("engine", ""), str):
                 raise HeadError(f"{path} is damaged: its engine is {fields['engine']!r}")
+            if not isinstance(fields.get("self_training", {}), dict):
+                raise HeadError(f"{path} is damaged: its self_training is {fields['self_training']!r}")
             if "thresholds" in fields:
                 fields["thresholds"] = _thresholds(path, fields)
+            if "networks" in fields:
+                fields["networks"] = _networks(path, fields, spec)
             return cls(**{**fields, "spec": spec, "classes": tuple(fields["classes"])})
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, HeadError):
                 raise
             raise HeadError(f"{path} is not a featcache model: {error}") from error
+
+
+def _networks(path: Path, fields: Mapping[str, Any], spec: ExtractSpec) -> tuple[NetworkCard, ...]:
+    """Check and return the networks. Raises HeadError."""
+    networks = tuple(NetworkCard.from_dict(path, network) for network in fields["networks"])
+    layers = [join_layer(network.name, layer) for network in networks for layer in split_names(network.layer)]
+    if len(networks) < 2 or networks[0].spec != spec or join_layers(layers) != fields["layer"]:
+        raise HeadError(f"{path} is damaged: its networks contradict its layers, {fields['layer']!r}")
+    return networks
 
 
 def _thresholds(path: Path, fields: Mapping[str, Any]) -> tuple[float, ...]:

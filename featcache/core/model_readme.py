@@ -11,7 +11,7 @@ from typing import Any
 
 from featcache._utils.formatting import indefinite, join_words, plural, printable
 from featcache.core.markdown import bullets, escape, table
-from featcache.core.model_card import ModelCard
+from featcache.core.model_card import ModelCard, NetworkCard
 from featcache.core.model_metadata import last_part, metadata_head, public_name
 from featcache.core.specs import is_arrays
 from featcache.core.thresholds import format_thresholds
@@ -85,11 +85,16 @@ def _section(title: str, parts: Iterator[str]) -> list[str]:
 
 def _title(card: ModelCard) -> str:
     kind = f"Head {card.head} on" if card.kind == "head" else "Fine-tuned"
-    return escape(f"{kind} {public_name(card.spec.backbone)}")
+    return escape(f"{kind} {_backbones(card)}")
+
+
+def _backbones(card: ModelCard) -> str:
+    """The public names of all networks."""
+    return join_words([public_name(network.spec.backbone) for network in card.networks or (card,)])
 
 
 def _summary(card: ModelCard) -> str:
-    noun, backbone = card.spec.modality, escape(public_name(card.spec.backbone))
+    noun, backbone = card.spec.modality, escape(_backbones(card))
     what = f"one of {len(card.classes)} classes" if not card.multilabel else f"any of {len(card.classes)} labels"
     gives = f"It gives {indefinite(noun)} {what}."
     if is_arrays(card.spec.backbone):
@@ -97,8 +102,9 @@ def _summary(card: ModelCard) -> str:
     if card.kind == "network":
         return f"{backbone}, fine-tuned with featcache. {gives}"
     layers = len(card.layer.split(","))
+    networks = "networks" if card.networks else "network"
     layer = escape(card.layer) if layers == 1 else f"{layers} layers"
-    return f"A classifier (`{card.head}`) on the features ({layer}) of the frozen network {backbone}. {gives}"
+    return f"A classifier (`{card.head}`) on the features ({layer}) of the frozen {networks} {backbone}. {gives}"
 
 
 def _use(card: ModelCard, is_named: bool) -> str:
@@ -119,13 +125,15 @@ def _use(card: ModelCard, is_named: bool) -> str:
             "The network is the author's own. Add `--backbone MODULE:FACTORY`, a function that returns it "
             '(`Classifier.load("MODEL", backbone=network)`).'
         )
-    elif card.kind == "head" and card.weights not in ("pretrained", "none"):
-        digest = card.spec.weights_sha256
-        lines.append(
-            "The head needs the weights of the network that it was fitted on, which are not in this folder: a file "
-            f"whose SHA-256 begins with `{digest[:12]}`. If it was moved, add `--weights FILE` "
-            '(`Classifier.load("MODEL", weights="FILE")`).'
-        )
+    elif card.kind == "head":
+        for network in card.networks or (card,):
+            if network.weights not in ("pretrained", "none"):
+                option = f"{network.name}=FILE" if isinstance(network, NetworkCard) else "FILE"
+                lines.append(
+                    "The head needs the weights of the network that it was fitted on, which are not in this folder: a "
+                    f"file whose SHA-256 begins with `{network.spec.weights_sha256[:12]}`. If it was moved, add "
+                    f'`--weights {option}` (`Classifier.load("MODEL", weights="{option}")`).'
+                )
     return "\n\n".join(lines)
 
 
@@ -267,10 +275,12 @@ def _limits(card: ModelCard, report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _versions(card: ModelCard, report: Mapping[str, Any]) -> Iterator[str]:
-    spec = card.spec
-    facts = [f"Digest of all settings that decide a feature: `{spec.digest()}`."]
-    if not is_arrays(spec.backbone):
-        facts.append(f"SHA-256 of the backbone's weights: `{spec.weights_sha256}`{_origin(card.weights)}.")
+    facts = []
+    for network in card.networks or (card,):
+        facts.append(f"Digest of all settings that decide a feature: `{network.spec.digest()}`.")
+        if not is_arrays(network.spec.backbone):
+            origin = _origin(network.weights)
+            facts.append(f"SHA-256 of the backbone's weights: `{network.spec.weights_sha256}`{origin}.")
     yield bullets(facts)
     versions = report.get("versions") or {}
     if versions:

@@ -86,7 +86,13 @@ class Cluster:
         return workers, cpus or max(1, int(cores) // max(1, workers))
 
     def room(self, resources: Mapping[str, float]) -> tuple[int, int]:
-        """Deprecated name of `workers_per_node`."""
+        """Deprecated name of `workers_per_node`.
+
+        Parameters
+        ----------
+        resources : mapping
+            Resources of a node by name, as Ray reports them.
+        """
         warnings.warn("Cluster.room is deprecated; use Cluster.workers_per_node", DeprecationWarning, 2)
         return self.workers_per_node(resources)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -130,6 +130,25 @@ class Samples:
             tuple(self.groups[row] for row in rows) if self.groups else (),
             None if self.content_keys is None else self.content_keys[rows],
         )
+
+    def relabeled(self, names: Mapping[int, str]) -> Samples:
+        """The same samples with the labels of some rows replaced: one class name each, "" for no label.
+
+        A sample that gets its first label comes into train; one that loses it, into the split "unlabeled". The classes
+        are those that some sample has then. Samples have one label each.
+        """
+        texts, split = format_labels(self.labels, self.classes), self.split.copy()
+        train, unlabeled = SPLITS.index("train"), SPLITS.index(UNLABELED)
+        for row, name in names.items():
+            texts[row] = name
+            if not name:
+                split[row] = unlabeled
+            elif split[row] == unlabeled:
+                split[row] = train
+        classes = tuple(sorted({*texts} - {""}))
+        numbers = {"": -1, **{name: number for number, name in enumerate(classes)}}
+        labels = np.fromiter((numbers[name] for name in texts), np.int64, len(texts))
+        return replace(self, labels=labels, split=split, classes=classes)
 
     def digest(self) -> str:
         """SHA-256 over ids, labels, splits, contents, classes, groups and content keys, if there are any, 64 digits."""

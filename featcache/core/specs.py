@@ -147,7 +147,13 @@ class ExtractSpec:
         return self.view.modality
 
     def view_of(self, kind: type[V]) -> V:
-        """`view` of features of the modality of `kind`, such as `ViewSpec`. Raises SpecError for those of others."""
+        """`view` of features of the modality of `kind`, such as `ViewSpec`. Raises SpecError for those of others.
+
+        Parameters
+        ----------
+        kind : type
+            A subclass of `SampleView`.
+        """
         if not isinstance(self.view, kind):
             raise SpecError(f"this works on {kind.modality}s only, and these are features of {self.modality}s")
         return self.view
@@ -178,7 +184,13 @@ class ExtractSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ExtractSpec:
-        """The reverse of `to_json`. Raises SpecError if the text is not a spec."""
+        """The reverse of `to_json`. Raises SpecError if the text is not a spec.
+
+        Parameters
+        ----------
+        text : str
+            What `to_json` returned.
+        """
         try:
             fields = dict(json.loads(text))
             kind = VIEW_SPECS.get(str(fields.pop("modality", ViewSpec.modality)))
@@ -197,6 +209,11 @@ class ExtractSpec:
         """The fields that differ, as (name, value of this spec, value of the other).
 
         `augment` counts only where both have augmented views: it decides no clean feature.
+
+        Parameters
+        ----------
+        other : ExtractSpec
+            The spec to compare with.
         """
         first, second = ({**_newer(spec.view), **spec.flat()} for spec in (self, other))
         names = [name for name in {**first, **second} if name != "augment" or (self.views and other.views)]

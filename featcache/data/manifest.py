@@ -179,11 +179,23 @@ class Manifest:
         return self.source.read(self.samples.ids[row])
 
     def where(self, name: str) -> str:
-        """Path of the sample with an id, or the id and the name of the data, for a message."""
+        """Path of the sample with an id, or the id and the name of the data, for a message.
+
+        Parameters
+        ----------
+        name : str
+            The id.
+        """
         return self.source.place(name)
 
     def path(self, row: int) -> Path | None:
-        """Path of a sample on this machine's disks; None for a sample that is not a local file."""
+        """Path of a sample on this machine's disks; None for a sample that is not a local file.
+
+        Parameters
+        ----------
+        row : int
+            Number of the sample in `samples`.
+        """
         return self.source.local_path(self.samples.ids[row])
 
 

@@ -18,7 +18,7 @@ from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.devices import unused_gpus_note
 from featcache.backbones.encoder import Encoder
 from featcache.cache.feature_cache import FeatureCache
-from featcache.cache.format.layout import expected_views, size_needed
+from featcache.cache.format.layout import EXTRACT_S, ON_DEVICE, expected_views, size_needed
 from featcache.cache.paths import on_disk
 from featcache.cache.reuse import check_loss, import_stashed, keep_unread, stash_partial
 from featcache.cache.writer import CacheWriter
@@ -193,10 +193,11 @@ def _write(
         monitor.note(f"{out} will take about {size}: grids keep every place ({', '.join(grids)})")
     extractor.prepare(expected_views(spec, samples))
     info = extractor.info  # complete now
-    provenance, counts = {**info.provenance, **split_record}, info.counts_device_views
+    provenance = {**info.provenance, **split_record}
+    optional = (EXTRACT_S, ON_DEVICE) if info.counts_device_views else (EXTRACT_S,)
     check_loss(out, spec, samples)
     stashed = stash_partial(out, spec, samples)
-    with CacheWriter(out, spec, samples, dims, provenance, monitor.progress, True, counts) as writer:
+    with CacheWriter(out, spec, samples, dims, provenance, monitor.progress, True, optional) as writer:
         for note in import_stashed(writer, stashed, samples):
             monitor.note(note)
         views_before = writer.done

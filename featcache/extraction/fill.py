@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+
+import numpy as np
 
 from featcache._utils.monitor import Monitor
 from featcache.cache.writer import CacheWriter
@@ -30,9 +33,12 @@ def fill_cache(writer: CacheWriter, extractor: Extractor, monitor: Monitor, stri
     """
     manifest, skipped = extractor.manifest, extractor.skipped
     total, remaining = len(manifest.samples), len(writer.pending())
+    before = time.perf_counter()
     for rows, features, first_view, on_device in extractor.extract(writer.expected_views, writer.done):
         with monitor.phase("write"):
-            skipped.update(writer.write(rows, features, first_view, on_device))
+            extract_s = np.full(len(rows), (time.perf_counter() - before) / max(1, len(rows)), np.float32)
+            before = time.perf_counter()
+            skipped.update(writer.write(rows, features, first_view, on_device, extract_s))
         remaining -= len(rows)
         if strict:
             reject_unreadable(manifest, with_ids(manifest.samples, skipped))

@@ -17,7 +17,7 @@ from featcache._utils.progress_bar import ProgressOption
 from featcache.backbones.encoder import Encoder
 from featcache.cache.checksums import damaged_rows
 from featcache.cache.feature_cache import FeatureCache
-from featcache.cache.format.layout import expected_views
+from featcache.cache.format.layout import EXTRACT_S, ON_DEVICE, expected_views
 from featcache.cache.mismatch import check_source
 from featcache.cache.paths import on_disk
 from featcache.cache.reuse import Loss, RowMatches, copy_rows, import_stashed, keep_unread, match_rows, stash_partial
@@ -333,10 +333,9 @@ def _write(
     old, samples = plan.old, plan.samples
     extractor = extraction and LocalExtractor(plan.manifest, extraction, monitor.timer)
     stashed = stash_partial(old.path, plan.spec, samples)
-    provenance, counts = plan.provenance(extraction), plan.counts_device_views(extraction)
-    with CacheWriter(
-        old.path, plan.spec, samples, old.dims, provenance, monitor.progress, counts_device_views=counts
-    ) as writer:
+    provenance = plan.provenance(extraction)
+    optional = (EXTRACT_S, ON_DEVICE) if plan.counts_device_views(extraction) else (EXTRACT_S,)
+    with CacheWriter(old.path, plan.spec, samples, old.dims, provenance, monitor.progress, optional=optional) as writer:
         with monitor.phase("carry"):
             copy_rows(writer, old, plan.matches)
             for note in import_stashed(writer, stashed, samples):

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sklearn.base import BaseEstimator
@@ -54,10 +55,10 @@ def fit(head: str | BaseEstimator, data: TrainingData, options: FitOptions) -> F
             left = (BUDGET_S if options.budget_s is None else options.budget_s) - (time.perf_counter() - started)
             options = replace(options, budget_s=left)
         if weights is None:
-            fitted = _fit(spec, data, options)
+            fitted = _fit_and_self_train(spec, data, options)
         else:
             scale = weigh_layers(data.train, weights)
-            fitted = _fit(spec, data.scaled(scale), options)
+            fitted = _fit_and_self_train(spec, data.scaled(scale), options)
             uncalibrated = None if fitted.uncalibrated is None else without_scaling(fitted.uncalibrated, scale)
             fitted = replace(fitted, estimator=without_scaling(fitted.estimator, scale), uncalibrated=uncalibrated)
     if weights is not None and selection is None:
@@ -78,12 +79,13 @@ def _select_layers(
     concatenated = data.train.concatenated
     if concatenated is None or _is_tree(spec):
         return data, None, None
-    if not (spec.tries_heads or _is_tuned(spec, data, options)) or options.cluster:
+    if not cross_validates(spec, data, options) or options.cluster:
         return data, (1.0,) * len(concatenated.widths), None
     chosen, selection = select_layers(
         data.train,
         data.layers,
         keep_all=data.keep_layers,
+        choices=data.choices,
         rows_of_image=1 + data.train.views if options.use_views in (None, "all") else 1,
         class_weight=options.parameters.get("class_weight"),
         folds=options.cv,
@@ -105,12 +107,26 @@ def default_layer(
     return ALL if PENULTIMATE in layers else join_layers(layers)
 
 
+def _fit_and_self_train(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted:
+    fitted = _fit(spec, data, options)
+    if data.unlabeled is None:
+        return fitted
+    from featcache.heads.self_training import self_train
+
+    return self_train(fitted, data, options, partial(_fit, spec))
+
+
 def _fit(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted:
     if spec.fit:
         return spec.fit(spec.name, data, options)
     if _is_tuned(spec, data, options):
         return fit_tuned(spec.name, [spec], data, options)
     return fit_fixed(spec, data, options)
+
+
+def cross_validates(spec: HeadSpec, data: TrainingData, options: FitOptions) -> bool:
+    """Whether the head, or its settings, are chosen by cross-validation."""
+    return spec.tries_heads or _is_tuned(spec, data, options)
 
 
 def _is_tuned(spec: HeadSpec, data: TrainingData, options: FitOptions) -> bool:
@@ -150,10 +166,12 @@ def _check(spec: HeadSpec, data: TrainingData, options: FitOptions) -> None:
             f"{spec.name} needs features of a grid, and the layer {data.layer} has none. Extract such a layer "
             "(`--layers blocks.6:grid7` for maps of 7 x 7; `--dry-run` says how many bytes), and name it with --layer."
         )
-    if spec.tries_heads or _is_tuned(spec, data, options):
+    if cross_validates(spec, data, options):
         check_tuned_options(spec, options)
     if options.cluster:
         _check_cluster(spec, data, options)
+    if data.unlabeled is not None:
+        _check_self_training(spec, data, options)
     if options.device == ALL_GPUS:
         raise HeadError(f"a head is fitted on one GPU, not on {ALL_GPUS}: give cuda or cuda:1 as the device")
     if not spec.device and options.device not in ("cpu", "auto"):
@@ -168,6 +186,17 @@ def _check_cluster(spec: HeadSpec, data: TrainingData, options: FitOptions) -> N
         )
     if options.device not in ("cpu", "auto"):
         raise HeadError("--gpus-per-worker says where a cluster fits a head; leave out the device")
+
+
+def _check_self_training(spec: HeadSpec, data: TrainingData, options: FitOptions) -> None:
+    if data.train.samples.multilabel:
+        raise HeadError("unlabeled is for samples with one label: leave it out")
+    if not spec.tries_heads:
+        raise HeadError(f"unlabeled is for auto, which compares heads, not for {spec.name}: leave out one of the two")
+    if options.parameters:
+        raise HeadError(f"unlabeled takes no {', '.join(options.parameters)}: leave out one of the two")
+    if options.cluster:
+        raise HeadError("unlabeled is for few labels, and a cluster for many: leave out one of the two")
 
 
 def _list(names: list[str]) -> str:

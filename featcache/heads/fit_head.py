@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +12,18 @@ from typing import Any, Unpack
 from sklearn.base import BaseEstimator
 
 from featcache._utils.formatting import json_safe
+from featcache._utils.notebook_html import folded, paragraph, table, text_block
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
 from featcache.backbones.hub_model import is_named
 from featcache.cache.feature_cache import FeatureCache
+from featcache.cache.joined_cache import Caches, JoinedCache, name_caches, open_caches
 from featcache.core.data_summary import DataSummary
 from featcache.core.head_options import HeadFitOptions, HeadOptions
 from featcache.core.hub_names import HUB_DATASET, HUB_MODEL
-from featcache.core.layer_names import ALL
-from featcache.core.model_card import REPORT, ModelCard, as_json, kept_readme, prepare_folder
+from featcache.core.layer_names import ALL, join_layers, split_layer
+from featcache.core.model_card import REPORT, ModelCard, NetworkCard, as_json, kept_readme, prepare_folder
 from featcache.core.model_folder import README
 from featcache.core.model_readme import model_readme
 from featcache.core.options import select, takes_options
@@ -29,16 +31,20 @@ from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import PENULTIMATE
 from featcache.core.training_samples import FILE as TRAINING_SAMPLES
 from featcache.core.training_samples import training_samples
+from featcache.errors import HeadError
+from featcache.heads.cache_comparison import CacheComparison
 from featcache.heads.fit import default_layer, fit
+from featcache.heads.fit_caches import fit_caches
 from featcache.heads.held_out import FILE as HELD_OUT
 from featcache.heads.held_out import HeldOutScores
 from featcache.heads.io import save_head
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.registry import find_head
+from featcache.heads.self_training import SelfTraining
 from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.heads.tuning.layer_selection import LayerSelection
-from featcache.heads.tuning.selection import Selection
+from featcache.heads.tuning.selection import CANDIDATE_COLUMNS, Selection
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.conformal import SetFigures
 from featcache.metrics.multilabel import LabelAccuracy
@@ -80,9 +86,13 @@ class HeadFit(Result, NotebookResult):
         The layers that it was fitted to.
     layer_selection : LayerSelection, optional
         How they were chosen.
+    cache_comparison : CacheComparison, optional
+        Of several caches: how those were chosen that it uses.
     sets : tuple of SetFigures
         How often sets of labels with a requested coverage hold the true label of val, and how large they are; see
         `featcache.metrics.conformal`. Empty for heads without scores of held-out samples.
+    self_training : SelfTraining, optional
+        What became of samples without a label, with ``unlabeled=True``.
     """
 
     estimator: BaseEstimator
@@ -99,6 +109,8 @@ class HeadFit(Result, NotebookResult):
     layers: tuple[str, ...] = (PENULTIMATE,)
     layer_selection: LayerSelection | None = None
     sets: tuple[SetFigures, ...] = ()
+    self_training: SelfTraining | None = None
+    cache_comparison: CacheComparison | None = None
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -110,7 +122,8 @@ class HeadFit(Result, NotebookResult):
     def __str__(self) -> str:
         """Several lines for people."""
         seconds = ", ".join(f"{phase} {value:.2f} s" for phase, value in self.report.seconds.items())
-        lines = [str(part) for part in (self.layer_selection, self.selection) if part]
+        parts = (self.cache_comparison, self.layer_selection, self.selection, self.self_training)
+        lines = [str(part) for part in parts if part]
         lines += [*self.notes, f"head {self.name}, val:", self.accuracy.describe()]
         if self.at_half:
             half = self.at_half
@@ -127,6 +140,14 @@ class HeadFit(Result, NotebookResult):
         if self.report.test:
             lines += ["test:", self.report.test.describe()]
         return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
+
+    def _repr_html_(self) -> str:
+        """The figures of val, the heads that were compared, and all of the text."""
+        parts = [paragraph(f"head {self.name}, val: accuracy {self.accuracy}")]
+        if self.selection:
+            parts.append(table(CANDIDATE_COLUMNS, self.selection.rows))
+        parts += [paragraph(note) for note in self.notes]
+        return "".join([*parts, folded("all figures", text_block(str(self)))])
 
     def _made_worse(self) -> str:
         """A clause with the figures of val that the temperature made worse; "" if there are none."""
@@ -157,12 +178,14 @@ class HeadFit(Result, NotebookResult):
             "layers": self.layers,
             "layer_selection": self.layer_selection,
             "sets": self.sets,
+            "self_training": self.self_training,
+            **({"cache_comparison": self.cache_comparison} if self.cache_comparison else {}),
         }
 
 
 @takes_options(HeadOptions)
 def fit_head(
-    cache: str | os.PathLike[str] | FeatureCache,
+    cache: Caches,
     out: str | os.PathLike[str] | None = None,
     *,
     head: str | BaseEstimator = "auto",
@@ -177,8 +200,9 @@ def fit_head(
 
     Parameters
     ----------
-    cache : path or FeatureCache
-        A cache that `extract` or `FeatureCache.from_arrays` made.
+    cache : path or FeatureCache, or several
+        A cache that `extract` or `FeatureCache.from_arrays` made. Or several of the same samples, from two networks or
+        at two resolutions: cross-validation chooses which of them the head uses, see `fit_caches`.
     out : path, optional
         Folder to save the head in. None: it is not saved.
     head : str or estimator, default "auto"
@@ -235,18 +259,26 @@ def fit_head(
     >>> fit.accuracy.accuracy
     1.0
     """
-    timer, name = PhaseTimer(), cache.path if isinstance(cache, FeatureCache) else cache
+    timer = PhaseTimer()
     tta = options["tta"]
     folder = Path(out) if out is not None else None
     if folder is not None:
         prepare_folder(folder, "head")
-    cache = FeatureCache.open(cache)
-    summary = replace(cache.summary(), name=str(name), skipped=len(cache.skipped), digest=cache.samples.digest())
+    name = name_caches(cache)
+    opened = open_caches(cache)
+    joined = opened if isinstance(opened, JoinedCache) else None
+    if joined and (cluster or options["unlabeled"]):
+        what = "a cluster" if cluster else "unlabeled"
+        raise HeadError(f"{what} is for a head on one cache: leave it out, or give one cache")
+    summary = replace(opened.summary(), name=name, skipped=len(opened.skipped), digest=opened.samples.digest())
     if on_note and not summary.too_few_labels:  # which the error says
-        on_note(str(summary))
-    layer = options["layer"] or default_layer(head, parameters, cache.spec.layers, cluster)
+        for note in (str(summary), *(joined.notes if joined else ())):
+            on_note(note)
+    layer = options["layer"] or default_layer(head, parameters, [split_layer(name)[1] for name in opened.dims], cluster)
     with timer.phase("read"):  # machines of a cluster check their rows of train themselves
-        data = TrainingData.read(cache, layer, tta=tta, with_test=True, check_train=cluster is None)
+        data = TrainingData.read(
+            opened, layer, tta=tta, with_test=True, with_unlabeled=options["unlabeled"], check_train=cluster is None
+        )
         data = replace(data, keep_layers=options["layer"] is not None or find_head(head).layer == ALL)
     training_cluster = TrainingCluster(cluster, name, layer, on_note) if cluster else None
     fit_options = FitOptions(
@@ -258,7 +290,11 @@ def fit_head(
         **select(HeadFitOptions, options),
     )
     with timer.phase("fit"), closing(training_cluster) if training_cluster else nullcontext():
-        fitted = fit(head, data, fit_options)
+        if joined:
+            is_given = options["layer"] is not None
+            fitted, opened, data = fit_caches(head, joined, data, fit_options, use_all=is_given, tta=tta)
+        else:
+            fitted = fit(head, data, fit_options)
         data = data.take_layers([data.layers.index(name) for name in fitted.layers])
     with timer.phase("evaluate"):
         evaluation = evaluate(fitted, data, tta)
@@ -268,7 +304,7 @@ def fit_head(
         images=len(data.train.samples),
         accuracy=evaluation.accuracy,
         test=evaluation.test_accuracy,
-        spec_digest=cache.spec.digest(),
+        spec_digest=opened.digest if isinstance(opened, JoinedCache) else opened.spec.digest(),
         seed=options["seed"],
     )
     result = HeadFit(
@@ -286,9 +322,11 @@ def fit_head(
         fitted.layers,
         fitted.layer_selection,
         evaluation.sets,
+        fitted.self_training,
+        fitted.cache_comparison,
     )
     if folder is not None:
-        _save(result, fitted.held_out, evaluation, data, cache, folder, tta)
+        _save(result, fitted.held_out, evaluation, data, opened, folder, tta)
     return result
 
 
@@ -298,12 +336,26 @@ def _temperature(temperature: float | tuple[float, ...] | None) -> str:
     return f"its temperature of {temperature:.3g}"
 
 
+def _networks(cache: JoinedCache, layers: Sequence[str]) -> tuple[NetworkCard, ...]:
+    """The networks of a head on several caches."""
+    return tuple(
+        NetworkCard(
+            name=name,
+            spec=single.spec,
+            weights=single.provenance.get("weights", "pretrained"),
+            layer=join_layers(layer for own, layer in map(split_layer, layers) if own == name),
+            engine=str(single.provenance.get("engine", "")),
+        )
+        for name, single in cache.caches.items()
+    )
+
+
 def _save(
     result: HeadFit,
     held_out: HeldOutScores | None,
     evaluation: Evaluation,
     data: TrainingData,
-    cache: FeatureCache,
+    cache: FeatureCache | JoinedCache,
     folder: Path,
     tta: int,
 ) -> None:
@@ -323,6 +375,8 @@ def _save(
         thresholds=result.thresholds,
         tta=tta,
         engine=str(cache.provenance.get("engine", "")),
+        networks=_networks(cache, data.layers) if isinstance(cache, JoinedCache) else (),
+        self_training=result.self_training.to_dict() if result.self_training and result.self_training.used else None,
     )
     test = None
     if data.test is not None and evaluation.test is not None:
@@ -339,7 +393,7 @@ def _save(
             report,
             base_model=str(cache.provenance.get(HUB_MODEL, "")),
             dataset=str(cache.provenance.get(HUB_DATASET, "")),
-            is_named=is_named(card.spec.backbone),
+            is_named=all(is_named(network.spec.backbone) for network in card.networks or (card,)),
         ),
     }
     card.write(folder, weights, files)

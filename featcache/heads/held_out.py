@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache._utils.files import check_readable
+from featcache.core.samples import Labels
 from featcache.core.tensor_files import add_metadata, tensor_metadata
 from featcache.errors import HeadError
 from featcache.metrics.conformal import energies, least_samples, lower_quantile
@@ -24,6 +26,32 @@ KNOWN = 0.95
 """The share of samples of the known classes that is not refused as unknown."""
 
 _ROUNDING = 1e-9  # of probabilities and energies: heads that vote give many samples the same score, which all count
+
+
+class HeldOutPredictions(NamedTuple):
+    """What heads predicted of m training samples that they were not trained on.
+
+    rows : of the samples in train, shape (m,). predicted : class indices, shape (m,); with several labels 0 or 1, shape
+    (m, c). probabilities : shape (m, c).
+    """
+
+    rows: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    def right(self, y: Labels) -> NDArray[np.bool_]:
+        """Which of the samples, whose labels are `y`, have the right label, or all labels right; shape (m,)."""
+        right = self.predicted == y
+        return right if y.ndim == 1 else right.all(axis=1)
+
+    def log_losses(self, y: Labels) -> NDArray[np.float64]:
+        """The log-loss of each sample in nats, with several labels the mean over the labels; shape (m,)."""
+        if y.ndim == 1:
+            of_label = self.probabilities[np.arange(len(y)), y]
+        else:
+            of_label = np.where(y, self.probabilities, 1 - self.probabilities)
+        losses = -np.log(np.maximum(of_label, np.finfo(np.float64).tiny))
+        return losses if y.ndim == 1 else losses.mean(axis=1)
 
 
 @dataclass(frozen=True)

@@ -162,21 +162,39 @@ class LinearHead(LinearHeadBase):
         return np.where(sums > 0, weight.sum() / (np.count_nonzero(sums) * np.where(sums > 0, sums, 1)), 0)
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Logits, shape (n, c); for two classes the log-odds of the second, shape (n,)."""
+        """Logits, shape (n, c); for two classes the log-odds of the second, shape (n,).
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+            Features.
+        """
         check_is_fitted(self)
         x = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
         logits = x @ self.coef_.T + self.intercept_
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probabilities, shape (n, c)."""
+        """Probabilities, shape (n, c).
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+            Features.
+        """
         logits = self.decision_function(X)
         if logits.ndim == 1:
             return np.column_stack([expit(-logits), expit(logits)])
         return softmax(logits, axis=1)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Labels, shape (n,)."""
+        """Labels, shape (n,).
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+            Features.
+        """
         logits = self.decision_function(X)
         index = (logits > 0).astype(np.int64) if logits.ndim == 1 else logits.argmax(axis=1)
         return self.classes_[index]

@@ -15,17 +15,21 @@ from featcache._utils.progress_bar import Progress
 from featcache.backbones.devices import resolve_device
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features, ViewUse
+from featcache.cache.joined_cache import JoinedCache
 from featcache.core.head_options import HeadFitOptions
 from featcache.core.layer_names import grid_side, join_layers, parse_layer
 from featcache.core.options import with_defaults
 from featcache.core.specs import PENULTIMATE, ExtractSpec, Scaling, UseViews
+from featcache.core.split_names import UNLABELED
 from featcache.core.thresholds import LEAST, Thresholds, check_thresholds, choose_thresholds, format_thresholds
 from featcache.errors import CacheIncompleteError, HeadError
 
 if TYPE_CHECKING:
-    from featcache.heads.held_out import HeldOutScores
+    from featcache.heads.cache_comparison import CacheComparison
+    from featcache.heads.held_out import HeldOutPredictions, HeldOutScores
     from featcache.heads.ray.coordinator import TrainingCluster
-    from featcache.heads.tuning.layer_selection import LayerSelection
+    from featcache.heads.self_training import SelfTraining
+    from featcache.heads.tuning.layer_selection import LayerChoices, LayerSelection
     from featcache.heads.tuning.selection import Selection
 
 _DEFAULTS = with_defaults(HeadFitOptions, {})
@@ -43,6 +47,8 @@ class TrainingData:
         The images that it is evaluated on; sgd also chooses its epoch by them.
     test : Features, optional
         Images for a second evaluation; None if there are none.
+    unlabeled : Features, optional
+        Samples without a label that the head may learn from, see `featcache.heads.self_training`. None: it must not.
     layers : tuple of str
         The layers that the features come from.
     spec : ExtractSpec, optional
@@ -51,32 +57,45 @@ class TrainingData:
         The weights of its network, see `load_backbone`.
     keep_layers : bool
         Whether a head must use all layers. Else cross-validation chooses.
+    choices : LayerChoices, optional
+        The layers and weights to choose among first. None: those of one network, see `select_layers`.
     """
 
     train: Features
     val: Features
     test: Features | None = None
+    unlabeled: Features | None = None
     layers: tuple[str, ...] = (PENULTIMATE,)
     spec: ExtractSpec | None = None
     weights: str = "pretrained"
     keep_layers: bool = True
+    choices: LayerChoices | None = None
 
     @classmethod
     def read(
-        cls, cache: FeatureCache, layer: str, *, tta: int = 0, with_test: bool = False, check_train: bool = True
+        cls,
+        cache: FeatureCache | JoinedCache,
+        layer: str,
+        *,
+        tta: int = 0,
+        with_test: bool = False,
+        with_unlabeled: bool = False,
+        check_train: bool = True,
     ) -> TrainingData:
         """The features of a layer of a cache.
 
         Parameters
         ----------
-        cache : FeatureCache
-            An open cache.
+        cache : FeatureCache or JoinedCache
+            An open cache, or several.
         layer : str
             One layer, several joined by commas, or "all", see `featcache.core.layer_names`.
         tta : int
             Augmented views that each val image must have.
         with_test : bool
             Whether to read the split test, too.
+        with_unlabeled : bool
+            Whether to read the samples without a label, too.
         check_train : bool
             Whether to compare the features of train with their checksums.
 
@@ -84,7 +103,7 @@ class TrainingData:
         ------
         CacheError
             The cache has no such layer or views, it is damaged, or train or val has no readable images, or too few of
-            them have a label.
+            them have a label; or there are no readable samples without a label, and there should be some.
         """
         layers = cache.layers(layer)
         if reason := cache.summary().too_few_labels:
@@ -100,7 +119,15 @@ class TrainingData:
                 f"Extract with --val-views {tta}."
             )
         weights = cache.provenance.get("weights", "pretrained")
-        return cls(train, val, test if test and len(test.samples) else None, tuple(layers), cache.spec, weights)
+        return cls(
+            train,
+            val,
+            test if test and len(test.samples) else None,
+            _read_unlabeled(cache, layer) if with_unlabeled else None,
+            tuple(layers),
+            cache.spec,
+            weights,
+        )
 
     @property
     def layer(self) -> str:
@@ -121,12 +148,28 @@ class TrainingData:
             train=self.train.take_layers(numbers),
             val=self.val.take_layers(numbers),
             test=self.test.take_layers(numbers) if self.test else None,
+            unlabeled=self.unlabeled.take_layers(numbers) if self.unlabeled else None,
             layers=tuple(self.layers[number] for number in numbers),
         )
 
     def scaled(self, scale: NDArray[np.float32]) -> TrainingData:
-        """The same with each feature of train and val multiplied by its scale, shape (d,)."""
-        return replace(self, train=self.train.scaled(scale), val=self.val.scaled(scale))
+        """The same with each feature of train, val and unlabeled multiplied by its scale, shape (d,)."""
+        unlabeled = self.unlabeled.scaled(scale) if self.unlabeled else None
+        return replace(self, train=self.train.scaled(scale), val=self.val.scaled(scale), unlabeled=unlabeled)
+
+
+def _read_unlabeled(cache: FeatureCache | JoinedCache, layer: str) -> Features:
+    """Raises CacheIncompleteError if there are none."""
+    noun, features = cache.spec.modality, cache.features(UNLABELED, layer)
+    if len(features.samples):
+        return features
+    if len(cache.samples.rows(UNLABELED)):
+        raise CacheIncompleteError(f"{cache.path}: none of the {noun}s without a label could be read: `featcache info`")
+    raise CacheIncompleteError(
+        f"{cache.path} has no {noun}s without a label to learn from: all {len(cache.samples)} have one. Leave out "
+        f"unlabeled (--unlabeled), or add {noun}s without a label to the data (a folder {UNLABELED} beside the class "
+        "folders, or rows of a table with an empty label), and run `featcache update CACHE DATA`."
+    )
 
 
 @dataclass(frozen=True)
@@ -208,6 +251,12 @@ class Fitted:
         How they were chosen.
     held_out : HeldOutScores, optional
         Scores of held-out training samples, if there are some with one label each.
+    self_training : SelfTraining, optional
+        What became of samples without a label.
+    held_out_predictions : HeldOutPredictions, optional
+        What the head predicted of the training samples that were held out.
+    cache_comparison : CacheComparison, optional
+        Of several caches: how those were chosen that it uses.
     """
 
     estimator: BaseEstimator
@@ -220,6 +269,9 @@ class Fitted:
     layers: tuple[str, ...] = (PENULTIMATE,)
     layer_selection: LayerSelection | None = None
     held_out: HeldOutScores | None = None
+    self_training: SelfTraining | None = None
+    held_out_predictions: HeldOutPredictions | None = None
+    cache_comparison: CacheComparison | None = None
 
     def with_thresholds(
         self,

@@ -24,10 +24,11 @@ from featcache.heads.predict import average_views, classify
 from featcache.models.defaults import TOP_CLASSES
 from featcache.models.feature_classifier import FeatureClassifier
 from featcache.models.inputs.registry import inputs_of
+from featcache.models.joined_network import JoinedNetwork
 from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import network_error, open_model
 from featcache.models.network_classifier import network_classifier
-from featcache.models.prediction import Prediction
+from featcache.models.prediction import Prediction, Predictions
 from featcache.models.sample_stream import ReadSample, stream_samples
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ _Classify = Callable[[Inputs], _Answer]
 class Classifier(NotebookResult):
     """A backbone with its preprocessing, a head and the class names. `Classifier.load` makes one.
 
+    Parameters
+    ----------
+    name : str
+        The folder of the model.
+    card : ModelCard
+        What the model is: backbone, head, metrics.
+    backbone : Backbone or TextEncoder
+        From samples to features.
+    classify : callable
+        From features to probabilities.
+    on_features : FeatureClassifier, optional
+        The head alone; None for a fine-tuned network.
+
     Attributes
     ----------
     name : str
@@ -56,7 +70,7 @@ class Classifier(NotebookResult):
         What the model is: backbone, head, metrics.
     classes : tuple of str
         The class names.
-    backbone : Backbone or TextEncoder
+    backbone : Backbone, TextEncoder or JoinedNetwork
     inputs : SampleInputs
         What it predicts: images or texts.
 
@@ -81,11 +95,10 @@ class Classifier(NotebookResult):
         self,
         name: str,
         card: ModelCard,
-        backbone: FrozenNetwork,
+        backbone: FrozenNetwork | JoinedNetwork,
         classify: _Classify,
         on_features: FeatureClassifier | None = None,
     ) -> None:
-        """on_features : the head alone; None for a fine-tuned network."""
         self.name = name
         self.card = card
         self.classes = card.classes
@@ -93,12 +106,12 @@ class Classifier(NotebookResult):
         self.inputs = inputs_of(card.spec)
         self._classify = classify
         self._on_features = on_features
-        self._prepare = self.inputs.prepare_for(backbone)
+        self._prepare = backbone.prepare() if isinstance(backbone, JoinedNetwork) else self.inputs.prepare_for(backbone)
 
     def __str__(self) -> str:
         """Two lines: the model, and its classes."""
         card, names = self.card, brief(self.classes)
-        layer = f"features ({card.layer}) of {card.spec.backbone}"
+        layer = f"features ({card.layer}) of {card.backbones}"
         model = f"head {card.head} on {layer}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
         options = f"; thresholds {format_thresholds(card.thresholds)}" if card.thresholds else ""
         if card.tta:
@@ -122,7 +135,7 @@ class Classifier(NotebookResult):
         path : path
             The folder.
         weights : str, optional
-            Where the backbone's weights are now, if they were moved.
+            Where the backbone's weights are now, if they were moved; of a head on several networks NAME=PATH,...
         device : str
             "auto", "cpu", "cuda", "cuda:1", "cuda:all" or "mps". Default: "auto".
         views : int
@@ -142,11 +155,13 @@ class Classifier(NotebookResult):
         BackboneError
             The backbone's weights cannot be loaded, or differ from those that the head was fitted on.
         """
-        saved = open_model(path, weights=weights, device=device, backbone=backbone)
+        saved = open_model(path, weights=weights, device=device, backbone=backbone, several=True)
         name, card, network = os.fspath(path), saved.card, saved.backbone
         if card.kind == "network":
             return cls(name, card, network, network_classifier(network, saved.model, card))
-        if backbone is None:
+        if isinstance(network, JoinedNetwork):
+            network.select_engines(views)
+        elif backbone is None:
             network.select_engine(card.spec.view.input_size, views=views, like=card.engine)
         start = _head_classifier(network, saved.model, len(card.classes), card.multilabel)
         return cls(name, card, network, start, FeatureClassifier(name, card, saved.model))
@@ -162,7 +177,7 @@ class Classifier(NotebookResult):
         split: str | None = None,
         coverage: float | None = None,
         unknown: bool = False,
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """Predict images or texts, in their order.
 
         Parameters
@@ -187,8 +202,9 @@ class Classifier(NotebookResult):
         Returns
         -------
         list of Prediction
+            A notebook shows it as a table.
         """
-        return list(
+        return Predictions(
             self.stream(
                 samples,
                 top=top,
@@ -237,8 +253,9 @@ class Classifier(NotebookResult):
             or the path-like of a folder, with all `.txt` files below it, of a table (CSV, TSV, JSON lines, Parquet; it
             needs only the column `text`) or of a saved data set; or a URL of any of these.
 
-            Or a cache: a FeatureCache, or its path or URL. Its samples are predicted from their features, see
-            `FeatureClassifier.stream`; `FeatureClassifier.load` needs no network.
+            Or a cache: a FeatureCache, or its path or URL; for a head on several networks a list of caches. Its
+            samples are predicted from their features, see `FeatureClassifier.stream`; `FeatureClassifier.load` needs no
+            network.
 
             An unreadable sample gives a Prediction with an error.
         top : int
@@ -310,6 +327,8 @@ class Classifier(NotebookResult):
 
     def _is_cache(self, samples: Any) -> bool:
         """Whether samples are a cache, or name one."""
+        if isinstance(samples, (list, tuple)) and self.card.networks:
+            return bool(samples) and all(map(self._is_cache, samples))
         is_path = isinstance(samples, os.PathLike) or (isinstance(samples, str) and self.inputs.stream_has_names)
         return isinstance(samples, FeatureCache) or (is_path and names_cache(samples))
 
@@ -333,8 +352,10 @@ class Classifier(NotebookResult):
         return predictions
 
 
-def _head_classifier(backbone: FrozenNetwork, estimator: Any, n_classes: int, multilabel: bool) -> _Classify:
-    def start(views: Inputs) -> _Answer:
+def _head_classifier(
+    backbone: FrozenNetwork | JoinedNetwork, estimator: Any, n_classes: int, multilabel: bool
+) -> _Classify:
+    def start(views: Any) -> _Answer:
         features = backbone.submit(views)
         return lambda: classify(estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel)
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from featcache._utils.formatting import indefinite, split_names
+from featcache._utils.formatting import indefinite, plural, split_names
 from featcache._utils.results import NotebookResult
 from featcache.cache.cached_data import CachedData
 from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.features import Features
+from featcache.cache.joined_cache import Caches, JoinedCache, list_caches
 from featcache.cache.mismatch import short_value
 from featcache.cache.rows import ALL, iter_features, select_splits
-from featcache.core.model_card import ModelCard
+from featcache.core.model_card import ModelCard, NetworkCard
 from featcache.core.specs import ExtractSpec, is_arrays
 from featcache.errors import CacheIncompleteError, CacheMismatchError, RemoteIOError
 from featcache.heads.predict import classify
@@ -25,7 +26,7 @@ from featcache.models.inputs.base import SampleFile
 from featcache.models.inputs.names import samples_of
 from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import check_width, open_head
-from featcache.models.prediction import Prediction
+from featcache.models.prediction import Prediction, Predictions
 
 # Fields of a spec, see `_differences`.
 _STORAGE = {"views", "val_views", "layers", "dtype"}  # how many features are stored, and how
@@ -38,6 +39,15 @@ class FeatureClassifier(NotebookResult):
     The predictions are those of `Classifier` for the same images or texts, but for the rounding of the stored features,
     by 1/2048 in float16. On photos this changes probabilities by 0.001 or less; a head with very large weights, such as
     one of a handful of samples, makes more of it. A cache has no remarks on samples, such as "nearly black".
+
+    Parameters
+    ----------
+    name : str
+        The folder of the model, for messages.
+    card : ModelCard
+        What the model is: backbone, head, metrics.
+    estimator : estimator
+        The fitted classifier.
 
     Attributes
     ----------
@@ -60,15 +70,13 @@ class FeatureClassifier(NotebookResult):
     """
 
     def __init__(self, name: str, card: ModelCard, estimator: Any) -> None:
-        """name : of the model, for messages."""
         self.card, self.classes = card, card.classes
         self._name, self._estimator = name, estimator
 
     def __str__(self) -> str:
         """One line: the head, its layers and its network."""
-        return (
-            f"head {self.card.head} on features ({self.card.layer}) of {self.card.spec.backbone}, without its network"
-        )
+        networks = "its networks" if self.card.networks else "its network"
+        return f"head {self.card.head} on features ({self.card.layer}) of {self.card.backbones}, without {networks}"
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureClassifier:
@@ -92,7 +100,7 @@ class FeatureClassifier(NotebookResult):
 
     def predict(
         self,
-        cache: str | os.PathLike[str] | FeatureCache,
+        cache: Caches,
         data: str | os.PathLike[str] | CachedData | None = None,
         *,
         split: str = ALL,
@@ -100,12 +108,12 @@ class FeatureClassifier(NotebookResult):
         tta: int | None = None,
         coverage: float | None = None,
         unknown: bool = False,
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """Predict the samples of a cache, see `stream`.
 
         Parameters
         ----------
-        cache : path or FeatureCache
+        cache : path or FeatureCache, or several
             See `stream`.
         data : path or CachedData, optional
             See `stream`.
@@ -123,13 +131,14 @@ class FeatureClassifier(NotebookResult):
         Returns
         -------
         list of Prediction
+            A notebook shows it as a table.
         """
         stream = self.stream(cache, data, split=split, top=top, tta=tta, coverage=coverage, unknown=unknown)
-        return list(stream)
+        return Predictions(stream)
 
     def stream(
         self,
-        cache: str | os.PathLike[str] | FeatureCache,
+        cache: Caches,
         data: str | os.PathLike[str] | CachedData | None = None,
         *,
         split: str = ALL,
@@ -142,8 +151,9 @@ class FeatureClassifier(NotebookResult):
 
         Parameters
         ----------
-        cache : path or FeatureCache
-            With features of the network, preprocessing and precision of the head's. It may hold more layers.
+        cache : path or FeatureCache, or several
+            With features of the network, preprocessing and precision of the head's. It may hold more layers. For a head
+            on several networks a cache of each, of the same samples, in any order.
         data : path or CachedData, optional
             What the cache was made from. Paths are then those of its files, or the places of texts in a table, and
             texts have their beginnings. Every file is read: one with other bytes than the cache was made from has an
@@ -178,18 +188,53 @@ class FeatureClassifier(NotebookResult):
         """
         tta = self.card.tta if tta is None else tta
         labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown, tta)
-        cache = FeatureCache.open(cache)
-        self._check(cache, tta)
-        splits = select_splits(cache, split)
+        opened = self.open_caches(cache, tta)
+        splits = select_splits(opened, split)
         for name in splits:
-            _check_views(cache, name, tta)
+            _check_views(opened, name, tta)
         if data is not None and not isinstance(data, CachedData):
-            data = CachedData(cache, data)
-        return self._predictions(cache, data, splits, labelling, tta)
+            data = CachedData(opened.first if isinstance(opened, JoinedCache) else opened, data)
+        return self._predictions(opened, data, splits, labelling, tta)
 
-    def _check(self, cache: FeatureCache, tta: int) -> None:
-        """Raise CacheMismatchError if the features of a cache are not those that the head takes."""
-        layers, spec = split_names(self.card.layer), self.card.spec
+    def open_caches(self, caches: Caches, tta: int | None = None) -> FeatureCache | JoinedCache:
+        """The cache, or the caches as one, with the features that the head takes. Raises CacheError.
+
+        caches, tta : see `stream`.
+        """
+        tta = self.card.tta if tta is None else tta
+        opened = [FeatureCache.open(cache) for cache in list_caches(caches)]
+        networks = self.card.networks
+        if len(opened) != max(1, len(networks)):
+            named = ", ".join(f"{network.name}: {network.spec.backbone}" for network in networks)
+            needed = f"{len(networks)} networks ({named})" if networks else f"one network ({self.card.backbones})"
+            raise CacheMismatchError(
+                f"{self._name} takes features of {needed}, and {plural(len(opened), 'cache')} "
+                f"{'was' if len(opened) == 1 else 'were'} given: {', '.join(str(cache.path) for cache in opened)}. "
+                "Give a cache of each, of the same samples, and no other."
+            )
+        if not networks:
+            self._check(opened[0], self.card.spec, self.card.layer, tta)
+            cache: FeatureCache | JoinedCache = opened[0]
+        else:
+            cache = JoinedCache({network.name: self._take(opened, network, tta) for network in networks})
+        width = sum(cache.dims[layer] for layer in split_names(self.card.layer))
+        check_width(self._name, self.card, self._estimator, width, "the cache" if len(opened) == 1 else "the caches")
+        return cache
+
+    def _take(self, caches: list[FeatureCache], network: NetworkCard, tta: int) -> FeatureCache:
+        """Remove the cache of a network from the list."""
+        fits = [cache for cache in caches if not _differences(cache.spec, network.spec, tta)]
+        cache = (fits or [min(caches, key=lambda cache: len(_differences(cache.spec, network.spec, tta)))])[0]
+        self._check(cache, network.spec, network.layer, tta)
+        caches.remove(cache)
+        return cache
+
+    def _check(self, cache: FeatureCache, spec: ExtractSpec, layer: str, tta: int) -> None:
+        """Raise CacheMismatchError if the features of a cache are not those that the head takes.
+
+        spec, layer : of the network of the head.
+        """
+        layers = split_names(layer)
         differences = _differences(cache.spec, spec, tta)
         if missing := [layer for layer in layers if layer not in cache.dims]:
             differences.append(("layers", ",".join(cache.dims), ",".join(missing)))
@@ -208,10 +253,14 @@ class FeatureClassifier(NotebookResult):
                 f"{cache.path} lacks the features that {self._name} was fitted on: it has {different}. {remedy}",
                 tuple(name for name, *_ in differences),
             )
-        check_width(self._name, self.card, self._estimator, sum(cache.dims[layer] for layer in layers), "the cache")
 
     def _predictions(
-        self, cache: FeatureCache, data: CachedData | None, splits: list[str], labelling: Labelling, tta: int
+        self,
+        cache: FeatureCache | JoinedCache,
+        data: CachedData | None,
+        splits: list[str],
+        labelling: Labelling,
+        tta: int,
     ) -> Generator[Prediction, None, None]:
         several, reasons = self.card.multilabel, dict(cache.skipped)
         for split in splits:
@@ -269,7 +318,7 @@ def _differences(there: ExtractSpec, needed: ExtractSpec, tta: int) -> list[tupl
     return differences
 
 
-def _check_views(cache: FeatureCache, split: str, tta: int) -> None:
+def _check_views(cache: FeatureCache | JoinedCache, split: str, tta: int) -> None:
     """Raise CacheIncompleteError if a sample of a split has fewer augmented views than are averaged."""
     rows = cache.readable_rows(split)
     views = int(np.min(cache.done[rows], initial=np.iinfo(np.uint16).max)) - 1

@@ -34,7 +34,7 @@ class SavedModel:
     Attributes
     ----------
     card : ModelCard
-    backbone : Backbone or TextEncoder
+    backbone : Backbone, TextEncoder or JoinedNetwork
     model : estimator or BackboneWithHead
         A fitted classifier on the backbone's features, or the whole fine-tuned network, which includes its own copy of
         the backbone's module.
@@ -53,6 +53,7 @@ def open_model(
     precision: str | None = None,
     lazy: bool = True,
     backbone: Encoder | nn.Module | None = None,
+    several: bool = False,
 ) -> SavedModel:
     """Load a folder that `fit_head` or `finetune` wrote. It runs no code from the files.
 
@@ -61,7 +62,7 @@ def open_model(
     path : path
         The folder.
     weights : str, optional
-        Where the backbone's weights are now, if they were moved.
+        Where the backbone's weights are now, if they were moved; of several networks NAME=PATH,...
     device : str
         "auto", "cpu", "cuda", "cuda:1", "cuda:all" or "mps". Default: "auto".
     precision : str, optional
@@ -70,28 +71,39 @@ def open_model(
         See `load_backbone`. Default: True.
     backbone : Backbone, TextEncoder or torch.nn.Module, optional
         The network, if it is the user's own, see `Pipeline.load_of`.
+    several : bool
+        Whether the model may have several networks; `backbone` is then a `JoinedNetwork`. Default: False.
 
     Raises
     ------
     HeadError
-        The folder holds no model, or a damaged one.
+        The folder holds no model, or a damaged one, or a model of several networks.
     BackboneError
         The backbone's weights cannot be loaded, or differ from those that the head was fitted on.
     """
     folder = Path(path)
     with reading(folder):
-        return _open(folder, weights, device, precision, lazy, backbone)
+        card = _read_card(folder)
+        if not card.networks:
+            return _open(folder, card, weights, device, precision, lazy, backbone)
+        if not several or backbone is not None:
+            what = "--backbone gives one network" if several else "this is for heads on one network"
+            networks = ", ".join(f"{network.name}: {network.spec.backbone}" for network in card.networks)
+            raise HeadError(
+                f"{folder} uses features of several networks ({networks}), and {what}. Fit a head to one of the caches."
+            )
+        return _open_several(folder, card, weights, device)
 
 
 def _open(
     folder: Path,
+    card: ModelCard,
     weights: str | None,
     device: str,
     precision: str | None,
     lazy: bool,
     backbone: Encoder | nn.Module | None,
 ) -> SavedModel:
-    card = _read_card(folder)
     spec, device = card.spec, resolve_device(device)
     is_network = card.kind == "network"
     network: Any = PIPELINES.get(spec.modality).load_of(
@@ -108,18 +120,59 @@ def _open(
         network.keep_layers(split_names(card.layer))
     if is_network:
         return SavedModel(card, network, _load_network(folder, card, network))
-    if network.weights_sha256 != spec.weights_sha256:
-        own_network = f"--backbone has {network.weights_sha256[:12]}.... Give the network with the weights it had then."
-        named_network = (
-            f"{weights or card.weights} has {network.weights_sha256[:12]}.... Give the right file with --weights."
-        )
-        raise BackboneError(
-            f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
-            f"{named_network if backbone is None else own_network}"
-        )
+    _check_weights(folder, card.spec, network, weights or card.weights, backbone is not None)
     head = _load_head(folder, card)
     check_width(folder, card, head, sum(network.dims.values()), "the backbone")
     return SavedModel(card, network, head)
+
+
+def _open_several(folder: Path, card: ModelCard, weights: str | None, device: str) -> SavedModel:
+    """A head on several networks."""
+    from featcache.models.joined_network import JoinedNetwork
+
+    device, moved = resolve_device(device), _moved_weights(folder, card, weights)
+    networks = []
+    for network_card in card.networks:
+        spec, path = network_card.spec, moved.get(network_card.name, network_card.weights)
+        network: Any = PIPELINES.get(spec.modality).load_of(
+            spec,
+            folder,
+            None,
+            weights=path,
+            layers=layers_of(spec, network_card.layer),
+            device=device,
+            precision=_precision(spec.precision, device),
+            lazy=True,
+        )
+        network.keep_layers(split_names(network_card.layer))
+        _check_weights(folder, spec, network, path, False)
+        networks.append(network)
+    head = _load_head(folder, card)
+    check_width(folder, card, head, sum(sum(network.dims.values()) for network in networks), "the networks together")
+    return SavedModel(card, JoinedNetwork(tuple(networks), card.networks), head)
+
+
+def _moved_weights(folder: Path, card: ModelCard, weights: str | None) -> dict[str, str]:
+    """The paths of NAME=PATH,... by name. Raises HeadError."""
+    moved = {}
+    for text in split_names(weights) if weights else ():
+        name, _, path = text.partition("=")
+        if not path or name not in {network.name for network in card.networks}:
+            names = ", ".join(f"{network.name}=PATH" for network in card.networks)
+            raise HeadError(f"{folder} uses several networks: say which of them {text!r} is for, as in {names}")
+        moved[name] = path
+    return moved
+
+
+def _check_weights(folder: Path, spec: ExtractSpec, network: Any, weights: str, is_own: bool) -> None:
+    """Raise BackboneError if a network has other weights than the one that made the features."""
+    if network.weights_sha256 != spec.weights_sha256:
+        own_network = f"--backbone has {network.weights_sha256[:12]}.... Give the network with the weights it had then."
+        named_network = f"{weights} has {network.weights_sha256[:12]}.... Give the right file with --weights."
+        raise BackboneError(
+            f"{folder} was fitted on weights {spec.weights_sha256[:12]}... of {spec.backbone}, but "
+            f"{own_network if is_own else named_network}"
+        )
 
 
 def layers_of(spec: ExtractSpec, layer: str) -> tuple[str, ...]:

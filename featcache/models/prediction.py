@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from featcache._utils.formatting import csv_row, json_safe, printable
+from featcache._utils.notebook_html import table
 from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.core.samples import SEPARATOR
 
@@ -96,6 +97,28 @@ class Prediction(Result, NotebookResult):
             **({} if self.label_set is None else {"label_set": self.label_set}),
             **({} if self.is_unknown is None else {"unknown": self.is_unknown}),
         }
+
+
+class Predictions(list[Prediction]):
+    """A list of predictions, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        return table(("path", "text", "label", "probability", "other classes", "set", "remark"), map(_html_cells, self))
+
+
+def _html_cells(prediction: Prediction) -> list[str]:
+    """The cells of a row of `Predictions`."""
+    classes = [name if value is None else f"{name} {value:.4f}" for name, value in prediction.top]
+    label = "unknown" if prediction.is_unknown else prediction.label or ""
+    return [
+        printable(prediction.path),
+        printable(prediction.text or ""),
+        label,
+        "" if prediction.probability is None or prediction.several else f"{prediction.probability:.4f}",
+        ", ".join(classes if prediction.several or prediction.is_unknown else classes[1:]),
+        "" if prediction.label_set is None else f"{{{', '.join(prediction.label_set)}}}",
+        printable(prediction.error or prediction.remark or ""),
+    ]
 
 
 def format_predictions(

@@ -11,18 +11,26 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from featcache._utils.environment import usable_cores
 from featcache._utils.in_flight import InFlightQueue
 from featcache._utils.regular_files import read_regular
-from featcache.backbones.encoder import Encoder
 from featcache.data.sample_loader import Inputs, join_inputs
 from featcache.errors import UnreadableImageError
 from featcache.models.inputs.base import Prepare, Prepared, SampleFile
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
+
+
+class Network(Protocol):
+    """How many inputs an encoder, or several, want at once; see `Encoder`."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def max_in_flight(self) -> int: ...
 
 
 class ReadSample(NamedTuple):
@@ -47,7 +55,7 @@ def stream_samples(
     prepare: Prepare,
     start: Callable[[Inputs], Callable[[], Answer]],
     finish: Callable[[list[ReadSample], Answer | None], list[Item]],
-    encoder: Encoder,
+    encoder: Network,
     *,
     views: int = 1,
     batch_size: int | None = None,
@@ -66,7 +74,7 @@ def stream_samples(
     finish : callable
         Gets the samples of a batch, and the answer for the views of those that could be read, `views` rows each; None
         if there are none.
-    encoder : Encoder
+    encoder : Encoder or JoinedNetwork
         Its batch size and the number of its batches under way are followed.
     views : int
         Of each sample. Default: 1.

@@ -39,7 +39,8 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: s
     str
         A short table with remarks.
     """
-    from featcache.reports.plots import plot_comparison, plot_curve
+    from featcache.reports.comparison_figure import plot_comparison
+    from featcache.reports.plots import plot_curve
     from featcache.reports.style import save
 
     folder = Path(folder)
@@ -47,7 +48,7 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str], name: s
     with lock_folder(folder):  # the files of two reports at once do not mix
         write_json(folder / f"{name}.json", comparison_values(comparison))
         write_file(folder / f"{name}.md", comparison_markdown(comparison, name).encode("utf-8", "surrogateescape"))
-        save(partial(plot_comparison, comparison), folder / f"{name}.png")
+        save(partial(plot_comparison, comparison, reach_verdict(comparison).route), folder / f"{name}.png")
         for curve in comparison.curves:
             save(partial(plot_curve, curve), folder / f"{name}-{curve.over}.png")
     notes = "\n".join(f"- {line}" for line in remarks(comparison))

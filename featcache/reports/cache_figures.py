@@ -69,16 +69,18 @@ def map_figure(
     samples, x = features.samples.take(rows), np.asarray(features.take(rows).lazy_view(0)[:])
     labels = [label or _NO_LABEL for label in format_labels(samples.labels, samples.classes)]
     points = project(x, method, seed)
+    _, classes = np.unique(labels, return_inverse=True)
+    foreign = misplaced(x, classes, len(x))
     small_images = []
     if data is not None:
         _require_images(cache, "a map with images", ": leave DATA out")
         source = open_source(data)
-        _, classes = np.unique(labels, return_inverse=True)
-        for row in spread_out(points, misplaced(x, classes, len(x)), thumbnails):
+        for row in spread_out(points, foreign, thumbnails):
             view = load_cached_views(source, samples, row, cache.spec.image_view, range(1), _THUMBNAIL_SIDE)[0]
             small_images.append(Thumbnail(row, view))
     layers = "" if layer == PENULTIMATE else f"{brief(split_names(layer), 2)}: "
     title = f"{layers}features of {plural(len(rows), f'{split} {cache.spec.modality}')}"
+    title += f"; {plural(len(foreign), 'is', 'are')} among those of another class" if classes.any() else ""
     return partial(plot_map, points, labels, NAMES[method], title, small_images)
 
 

@@ -34,9 +34,20 @@ class Figure(NamedTuple):
     caption: str
 
 
+class Tile(NamedTuple):
+    """One figure in large letters, and what it is."""
+
+    value: str
+    label: str
+
+
 @dataclass
 class Section:
-    """A part of a page. The page shows the fields in this order; code : text in a fixed-width font."""
+    """A part of a page. The page shows the tiles, then the other fields in this order.
+
+    code : text in a fixed-width font.
+    folded : the title of the code, which the reader has to open; "" shows the code.
+    """
 
     title: str
     lines: list[str] = field(default_factory=list)
@@ -44,6 +55,8 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
+    folded: str = ""
 
 
 def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Section]) -> Path:

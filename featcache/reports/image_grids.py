@@ -90,7 +90,8 @@ def plot_views(views: Sequence[NDArray[np.uint8]], labels: Sequence[str], augmen
                     axes.set_title("view 0: clean" if column == 0 else f"view {column}", fontsize="small")
             if index < len(views):
                 grid[row, 0].set_ylabel(shorten(labels[index] or "none", 18), fontsize="small")
-    figure.suptitle(f"{plural(columns - 1, 'augmented view')} ({augment}) of each image", fontsize="medium")
+    views_title = f"{plural(columns - 1, 'augmented view')} ({augment}) of each image"
+    figure.suptitle(views_title if columns > 1 else "clean views; no augmented views are stored", fontsize="medium")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Figures of numbers: routes, epochs, curves, confusion matrices, calibration. `style.save` writes them to files."""
+"""Figures of numbers: epochs, curves, confusion matrices, calibration. `style.save` writes them to files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from featcache.metrics.significance import wilson_interval
 from featcache.reports.style import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, shorten
 
 if TYPE_CHECKING:
-    from featcache.analysis.benchmark.outcomes import Comparison
     from featcache.analysis.curves import Curve
     from featcache.analysis.planning.capacity import CapacityPlan
     from featcache.metrics.conformal import SetFigures
@@ -29,32 +28,7 @@ if TYPE_CHECKING:
 _SHADES = LinearSegmentedColormap.from_list(
     "shades", [f"{BLUE}00", f"{BLUE}ff"]
 )  # from the paper, dark or light, to blue
-_MAX_INNER_LEGEND = 5  # routes; with more the legend is outside the axes
 _MAX_NAMES, _MAX_COUNTS = 40, 20  # classes of a confusion matrix that has room for their names, and for counts
-
-
-def plot_comparison(comparison: Comparison) -> Figure:
-    """Val accuracy with its 95 % interval against seconds (log axis); a point per route."""
-    many = len(comparison.outcomes) > _MAX_INNER_LEGEND
-    figure = Figure(figsize=(10 if many else 7, 4), layout="constrained")
-    axes = figure.subplots()
-    for number, outcome in enumerate(comparison.outcomes):
-        low, high = outcome.interval
-        x, y = outcome.median_s, outcome.median_accuracy
-        colour = COLOURS[number % len(COLOURS)]
-        label = f"{outcome.route}: {y:.3f} in {x:.1f} s"
-        axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="o", ms=8, capsize=4, color=colour, label=label)
-    axes.set_xscale("log")
-    _plain_numbers(axes)
-    axes.set_xlabel("seconds from process start to saved model (log scale)")
-    axes.set_ylabel("val accuracy (95 % interval)")
-    axes.set_title(f"{comparison.settings['backbone']}, {comparison.settings['recipe']['epochs']} live epochs")
-    axes.grid(which="both")
-    if many:
-        figure.legend(loc="outside right upper", fontsize="small")
-    else:
-        axes.legend(loc="best", fontsize="small")
-    return figure
 
 
 def plot_history(history: Sequence[EpochMetrics]) -> Figure:
@@ -124,13 +98,16 @@ def plot_curve(curve: Curve) -> Figure:
         axes.set_xlabel("training samples (log scale)" if labels else "augmented views of each sample")
         if labels:
             axes.set_xscale("log")
-            _plain_numbers(axes)
+            label_log_axis(axes)
             axes.set_xticks(x)
             axes.set_xticks([], minor=True)
         else:
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid()
-    figure.suptitle(f"{curve.head} head against {curve.over}", fontsize="medium")
+    noun, ends = "label" if labels else "view", (curve.points[0], curve.points[-1])
+    numbers = " to ".join([str(x[0])] * (len(x) > 1) + [plural(x[-1], noun)])
+    accuracies = " to ".join(f"{point.accuracy:.3f}" for point in ends[: len(x)])
+    figure.suptitle(f"{curve.head} head, {numbers}: accuracy {accuracies}", fontsize="medium")
     return figure
 
 
@@ -151,7 +128,7 @@ def plot_capacity(plan: CapacityPlan) -> Figure:
         axes.axvline(plan.rates.saturation_workers, color=GREY, linestyle="--", label="more add no speed")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _plain_numbers(axes)
+    label_log_axis(axes)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("workers (log scale)")
     axes.set_ylabel("hours (log scale)")
@@ -213,7 +190,7 @@ def plot_reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_], 
     bottom.bar((np.flatnonzero(filled) + 0.5) / bins, counts, width=0.9 / bins, color=SKY)
     bottom.set_xlabel("probability of the predicted class")
     bottom.set_ylabel("samples")
-    bottom.set_xlim(0, 1)
+    bottom.set_xlim(0, 1.02)  # the last point, at 1, is not clipped
     for axes in (top, bottom):
         axes.grid()
     return figure
@@ -244,12 +221,14 @@ def plot_coverage(figures: Sequence[SetFigures]) -> Figure:
     return figure
 
 
-def _plain_numbers(axes: Axes) -> None:
+def label_log_axis(axes: Axes) -> None:
     """Label a log axis with 10 instead of a power of ten; with numbers between powers if it spans about one power."""
 
     def between(value: float, _: object) -> str:
         low, high = axes.get_xlim()
-        named = "123456789" if high < 4 * low else "25" if high < 40 * low else ""
+        named = (
+            "123456789" if high < 4 * low else "25" if high < 100 * low else ""
+        )  # from two powers on, powers are enough
         return f"{value:g}" if f"{value:e}"[0] in named else ""
 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,21 @@ def svg(picture: DrawFigure) -> bytes:
 
 
 def draw(picture: DrawFigure, dark: bool = False) -> Figure:
-    """The figure as a matplotlib figure. Warns MissingFontWarning, see `save`."""
+    """The figure as a matplotlib figure, which notebooks show. Warns MissingFontWarning, see `save`."""
     with _style(_DARK if dark else _LIGHT):
         figure = picture()
         missing = use_installed_fonts(figure)
+    # without %matplotlib inline, a notebook shows a plain Figure as "<Figure size ...>"
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     if missing:
         warnings.warn(missing, MissingFontWarning, stacklevel=3)
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=_DPI)
+    return target.getvalue()
 
 
 def shorten(name: str, most: int) -> str:

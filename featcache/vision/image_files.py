@@ -22,6 +22,8 @@ from featcache.errors import UnreadableImageError
 
 _WIDTH, _LENGTH = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
 
+_SMALL = 256  # pixels of the long side
+
 # Pillow's names of the formats in `file_types`; MPO comes with JPEG. Pillow always loads the first ones.
 _FIRST = ("BMP", "DIB", "GIF", "JPEG", "PPM", "PNG")
 _OTHERS = ("TIFF", "WEBP", "JPEG2000", "AVIF")
@@ -161,3 +163,17 @@ def failure_reason(data: bytes, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return describe_content(data)
     return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
+
+
+def encode_for_page(pixels: NDArray[np.uint8], side: int) -> tuple[str, bytes]:
+    """RGB pixels (h, w, 3) as a file for a web page, the long side at most `side`: its media type, and its bytes.
+
+    Small images are PNG, which keeps each pixel; larger ones are JPEG.
+    """
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    if max(image.size) <= _SMALL:
+        image.save(file, format="PNG")
+        return "image/png", file.getvalue()
+    image.thumbnail((side, side))
+    image.save(file, format="JPEG", quality=90)
+    return "image/jpeg", file.getvalue()

@@ -19,11 +19,13 @@ from featcache.backbones.engines import base as engines
 from featcache.backbones.load import load_backbone
 from featcache.backbones.metadata_cache import BackboneMetadata, load_metadata, metadata_path, store_metadata
 from featcache.backbones.sources import registry
+from featcache.backbones.sources.base import BackboneSource
 from featcache.cache.feature_cache import FeatureCache
 from featcache.errors import BackboneError
 from featcache.extraction.extract import extract
 from featcache.heads.fit_head import fit_head
 from featcache.models.classifier import Classifier
+from registries import restore
 
 NETWORK = {"weights": "none", "device": "cpu", "precision": "fp32", "lazy": True}
 KNOWN = BackboneMetadata(
@@ -146,6 +148,18 @@ def test_an_edited_module_changes_the_name(tmp_path: Path, monkeypatch: pytest.M
         changed = [*files[:number], edited, *files[number + 1 :]]
         monkeypatch.setattr(metadata_cache, "code_files", lambda changed=changed: changed)
         assert metadata_path("resnet18", "pretrained", ["x"], 0) != before
+
+
+def test_a_source_whose_code_is_in_no_file_is_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that a notebook defines: its code may change under the same name."""
+    restore(monkeypatch, registry.SOURCES)
+    names: dict[str, object] = {"__name__": "notebook", "BackboneSource": BackboneSource}
+    exec("class OwnSource(BackboneSource):\n    def owns(self, name): return name == 'own/1'", names)
+    source = names["OwnSource"]
+    assert isinstance(source, type)
+    registry.SOURCES.register("own", source())
+    assert metadata_path("own/1", "pretrained", ("penultimate",), 0) is None
+    assert metadata_path("resnet18", "pretrained", ("penultimate",), 0) is not None
 
 
 def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from caches import values, write_rows, writer
+from caches import DIMS, PROVENANCE, SAMPLES, SPEC, finished, values, write_rows, writer
 from featcache.cache.checksums import checksums, damaged_rows
+from featcache.cache.description import seconds_per_1000
 from featcache.cache.format.layout import read
-from featcache.cache.writer import _are_finite, _runs
+from featcache.cache.reuse import copy_rows, match_rows
+from featcache.cache.writer import CacheWriter, _are_finite, _runs
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4"])
@@ -67,3 +70,28 @@ def test_no_rows_are_no_trouble(tmp_path: Path) -> None:
     with writer(tmp_path / "photos.h5") as w:
         assert w.write(np.empty(0, np.int64), {"penultimate": np.empty((0, 3, 4), np.float32)}) == {}
         assert not w.done.any()
+
+
+def test_seconds_of_rows_add_up_and_are_carried(tmp_path: Path) -> None:
+    spec = dataclasses.replace(SPEC, views=2)
+    old = finished(tmp_path / "old.h5")
+    assert seconds_per_1000(old) is None
+    with CacheWriter(tmp_path / "c.h5", spec, SAMPLES, DIMS, PROVENANCE, optional=("extract_s",)) as open_writer:
+        rows = np.arange(7)
+        open_writer.write(rows, {"penultimate": values(rows, 1)}, extract_s=np.full(7, 0.5, np.float32))
+    with CacheWriter(tmp_path / "c.h5", spec, SAMPLES, DIMS, PROVENANCE) as open_writer:  # resumed
+        later = {"penultimate": values(rows, 3)[:, 1:]}
+        open_writer.write(rows, later, 1, extract_s=np.full(7, 1.0, np.float32))
+        write_rows(open_writer, [7, 8, 9], 1)  # seconds unknown
+        cache = open_writer.finish({})
+    assert cache.layout.extract_s is not None
+    np.testing.assert_array_equal(cache.layout.extract_s.view(cache.layout.data), [1.5] * 7 + [0] * 3)
+    assert seconds_per_1000(cache) == 500
+    assert cache.to_dict()["extract_s_per_1000_views"] == 500
+    assert "took        500 s per 1,000 views" in str(cache)
+    fewer = dataclasses.replace(spec, views=1)
+    with CacheWriter(tmp_path / "fewer.h5", fewer, SAMPLES, DIMS, PROVENANCE, optional=("extract_s",)) as open_writer:
+        matches = match_rows(cache, SAMPLES, open_writer.expected_views, np.array([], np.int64))
+        copy_rows(open_writer, cache, matches)
+        carried = open_writer.finish({})
+    assert seconds_per_1000(carried) == 500

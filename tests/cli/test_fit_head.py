@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import featcache
@@ -237,3 +238,23 @@ def test_the_steps_of_a_fit_are_named(cache: Path) -> None:
     assert result.exit_code == 0, result.output
     named = [line.split(":")[0] for line in result.stderr.splitlines()]
     assert named[-3:] == ["fit auto", "fit heads", "evaluate"]
+
+
+def test_unlabeled_needs_samples_without_a_label(cache: Path, tmp_path: Path) -> None:
+    text = refused("fit-head", cache, "-o", tmp_path / "head", "--unlabeled")
+    assert "has no images without a label to learn from" in text
+    assert "Leave out unlabeled (--unlabeled), or add images without a label" in text
+    assert not (tmp_path / "head" / "model.json").exists()
+
+
+def test_unlabeled_says_what_became_of_the_samples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(160) % 2
+    x = rng.normal(size=(160, 20)) + 2 * np.eye(2, 20)[y]
+    labels = [["ant", "bee"][label] if row < 60 else None for row, label in enumerate(y)]
+    split = ["train"] * 20 + ["val"] * 40 + ["unlabeled"] * 100
+    featcache.FeatureCache.from_arrays(x, labels, tmp_path / "own.h5", split=split)
+    text = done("fit-head", tmp_path / "own.h5", "--unlabeled")
+    found = as_json("fit-head", tmp_path / "own.h5", "--unlabeled")["self_training"]
+    assert (found["samples"], found["unlabeled"], found["held_out"]) == (100, 100, 20)
+    assert ("self-training: " if found["used"] else "self-training does not help: ") in text

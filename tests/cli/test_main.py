@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import platform
 import re
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from click.shell_completion import BashComplete, shell_complete
 
 import featcache
 from commands import done, featcache_cli, in_process, refused
 from featcache import errors
+from featcache.backbones.devices import name_devices, resolve_device
 from featcache.errors import FeatcacheError
 from featcache_cli.main import COMMANDS, main
 
@@ -28,7 +31,7 @@ def test_the_help_names_every_command_and_every_command_is_a_file() -> None:
     folder = Path(importlib.import_module("featcache_cli").__file__ or "").parent
     files = {path.stem.replace("try_", "try").replace("_", "-") for path in folder.glob("*.py")} - {
         *("--init--", "base", "entry", "lazy-choice", "main", "memory", "options", "outputs", "progress", "results"),
-        *("config", "predict-summary", "requirements", "stopping", "wrapping"),
+        *("config", "predict-summary", "requirements", "stopping", "version", "wrapping"),
     }
     assert set(COMMANDS) == files
     text = done("--help")
@@ -67,8 +70,35 @@ def test_a_command_that_prints_results_has_json(name: str) -> None:
     assert any("--json" in option.opts for option in _command(name).params)
 
 
-def test_the_version_is_the_packages() -> None:
-    assert done("--version").strip().endswith(f"version {importlib.metadata.version('featcache')}")
+def test_the_version_is_the_packages_with_what_a_report_of_a_bug_needs() -> None:
+    first, second = done("--version").strip().splitlines()
+    assert first == f"featcache, version {importlib.metadata.version('featcache')}"
+    python, torch, device, *_ = second.split(", ")
+    assert python == f"Python {platform.python_version()}"
+    assert torch == f"PyTorch {importlib.metadata.version('torch')}"
+    assert device == f"device {name_devices([resolve_device('auto')])}"
+
+
+@pytest.mark.parametrize(("shell", "mark"), [("bash", "complete -o nosort"), ("zsh", "#compdef featcache"),
+                                             ("fish", "complete --no-files --command featcache")])  # fmt: skip
+def test_the_completion_script_of_a_shell_is_printed(
+    shell: str, mark: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BashComplete, "_check_version", staticmethod(lambda: None))  # it starts bash
+    assert shell_complete(main, {}, "featcache", "_FEATCACHE_COMPLETE", f"{shell}_source") == 0
+    script = capsys.readouterr().out
+    assert mark in script
+    assert f"_FEATCACHE_COMPLETE={shell}_complete" in script
+
+
+def test_a_shell_completes_commands_and_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words, expected in (("featcache ext", "plain,extract"), ("featcache extract --val-f", "plain,--val-fraction")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        assert shell_complete(main, {}, "featcache", "_FEATCACHE_COMPLETE", "bash_complete") == 0
+        assert expected in capsys.readouterr().out.splitlines()
 
 
 def test_an_unknown_command_or_option_is_a_usage_error() -> None:

@@ -172,3 +172,15 @@ def test_what_is_spelt_can_be_read_again(labels: NDArray[np.uint8]) -> None:
     names = CLASSES[: labels.shape[1]]
     again = [[int(name in text.split("|")) for name in names] for text in format_labels(labels, names)]
     assert again == labels.tolist()
+
+
+def test_relabeled_samples_come_into_train_or_leave_it() -> None:
+    before = HERE.relabeled({0: "", 3: "wasps"})
+    assert format_labels(before.labels, before.classes) == ["", "bees", "ants", "wasps"]
+    assert [SPLITS[number] for number in before.split] == ["unlabeled", "train", "val", "test"]
+    after = before.relabeled({0: "wasps", 2: "bees"})
+    assert format_labels(after.labels, after.classes) == ["wasps", "bees", "bees", "wasps"]
+    assert [SPLITS[number] for number in after.split] == ["train", "train", "val", "test"]
+    assert after.classes == ("bees", "wasps")  # no sample is an ant any more
+    assert HERE.relabeled({}).digest() == HERE.digest()
+    assert HERE.split.tolist() == [0, 0, 1, 2]

@@ -13,7 +13,17 @@ from commands import ROOT
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 VIEWS = (ROOT / "docs" / "guides" / "views.md").read_text(encoding="utf-8")
 
-FIGURES = {  # of a script's row: the format, and the way to the median in its results
+
+def sections() -> dict[str, str]:
+    """The text of each script's section by the name of the script, in one line, without the marks of lists."""
+    found = re.findall(r"^### [^\n]*\(`(\w+)\.py`\)\n(.*?)(?=^##|\Z)", BENCHMARKS, re.MULTILINE | re.DOTALL)
+    assert len({name for name, _ in found}) == len(found)
+    lines = {name: re.sub(r"^- ", "", text, flags=re.MULTILINE).replace("**", "") for name, text in found}
+    return {name: " ".join(text.split()) for name, text in lines.items()}
+
+
+SECTIONS = sections()
+FIGURES = {  # of a script's section: the format, and the way to the median in its results
     "device_views": [("{:,} values are equal", "values_compared")],
     "tutorial": [
         ("featcache takes {:.0f} s. Ten", "seconds", "from process start", "cached, cold"),
@@ -24,16 +34,16 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         ("take {:.0f} s in fp32", "seconds", "from process start", "featcache finetune, fp32"),
         ("and {:.0f} s in bf16", "seconds", "from process start", "featcache finetune, bf16, image cache"),
         ("so featcache is {:.1f} and", "times faster", "from process start", "cached, cold / tutorial, frozen"),
-        ("and {:.0f} times faster.<br>If", "times faster", "from process start", "cached, cold / tutorial, fine-tune"),
+        ("and {:.0f} times faster. If", "times faster", "from process start", "cached, cold / tutorial, fine-tune"),
         ("and is {:.1f} and", "times faster", "from process start", "cached, first ever / tutorial, frozen"),
         (
-            "and {:.0f} times faster.<br>On",
+            "and {:.0f} times faster. On",
             "times faster",
             "from process start",
             "cached, first ever / tutorial, fine-tune",
         ),
         ("and is {:.0f} and", "times faster", "from process start", "cached, warm / tutorial, frozen"),
-        ("and {:.0f} times faster.<br>Ten", "times faster", "from process start", "cached, warm / tutorial, fine-tune"),
+        ("and {:.0f} times faster. Ten", "times faster", "from process start", "cached, warm / tutorial, fine-tune"),
     ],
     "extraction": [
         (form, network, "ratios", name)
@@ -53,7 +63,7 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
             "cores busy K=8 openvino bf16": ("cores are {:.0%} and", "and {:.0%} busy"),
             "share write K=8 openvino bf16": (
                 "writing takes {:.1%} and",
-                "and {:.1%} of their time.<br>It uses 0.9 GB",
+                "and {:.1%} of their time. It uses 0.9 GB",
             ),
         }.items()
         for network, form in zip(("resnet18", "efficientnet_lite0"), forms, strict=True)
@@ -100,7 +110,7 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         ("takes {:.2f} and", "checks", 0, "alone / foretold"),
         ("and {:.2f} times as long as `featcache plan`", "checks", 1, "alone / foretold"),
         ("of a cluster {:.2f} and", "checks", 0, "ray / foretold"),
-        ("and {:.2f} times.<br>The estimate", "checks", 1, "ray / foretold"),
+        ("and {:.2f} times. The estimate", "checks", 1, "ray / foretold"),
         ("computes for {:.1e} and", "checks", 0, "driver_s an image"),
         ("and {:.1e} s per image", "checks", 1, "driver_s an image"),
     ],
@@ -114,7 +124,7 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
         ("case, it is {:.1f} and", "20k-1280-10 well", "one", "ratio"),
         ("and {:.1f} times faster, on paths", "100k-512-100 well", "one", "ratio"),
         ("paths {:.1f} and", "20k-1280-10 well", "path of ten", "ratio"),
-        ("and {:.1f} times.<br>It", "100k-512-100 well", "path of ten", "ratio"),
+        ("and {:.1f} times. It", "100k-512-100 well", "path of ten", "ratio"),
         ("It is {:.0f} times faster on features of real", "digits", "one", "ratio"),
         ("and {:.0f} times faster on twenty", "labels", "ratio"),
         ("cost {:.2f} times", "ridge", "ratio"),
@@ -179,7 +189,7 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
                         "Digits, mobilenet_v2: LDA on all stages {:.3f} in",
                         "in {:.0f} s, fine-tuning",
                     ),
-                    "fine-tune, clean views": ("fine-tuning {:.3f} in", "in {:.0f} s.<br>Ants"),
+                    "fine-tune, clean views": ("fine-tuning {:.3f} in", "in {:.0f} s. Ants"),
                 },
             ),
             (
@@ -190,7 +200,7 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
                         "in {:.1f} s, ",
                     ),
                     "fine-tune": ("fine-tuning {:.3f} in", "in {:.0f} s, fine-tuning of"),
-                    "fine-tune, last stage": ("fine-tuning of the last stage {:.3f} in", "in {:.0f} s.<br>Ants"),
+                    "fine-tune, last stage": ("fine-tuning of the last stage {:.3f} in", "in {:.0f} s. Ants"),
                     "all stages": ("all stages on ants and bees have {:.3f} in", "in {:.1f} s. "),
                 },
             ),
@@ -202,7 +212,7 @@ FIGURES = {  # of a script's row: the format, and the way to the median in its r
                         "in {:.1f} s, fine-tuning with",
                     ),
                     "fine-tune, AdamW": ("fine-tuning with AdamW {:.3f} in", "in {:.0f} s, LP-FT of"),
-                    "LP-FT, last stage": ("LP-FT of the last stage {:.3f} in", "in {:.0f} s.<br>featcache loses"),
+                    "LP-FT, last stage": ("LP-FT of the last stage {:.3f} in", "in {:.0f} s. featcache loses"),
                 },
             ),
         )
@@ -260,7 +270,7 @@ def test_the_table_of_views_is_that_of_the_results() -> None:
 
 @pytest.mark.parametrize("script", FIGURES)
 def test_the_figures_of_a_script_are_those_of_the_results(script: str) -> None:
-    (row,) = re.findall(rf"^\| `{script}\.py` \|.*$", BENCHMARKS, re.MULTILINE)
+    text = SECTIONS[script]
     results = json.loads((ROOT / "benchmarks" / "results" / f"{script}.json").read_text(encoding="utf-8"))
     for form, *way in FIGURES[script]:
         found = results
@@ -268,7 +278,13 @@ def test_the_figures_of_a_script_are_those_of_the_results(script: str) -> None:
             found = found[step]
         value = found["median"] if isinstance(found, dict) else found[0] if isinstance(found, list) else found
         figure = form.format(value).replace("%", "")
-        assert figure in row.replace(" %", ""), way
+        assert figure in text.replace(" %", ""), way
+
+
+def test_every_section_is_of_a_script_and_says_what_its_clock_covers() -> None:
+    assert FIGURES.keys() <= SECTIONS.keys()
+    assert [name for name in SECTIONS if not (ROOT / "benchmarks" / f"{name}.py").exists()] == []
+    assert [name for name, text in SECTIONS.items() if text.count("*Clock*: ") != 1] == []
 
 
 ROUTES = {
@@ -290,3 +306,31 @@ def test_the_table_of_the_readme_is_that_of_the_results(route: str) -> None:
     )
     times = f"{seconds / cold:.1f}".replace("1.0", "1")
     assert f"| {ROUTES[route]} | {accuracy:.3f} | {seconds:.1f} | {times} |" in text
+
+
+TUTORIAL_ROUTES = {
+    "tutorial, frozen": "tutorial, fixed feature extractor",
+    "tutorial, fine-tune": "tutorial, fine-tuning",
+    "cached, cold": "`featcache extract --views 8` and `fit-head`",
+    "cached, warm": "`featcache fit-head` on an existing cache",
+}
+
+
+def test_the_tables_of_the_page_on_the_tutorials_are_those_of_the_results() -> None:
+    text = (ROOT / "docs" / "from-the-tutorials.md").read_text(encoding="utf-8")
+    folder = ROOT / "benchmarks" / "results"
+    seconds = json.loads((folder / "tutorial.json").read_text(encoding="utf-8"))["seconds"]["from process start"]
+    for route, name in TUTORIAL_ROUTES.items():
+        median = seconds[route][0]
+        assert f"| {name} | {median:.{0 if median > 10 else 1}f} |" in text
+    report = json.loads((folder / "ants-bees.json").read_text(encoding="utf-8"))
+    outcomes = {outcome["route"]: outcome for outcome in report["outcomes"]}
+    best = {route: statistics.median(outcome["accuracy"]) for route, outcome in outcomes.items()}
+    assert f"| cached head | {best['cached head, cold']:.3f} |" in text
+    last = {rival["route"]: rival["accuracy"] for rival in report["verdict"]["rivals"]}
+    frozen, tuned = "frozen, live every epoch", "fine-tune"
+    assert f"| fixed feature extractor, run live | {best[frozen]:.3f}, the best of ten epochs on val |" in text
+    assert f"| fine-tuning | {best[tuned]:.3f}, the best of ten epochs on val |" in text
+    assert f"the fixed feature extractor has {last[frozen]:.3f} and fine-tuning {last[tuned]:.3f}" in text
+    for route, option in (("fine-tune", ""), ("from scratch", "`--init scratch` "), (frozen, "`--train head` ")):
+        assert f"| {option}| {last[route]:.3f} |" in text

@@ -51,7 +51,7 @@ from featcache.models.export.registry import EXPORT_FORMATS, ExampleCode, Export
 from featcache.models.load import SavedModel
 from featcache.models.prediction import Prediction
 from featcache.models.sort_files import FileSorter
-from featcache.reports import plots
+from featcache.reports import comparison_figure
 from featcache.reports.benchmark_report import write_report
 from featcache.reports.html import Section, write_page
 from featcache.reports.style import save
@@ -240,7 +240,7 @@ def reported(data: str) -> Work:
         comparison = four_routes()
         comparison.settings["data"] = data
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plots, "plot_comparison", picture(data))  # the real one takes half a second
+            patch.setattr(comparison_figure, "plot_comparison", picture(data))  # the real one takes half a second
             write_report(comparison, folder / "report")
 
     return run

@@ -11,7 +11,7 @@ VOID = {"meta", "img"}
 
 @dataclass
 class Part:
-    """A section. tables : rows of cells, the header first. sources : of its images."""
+    """A section. tables : rows of cells, the header first. sources : of its images. tiles : value, label."""
 
     lines: list[str] = field(default_factory=list)
     code: str = ""
@@ -20,6 +20,8 @@ class Part:
     alts: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tiles: list[tuple[str, str]] = field(default_factory=list)
+    folded: str = ""
 
 
 class Page(HTMLParser):
@@ -71,6 +73,12 @@ class Page(HTMLParser):
         elif tag == "h2":
             assert text not in self.sections
             self.sections[text] = Part()
+        elif tag == "dt":
+            self._part.tiles.append(("", text))
+        elif tag == "dd":
+            self._part.tiles[-1] = (text, self._part.tiles[-1][1])
+        elif tag == "summary":
+            self._part.folded = text
         elif tag == "li":
             self._part.lines.append(text)
         elif tag == "pre":

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -37,10 +38,10 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def built(kind: str, folder: Path) -> Path:
-    """A wheel, built by the build backend as pip would; "editable" or "wheel"."""
+def built(kind: str, folder: Path, source: Path = ROOT) -> Path:
+    """A package, built by the build backend as pip would; "editable", "wheel" or "sdist"."""
     code = f"import sys, hatchling.build as build; print(build.build_{kind}(sys.argv[1]))"
-    ran = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", code, folder], cwd=source, capture_output=True, text=True, check=True)
     return folder / ran.stdout.splitlines()[-1]
 
 
@@ -97,18 +98,33 @@ def test_pyright_knows_the_types_of_a_users_program(interpreter: Path, tmp_path:
     assert "could not be resolved" not in ran.stdout
 
 
+def unpacked_sdist(folder: Path) -> Path:
+    """The folder of the source distribution."""
+    folder.mkdir()
+    with tarfile.open(built("sdist", folder)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / f"featcache-{project()['version']}"
+
+
 @needs_hatchling
-def test_a_wheel_holds_both_packages_and_works_outside_the_checkout(tmp_path: Path) -> None:
-    with zipfile.ZipFile(built("wheel", tmp_path)) as wheel:
+@pytest.mark.parametrize("origin", ["checkout", "sdist"])
+def test_a_wheel_holds_both_packages_and_works_outside_the_checkout(origin: str, tmp_path: Path) -> None:
+    """pip installs a source distribution by building a wheel of it."""
+    source = ROOT if origin == "checkout" else unpacked_sdist(tmp_path / "sdist")
+    with zipfile.ZipFile(built("wheel", tmp_path, source)) as wheel:
         names = set(wheel.namelist())
         wheel.extractall(tmp_path / "site")
     assert {"featcache/py.typed", "featcache/templates/page.html", "featcache_cli/main.py"} <= names
+    python = {path.relative_to(root).as_posix() for root in (ROOT, ROOT / "cli") for package in ("featcache",
+              "featcache_cli") for path in (root / package).rglob("*.py")}  # fmt: skip
+    assert {name for name in names if name.endswith(".py")} == python
     assert {name.split("/")[0].split("-")[0] for name in names} == {"featcache", "featcache_cli"}
     own = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import featcache; assert {str(tmp_path)!r} in "\
           "featcache.__file__; "  # fmt: skip
     cache = toy_cache(write_folder(tmp_path / "photos"), tmp_path / "cache.h5")
+    module = f"{own} import runpy; runpy.run_module('featcache', run_name='__main__', alter_sys=True)"
     for line in (["--help"], ["info", "--help"], ["info", cache]):
-        ran = outside(sys.executable, "-c", f"{own} from featcache_cli.entry import run; run()", *line, folder=tmp_path)
+        ran = outside(sys.executable, "-c", module, *line, folder=tmp_path)  # python -m featcache
         assert (str(cache) if cache in line else "Usage:") in ran.stdout, ran.stderr
     every = f"{own} print(len([getattr(featcache, name) for name in featcache.__all__]))"
     ran = outside(sys.executable, "-c", every, folder=tmp_path)

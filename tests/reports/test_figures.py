@@ -149,7 +149,7 @@ def test_without_augmented_views_the_clean_one_is_shown(data: Path, tmp_path: Pa
     cache = toy_cache(data, tmp_path / "toy.h5", views=0)
     figure = views_figure(cache, data, images=2)()
     assert [len(views) for _, views in rows_of(figure)] == [1, 1]
-    assert figure.get_suptitle() == "0 augmented views (tutorial) of each image"
+    assert figure.get_suptitle() == "clean views; no augmented views are stored"
 
 
 def test_skipped_images_are_not_shown(data: Path, tmp_path: Path) -> None:
@@ -429,13 +429,17 @@ def test_a_curve_is_read_from_what_either_command_wrote(tmp_path: Path) -> None:
     alone = written(tmp_path / "curve.json", LABELS.to_dict())
     figure = curve_figure(alone)()
     assert list(figure.axes[0].lines[1].get_ydata()) == pytest.approx([0.85, 0.95])
-    assert title(curve_figure(alone)) == title(curve_figure(alone, "labels")) == "ridge head against labels"
+    assert (
+        title(curve_figure(alone))
+        == title(curve_figure(alone, "labels"))
+        == "ridge head, 12 to 24 labels: accuracy 0.850 to 0.950"
+    )
     assert refusal(lambda: curve_figure(alone, "views")) == f"{alone} has no curve over views."
     result = four_routes()
     result.curves.extend([VIEWS, LABELS])
     report = written(tmp_path / "report.json", result.to_dict())
-    assert title(curve_figure(report)) == title(curve_figure(report, "views")) == "knn head against views"
-    assert title(curve_figure(report, "labels")) == "ridge head against labels"
+    assert title(curve_figure(report)) == title(curve_figure(report, "views")) == "knn head, 0 views: accuracy 0.900"
+    assert title(curve_figure(report, "labels")) == "ridge head, 12 to 24 labels: accuracy 0.850 to 0.950"
     none = written(tmp_path / "none.json", four_routes().to_dict())
     assert refusal(lambda: curve_figure(none)) == f"{none} has no curve over views or labels."
 
@@ -468,14 +472,14 @@ def test_the_map_is_of_the_clean_features_of_val(data: Path, cache: Path) -> Non
     for kind, group in enumerate(axes.collections):
         assert_allclose(group.get_offsets(), points[val.y == kind])
     assert [group.get_label() for group in axes.collections] == ["ants (12)", "bees (12)"]
-    assert axes.get_title() == "features of 24 val images"
+    assert axes.get_title() == "features of 24 val images; 1 is among those of another class"
     assert not axes.artists
 
 
 def test_split_number_and_method_are_as_asked(cache: Path) -> None:
     (axes,) = map_figure(cache, split="train", images=6, method="tsne", seed=3)().axes
     assert [group.get_label() for group in axes.collections] == ["ants (3)", "bees (3)"]
-    assert axes.get_title() == "features of 6 train images"
+    assert axes.get_title() == "features of 6 train images; 0 are among those of another class"
     assert axes.get_xlabel() == "t-SNE, first axis"
 
 

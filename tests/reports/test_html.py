@@ -15,7 +15,7 @@ from browser import chromium, missing
 from featcache.analysis.benchmark.outcomes import COLD, WARM
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.reports.benchmark_report import comparison_table
-from featcache.reports.html import Figure, Section, Table, write_page
+from featcache.reports.html import Figure, Section, Table, Tile, write_page
 from featcache.reports.style import svg
 from outcomes import comparison, outcome
 from pagereader import Page, Part, read_page
@@ -48,6 +48,13 @@ def test_everything_stands_on_the_page_in_its_order(tmp_path: Path) -> None:
     assert result.captions == result.alts == ["First", "Second"]
     assert result.notes == ["a note", "a last one"]
     assert written.sections["Empty"] == Part()
+
+
+def test_tiles_come_first_and_code_can_be_folded(tmp_path: Path) -> None:
+    section = Section("Result", code="line", folded="More", tiles=[Tile("95 %", "right"), Tile(NASTY, NASTY)])
+    written = page(tmp_path / "a.html", section).sections["Result"]
+    assert written.tiles == [("95 %", "right"), (NASTY, NASTY)]
+    assert (written.folded, written.code) == ("More", "line")
 
 
 def test_whatever_a_class_is_called_is_text(tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ def test_the_report_of_a_head_has_all_of_it(work: Path, tmp_path: Path) -> None:
     cache = FeatureCache.open(work / "toy.h5")
     assert page.title == "featcache: linear head on toy"
     assert list(page.sections) == ["Result", "The head in figures", "Where the features come from", "Commands"]
+    tiles = page.sections["Result"].tiles
+    assert tiles[0] == ("100.0 %", "of 5 val images are right; 95 % interval 56.6 to 100.0 %")
+    assert tiles[1:3] == [("13", "images to train on, 2 classes"), ("linear", "the head, on the penultimate layer")]
     lines = page.sections["Result"].code.splitlines()
     assert "accuracy 1.0000 (95 % interval 0.5655 to 1.0000, n = 5)" in lines
     assert not any(line.startswith("saved in") for line in lines)

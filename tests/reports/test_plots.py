@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from featcache.analysis.benchmark.outcomes import COLD, WARM
-from featcache.analysis.benchmark.routes import ROUTES
 from featcache.analysis.curves import Curve, Point
 from featcache.metrics.significance import wilson_interval
-from featcache.reports.plots import plot_comparison, plot_confusion, plot_curve, plot_history, plot_reliability
+from featcache.reports.comparison_figure import plot_comparison
+from featcache.reports.plots import plot_confusion, plot_curve, plot_history, plot_reliability
 from featcache.reports.style import save
 from featcache.training.loop import EpochMetrics
 from outcomes import comparison, four_routes, outcome
@@ -38,7 +38,7 @@ def _colours(path: Path) -> int:
 @pytest.mark.parametrize(
     ("picture", "size"),
     [
-        (partial(plot_comparison, four_routes()), (840, 480)),
+        (partial(plot_comparison, four_routes()), (960, 576)),
         (partial(plot_history, HISTORY), (960, 384)),
         (partial(plot_curve, LABELS), (960, 384)),
         (partial(plot_confusion, np.eye(2, dtype=np.int64), ["ants", "bees"]), (528, 384)),
@@ -51,57 +51,6 @@ def test_a_plot_is_a_coloured_picture(picture: Callable[[], Figure], size: tuple
     assert _colours(path) > 10
     with Image.open(path) as image:
         assert image.size == size
-
-
-def test_a_route_is_a_point_with_its_interval() -> None:
-    result = four_routes()
-    (axes,) = plot_comparison(result).axes
-    assert axes.get_xscale() == "log"
-    assert axes.get_title() == "resnet18, 10 live epochs"
-    for bars, route in zip(axes.containers, result.outcomes, strict=True):
-        point, _, (interval,) = bars.lines
-        assert (point.get_xdata()[0], point.get_ydata()[0]) == (route.median_s, route.median_accuracy)
-        assert tuple(interval.get_segments()[0][:, 1]) == pytest.approx(route.interval)
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels[0] == "cached head, cold: 0.940 in 60.0 s"
-    assert axes.xaxis.get_major_formatter()(100) == "100"
-
-
-def test_the_names_of_many_routes_stand_beside_their_points() -> None:
-    """Cold and warm, four live routes and TF-IDF."""
-    names = (COLD, WARM, *list(ROUTES.values())[1:])
-    figure = plot_comparison(comparison(*(outcome(name, wall_s=[10.0 + number]) for number, name in enumerate(names))))
-    figure.draw_without_rendering()
-    (axes,), (legend,) = figure.axes, figure.legends
-    assert axes.get_legend() is None
-    assert len(names) == len(legend.get_texts()) == len(axes.containers) == 7
-    assert len({bars.lines[0].get_color() for bars in axes.containers}) == 7
-    assert legend.get_window_extent().x0 > axes.get_window_extent().x1
-
-
-@pytest.mark.parametrize("n", [3, 10, 27, 153])
-@pytest.mark.parametrize("accuracy", [0.0, 1.0])
-def test_a_perfect_or_hopeless_route_can_be_drawn(n: int, accuracy: float) -> None:
-    (axes,) = plot_comparison(comparison(outcome(COLD, accuracy=[accuracy], n=n))).axes
-    assert axes.containers[0].lines[0].get_ydata()[0] == accuracy
-
-
-@pytest.mark.parametrize("slowest", [17.0, 30.0, 100.0, 400.0, 5000.0])
-def test_the_seconds_have_numbers_however_near_the_routes_are(slowest: float) -> None:
-    figure = plot_comparison(comparison(outcome(COLD, wall_s=[16.0]), outcome(WARM, wall_s=[slowest])))
-    figure.draw_without_rendering()
-    (axes,) = figure.axes
-    low, high = axes.get_xlim()
-    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
-    named = {tick.get_loc(): tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high}
-    shown = {value: text for value, text in named.items() if text}
-    assert 2 <= len(shown) <= 12
-    assert all(float(text) == pytest.approx(value) for value, text in shown.items())
-
-
-def test_more_routes_than_colours_can_be_drawn() -> None:
-    (axes,) = plot_comparison(comparison(*(outcome(f"route {number}") for number in range(12)))).axes
-    assert len(axes.containers) == 12
 
 
 def test_the_history_shows_both_curves_and_the_epoch_kept() -> None:
@@ -130,7 +79,7 @@ def test_a_curve_over_labels_shows_each_draw_the_median_and_the_interval() -> No
     assert [axes.get_xscale() for axes in figure.axes] == ["log"] * 2
     assert [label.get_text() for label in left.get_xticklabels()] == ["24", "244"]
     assert (left.get_ylabel(), right.get_ylabel()) == ("val accuracy", "seconds to tune and fit")
-    assert figure.get_suptitle() == "ridge head against labels"
+    assert figure.get_suptitle() == "ridge head, 24 to 244 labels: accuracy 0.850 to 0.950"
 
 
 def test_a_curve_over_views_has_whole_numbers_and_no_draws() -> None:
@@ -140,7 +89,7 @@ def test_a_curve_over_views_has_whole_numbers_and_no_draws() -> None:
     assert [axes.get_xlabel() for axes in figure.axes] == ["augmented views of each sample"] * 2
     assert [axes.get_xscale() for axes in figure.axes] == ["linear"] * 2
     assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
-    assert figure.get_suptitle() == "knn head against views"
+    assert figure.get_suptitle() == "knn head, 0 to 8 views: accuracy 0.900 to 0.950"
 
 
 def _matrix(c: int) -> np.ndarray:

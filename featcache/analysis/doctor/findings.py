@@ -10,6 +10,7 @@ from typing import Any, Literal
 from featcache._utils.deprecation import renamed_fields
 from featcache._utils.files import text_output
 from featcache._utils.formatting import csv_row, plural, printable
+from featcache._utils.notebook_html import folded, paragraph, table, text_block
 from featcache._utils.results import NotebookResult, Result
 from featcache.core.samples import SPLITS, Samples, format_labels
 
@@ -182,12 +183,7 @@ class DoctorReport(Result, NotebookResult):
         -------
         str
         """
-        severities = [finding.severity for finding in self.findings]
-        counts = ", ".join(
-            plural(severities.count(severity), severity) for severity in reversed(STATUS) if severity in severities
-        )
-        images = plural(self.images, self.modality)
-        lines = [f"{self.path}, {self.layer}: {images}, {self.seconds:.1f} s: {counts or 'no issues'}"]
+        lines = [self._headline()]
         lines += self._check_lines() if verbose else self._short_lines()
         for finding in [*self.findings, *self.rankings]:
             title = "CHECK" if finding in self.rankings else finding.severity.upper()
@@ -198,6 +194,27 @@ class DoctorReport(Result, NotebookResult):
                     f"     and {len(finding.images) - _LISTED} more: --list FILE.csv lists all {self.modality}s"
                 )
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The issues as a table, and all of the text."""
+        rows = [
+            ("to check" if issue in self.rankings else issue.severity, issue.kind, issue.what, issue.remedy)
+            for issue in [*self.findings, *self.rankings]
+        ]
+        issues = table(("severity", "issue", "what", "what to do"), rows) if rows else ""
+        lines = [self._headline(), *self._short_lines()]
+        return "".join(
+            [*map(paragraph, lines), issues, folded("all images and figures", text_block(self.to_text(True)))]
+        )
+
+    def _headline(self) -> str:
+        """The cache, how much was checked, and how many issues of each severity there are."""
+        severities = [finding.severity for finding in self.findings]
+        counts = ", ".join(
+            plural(severities.count(severity), severity) for severity in reversed(STATUS) if severity in severities
+        )
+        images = plural(self.images, self.modality)
+        return f"{self.path}, {self.layer}: {images}, {self.seconds:.1f} s: {counts or 'no issues'}"
 
     def _check_lines(self) -> list[str]:
         """A line for each check with its figures."""

@@ -15,7 +15,7 @@ from featcache.core.specs import PENULTIMATE
 from featcache.errors import HeadError
 from featcache.heads.fit import fit
 from featcache.heads.predict import classify
-from featcache.heads.training_data import FitOptions, TrainingData
+from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 from featcache.models.feature_classifier import FeatureClassifier
 
 LEAST_PER_CLASS = 4
@@ -73,6 +73,11 @@ def guess_with(head: str | os.PathLike[str], cache: FeatureCache, pool: Features
     return rows, f"They lie between the classes of {head} and are different from each other."
 
 
+def fit_own_head(train: Features, seed: int) -> Fitted:
+    """The default head on the penultimate features, fitted and cross-validated on these samples. Raises HeadError."""
+    return fit(_HEAD, TrainingData(train, train, layers=(PENULTIMATE,)), FitOptions(seed=seed))
+
+
 def guess_with_own_head(cache: FeatureCache, pool: Features, seed: int) -> tuple[list[Guess], str]:
     """The guesses of a head that is fitted to train and val, and a sentence on it; no guesses with too few labels.
 
@@ -90,7 +95,7 @@ def guess_with_own_head(cache: FeatureCache, pool: Features, seed: int) -> tuple
             f"{cache.spec.modality}s of two classes or more on (now {n} of {len(classes)}), those between classes come "
             "first."
         )
-    fitted = fit(_HEAD, TrainingData(train, train, layers=(PENULTIMATE,)), FitOptions(seed=seed))
+    fitted = fit_own_head(train, seed)
     probabilities = classify(fitted.estimator, pool.lazy_view(0), len(cache.samples.classes)).probabilities
     assert probabilities is not None
     names = cache.samples.classes

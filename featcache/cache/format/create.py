@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,9 @@ def write_cache(
     samples: Samples,
     dims: Mapping[str, int],
     provenance: Mapping[str, Any],
-    counts_device_views: bool = False,
+    optional: Collection[str] = (),
 ) -> None:
-    """Write a cache file without rows: tables, header and reserved space for the rows."""
+    """Write a cache file without rows: tables, header and reserved space for the rows. optional : see `row_arrays`."""
     attributes = {"spec": spec.to_json(), "digest": spec.digest(), "provenance": json.dumps(dict(provenance))}
     index = {"spec": spec.flat(), "provenance": dict(provenance), "ids": samples.ids, "classes": samples.classes}
     index |= {"groups": samples.groups} if samples.groups else {}
@@ -106,7 +106,7 @@ def write_cache(
     }
     if samples.groups:
         tables["groups"] = {"data": [encode(name) for name in samples.groups], "dtype": _TEXT}
-    write_container(path, CACHE, attributes, tables, row_arrays(spec, len(samples), dims, counts_device_views))
+    write_container(path, CACHE, attributes, tables, row_arrays(spec, len(samples), dims, optional))
 
 
 def write_container(

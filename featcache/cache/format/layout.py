@@ -6,7 +6,7 @@ docs/file-format.md specifies the format; a golden test pins it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from featcache.core.samples import SPLITS, UNLABELED, Labels, Samples
 from featcache.core.specs import ExtractSpec
 
 REASON_BYTES = 120
-ON_DEVICE = "views_on_device"
+ON_DEVICE, EXTRACT_S = "views_on_device", "extract_s"
+OPTIONAL = {ON_DEVICE: "<u2", EXTRACT_S: "<f4"}
+"""Arrays that a file need not have, with one value for each row: their dtypes."""
 
 CACHE = FormatSpec(
     magic=b"featcache",
@@ -72,6 +74,8 @@ class Layout:
         Why a sample was skipped, or empty, shape (n,), bytes.
     on_device : ArrayLocation or None
         Views of each row that a device made, not the CPU, shape (n,), uint16. None: not counted.
+    extract_s : ArrayLocation or None
+        Seconds that the extraction of each row took, 0 if they are unknown, shape (n,), float32. None: not measured.
     """
 
     spec: ExtractSpec
@@ -84,6 +88,7 @@ class Layout:
     crc32: ArrayLocation
     skipped: ArrayLocation
     on_device: ArrayLocation | None = None
+    extract_s: ArrayLocation | None = None
 
     @property
     def dims(self) -> dict[str, int]:
@@ -142,18 +147,16 @@ def decode(raw: bytes) -> str:
 
 
 def row_arrays(
-    spec: ExtractSpec, n: int, dims: Mapping[str, int], counts_device_views: bool = False
+    spec: ExtractSpec, n: int, dims: Mapping[str, int], optional: Collection[str] = ()
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and dtype of each array that is written after creation."""
+    """Shape and dtype of each array that is written after creation. optional : which of `OPTIONAL` there are."""
     arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
         f"features/{layer}": ((n, 1 + spec.views, dims[layer]), np.dtype(spec.dtype)) for layer in spec.layers
     }
     arrays["done"] = ((n,), np.dtype("<u2"))
     arrays["crc32"] = ((n,), np.dtype("<u4"))
     arrays["skipped"] = ((n,), np.dtype(f"S{REASON_BYTES}"))
-    if counts_device_views:
-        arrays[ON_DEVICE] = ((n,), np.dtype("<u2"))
-    return arrays
+    return {**arrays, **{name: ((n,), np.dtype(dtype)) for name, dtype in OPTIONAL.items() if name in optional}}
 
 
 def sparse_keys(samples: Samples) -> dict[str, str]:
@@ -203,7 +206,7 @@ def _read(path: Path, arrays: ContainerReader) -> Layout:
     dims = {layer: locations[f"features/{layer}"].shape[-1] for layer in spec.layers}
     if 0 in dims.values():
         raise damage_error(path, CACHE, "a layer has no features")
-    expected = row_arrays(spec, n, dims, ON_DEVICE in locations)
+    expected = row_arrays(spec, n, dims, locations.keys())
     if set(locations) != {*CACHE.tables, *expected}:
         raise damage_error(path, CACHE, f"it holds {', '.join(sorted(locations))}")
     rows = {name: arrays.location(name, shape, dtype) for name, (shape, dtype) in expected.items()}
@@ -218,6 +221,7 @@ def _read(path: Path, arrays: ContainerReader) -> Layout:
         rows["crc32"],
         rows["skipped"],
         rows.get(ON_DEVICE),
+        rows.get(EXTRACT_S),
     )
 
 

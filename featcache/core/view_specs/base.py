@@ -74,6 +74,10 @@ class SampleView(ABC):
         """Whether a sample is made of several columns of a table, see `Source.joins_columns`."""
         return False
 
+    def shows_same(self, other: SampleView) -> bool:
+        """Whether views of the same number show the same part of a sample, changed in the same way."""
+        return type(self) is type(other) and (self.augment, self.seed) == (other.augment, other.seed)
+
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """Names of all fields."""

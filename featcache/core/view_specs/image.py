@@ -20,6 +20,7 @@ LIVE_AUGMENT = "tutorial"
 """Default recipe of live training on images. A cache without views has it, too, as in older versions."""
 AUGMENTS: tuple[str, ...] = ("tutorial", "crop", "trivial", "gentle", "gentle-flip", "none")
 """The view recipes of featcache for images."""
+_SCALE_FREE = ("tutorial", "gentle", "gentle-flip", "none")  # recipes that do the same at all sizes of a view
 MOST_PIXELS = 4096  # of the side of a view; larger values are rejected as invalid
 
 
@@ -102,6 +103,13 @@ class ViewSpec(SampleView):
     def input_size(self) -> int:
         """Size of the network's input, which its engine is prepared for: the side of a view."""
         return self.image_size
+
+    def shows_same(self, other: SampleView) -> bool:
+        """See `SampleView`. Most recipes crop a part of the image, whatever the size of the view."""
+        if not (isinstance(other, ViewSpec) and super().shows_same(other)):
+            return False
+        sizes = [(view.image_size, view.resize_size) for view in (self, other)]
+        return self.decode_side == other.decode_side and (self.augment in _SCALE_FREE or sizes[0] == sizes[1])
 
 
 def _recipe_name(augment: str) -> str:

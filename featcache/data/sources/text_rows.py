@@ -66,7 +66,7 @@ def read_text_rows(
     DataLayoutError, MissingExtraError
     """
     choose = partial(choose_text_columns, label_column=label_column, text_column=text_column)
-    with _long_cells():
+    with long_cells():
         table = open_table(name, content, choose, TEXTS_IN_ROWS)
         rows = list(table.rows)
     columns = table.columns
@@ -109,7 +109,7 @@ def _refuse_undecodable(where: str, row: dict[str, str | None], columns: Columns
 
 
 @contextmanager
-def _long_cells() -> Iterator[None]:
+def long_cells() -> Iterator[None]:
     """Let `csv` read cells of any length; by default they have at most 131,072 characters."""
     with _LIMIT:
         before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from featcache._utils.formatting import brief, plural
 from featcache._utils.progress_bar import Progress
@@ -24,6 +24,13 @@ FACTORS = (0.0, 1 / 3, 3.0)
 """By which the weight of a single layer is then changed; 0 leaves it out."""
 
 _IMAGES = 500  # that the choice is made on
+
+
+class LayerChoices(NamedTuple):
+    """Layers and their weights to compare first. main : the number of the layer that is kept in any case."""
+
+    candidates: tuple[LayerWeights, ...]
+    main: int
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ def select_layers(
     names: Sequence[str],
     *,
     keep_all: bool,
+    choices: LayerChoices | None = None,
     rows_of_image: int = 1,
     class_weight: Any = None,
     folds: int | None = None,
@@ -125,6 +133,8 @@ def select_layers(
         Names of the layers.
     keep_all : bool
         Whether all layers must be used, so that only their weights are chosen.
+    choices : LayerChoices, optional
+        What is compared first. None: the penultimate layer, the stages and all layers.
     rows_of_image : int, default 1
         Views of an image that the head is then trained on.
     class_weight, folds, seed
@@ -141,10 +151,12 @@ def select_layers(
         None if there is nothing to compare.
     """
     started = time.perf_counter()
-    candidates = _candidates(names, keep_all)
+    if choices is None:
+        choices = _choices(names, keep_all)
+    candidates, main = choices
     if len(candidates) == 1:
         return candidates[0], None
-    main, factors = names.index(PENULTIMATE), FACTORS[1:] if keep_all else FACTORS
+    factors = FACTORS[1:] if keep_all else FACTORS
     comparison = LayerComparison(
         features.take(sample_images(features.samples, _IMAGES, seed)),
         sorted({layer for candidate in candidates for layer in candidate.layers}),
@@ -173,16 +185,17 @@ def select_layers(
     return chosen, summary
 
 
-def _candidates(names: Sequence[str], keep_all: bool) -> list[LayerWeights]:
+def _choices(names: Sequence[str], keep_all: bool) -> LayerChoices:
     """The fewest layers first."""
     everything = tuple(range(len(names)))
     if PENULTIMATE not in names:
-        return [LayerWeights(everything, (1.0,) * len(names))]
+        return LayerChoices((LayerWeights(everything, (1.0,) * len(names)),), 0)
     main = names.index(PENULTIMATE)
     stages = tuple(layer for layer in everything if parse_layer(names[layer])[1] in STAGE_POOLS)
     sets = [everything] if keep_all else list(dict.fromkeys([(main,), stages, everything]))
-    return [
+    candidates = (
         LayerWeights(layers, tuple(1.0 if layer == main else weight for layer in layers))
         for layers in sets
         for weight in (WEIGHTS if len(layers) > 1 else (1.0,))
-    ]
+    )
+    return LayerChoices(tuple(candidates), main)

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from featcache._utils.formatting import text_table
 from featcache._utils.progress_bar import Progress
 from featcache._utils.results import Result
 from featcache.core.progress import StepProgress
 from featcache.errors import ClusterError, HeadError
-from featcache.heads.held_out import HeldOutScores
+from featcache.heads.held_out import HeldOutPredictions, HeldOutScores
 from featcache.heads.linear import LinearHead
 from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.registry import HeadSpec
@@ -29,6 +30,8 @@ from featcache.metrics.multilabel import LabelAccuracy, judge
 from featcache.metrics.significance import paired_test
 
 _NOISE = 0.05
+
+CANDIDATE_COLUMNS = ("head", "accuracy", "95 % interval", "log-loss", "seconds")
 
 BUDGET_S = 10.0
 """Of `auto`, unless the user gives one."""
@@ -74,17 +77,24 @@ class Selection(Result):
         """Of those within one standard error of the most accurate one, that with the lowest log-loss."""
         return self.candidates[0]
 
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of `CANDIDATE_COLUMNS` for each candidate, the best first."""
+        return [
+            (
+                f"{candidate.head} {candidate.setting}".strip(),
+                f"{candidate.accuracy.accuracy:.4f}",
+                f"{candidate.accuracy.accuracy_low:.4f} to {candidate.accuracy.accuracy_high:.4f}",
+                "none" if candidate.accuracy.log_loss is None else f"{candidate.accuracy.log_loss:.4f}",
+                f"{candidate.seconds:.2f}",
+            )
+            for candidate in self.candidates
+        ]
+
     def __str__(self) -> str:
         how = f"{self.folds}-fold cross-validation" if self.folds > 1 else "a part of train held out"
         lines = [f"{how}, {self.images} training samples:"]
-        names = [f"{candidate.head} {candidate.setting}".strip() for candidate in self.candidates]
-        width = max(4, *map(len, names))
-        lines.append(f"  {'head':{width}}  accuracy  95 % interval     log-loss  seconds")
-        for name, candidate in zip(names, self.candidates, strict=True):
-            accuracy = candidate.accuracy
-            loss = "none    " if accuracy.log_loss is None else f"{accuracy.log_loss:.4f}  "
-            interval = f"{accuracy.accuracy_low:.4f} to {accuracy.accuracy_high:.4f}"
-            lines.append(f"  {name:{width}}  {accuracy.accuracy:.4f}    {interval}  {loss}  {candidate.seconds:.2f}")
+        lines += [f"  {line}" for line in text_table([CANDIDATE_COLUMNS, *self.rows])]
         if any(candidate.trials for candidate in self.candidates):
             lines.append("  (settings were chosen on these samples: the figures of val are the unbiased ones)")
         alike = [candidate.head for candidate in self.candidates[1:] if candidate.p >= _NOISE]
@@ -160,13 +170,19 @@ def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options:
     left_s = None if single else budget_s - (time.perf_counter() - started)
     tuned, selection = select(tuning, specs, data.train.samples.classes, left_s, None if single else options.progress)
     uncalibrated = without_temperature(tuned)
-    held_out_labels, classes = data.train.y[tuning.held_out.rows], data.train.samples.classes
+    rows, classes = tuning.held_out.rows, data.train.samples.classes
+    held_out_labels = data.train.y[rows]
+    predictions = HeldOutPredictions(rows, *_all_classes(tuned, tuning, len(classes)))
     scores = None
     if not tuning.multilabel:
-        _, probabilities = _all_classes(tuned, tuning, len(classes))
-        scores = HeldOutScores.from_probabilities(probabilities, held_out_labels)
+        scores = HeldOutScores.from_probabilities(predictions.probabilities, held_out_labels)
     fitted = Fitted(
-        tuned.estimator, selection.chosen.head, selection=selection, uncalibrated=uncalibrated, held_out=scores
+        tuned.estimator,
+        selection.chosen.head,
+        selection=selection,
+        uncalibrated=uncalibrated,
+        held_out=scores,
+        held_out_predictions=predictions,
     )
     return fitted.with_thresholds(thresholds, classes, held_out_labels, tuned.probabilities)
 

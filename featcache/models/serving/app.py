@@ -20,7 +20,7 @@ from featcache.models.serving.limits import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 from featcache.models.serving.page import CSS, FONT, format_description, format_title
 from featcache.models.serving.panels.base import Panel, PanelOptions
 from featcache.models.serving.panels.registry import PANELS
-from featcache.models.serving.server import RequestGuard, bracketed, is_loopback, listen, run
+from featcache.models.serving.server import RequestGuard, listen, page_address, run
 from featcache.models.serving.uploads import refuse_other_files
 
 _CLEANUP_S, _MAX_AGE_S = 60, 600  # how often old uploads are deleted, and from which age
@@ -119,7 +119,8 @@ def serve(
         refuse_other_files(Path(folder).resolve(), gr, card.spec.modality),
         listen(host, port) as listener,
     ):
-        info = _server_info(host, listener.getsockname()[1], panel)
+        url, note = page_address(host, listener.getsockname()[1])
+        info = ServerInfo(url, note, panel.api(url))
         app = _app(gr, panel, Path(folder).resolve(), card, max_upload, info.note is None, root_path, public)
         run(app, listener, lambda: on_start(info) if on_start else None)
 
@@ -176,16 +177,6 @@ def _import_gradio() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError.for_package("gradio", "serve") from error
     return gradio
-
-
-def _server_info(host: str, port: int, panel: Panel) -> ServerInfo:
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # these mean every address of this machine
-    note = (
-        f"{host} is not a loopback address: everyone who reaches port {port} of this machine can use the page. "
-        "There is no password."
-    )
-    url = f"http://{bracketed(address)}:{port}/"
-    return ServerInfo(url, None if is_loopback(f"//{bracketed(host)}") else note, panel.api(url))
 
 
 @contextmanager

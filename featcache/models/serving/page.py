@@ -29,7 +29,7 @@ CSS = """
 
 def format_title(card: ModelCard) -> str:
     """The title of the page."""
-    return f"{card.head} on {card.spec.backbone}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
+    return f"{card.head} on {card.backbones}" if card.kind == "head" else f"{card.spec.backbone}, fine-tuned"
 
 
 def format_description(card: ModelCard) -> str:

@@ -105,6 +105,16 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def page_address(host: str, port: int) -> tuple[str, str | None]:
+    """The URL of a page, and a warning if it is not only this machine that can reach it."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # these mean every address of this machine
+    note = (
+        f"{host} is not a loopback address: everyone who reaches port {port} of this machine can use the page. "
+        "There is no password."
+    )
+    return f"http://{bracketed(address)}:{port}/", None if is_loopback(f"//{bracketed(host)}") else note
+
+
 @contextmanager
 def listen(host: str, port: int | None) -> Iterator[socket.socket]:
     """A socket that listens at the port; None takes the first free one of `PORTS`."""

@@ -23,9 +23,10 @@ from featcache.reports.benchmark_report import (
     remarks,
 )
 from featcache.reports.commands import format_command
+from featcache.reports.comparison_figure import plot_comparison
 from featcache.reports.html import Figure, Section, without_folders, write_page
 from featcache.reports.pages.sections import add_figure, head_section, origin_section
-from featcache.reports.plots import plot_comparison, plot_curve
+from featcache.reports.plots import plot_curve
 
 _OPTIONS = ("routes", "budget_s", "backbone", "head", "train_precision", "repeats", *fields_of(BenchmarkOptions))
 
@@ -86,7 +87,11 @@ def _overview(comparison: Comparison) -> Section:
             f"{settings['view_recipes']['live']} in each epoch",
         ],
         tables=[comparison_table(comparison), computation_table(comparison)],
-        figures=[Figure(partial(plot_comparison, comparison), "Val accuracy against seconds")],
+        figures=[
+            Figure(
+                partial(plot_comparison, comparison, reach_verdict(comparison).route), "Val accuracy against seconds"
+            )
+        ],
         notes=remarks(comparison),
     )
 

@@ -12,11 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featcache._utils.formatting import plural
 from featcache.cache.feature_cache import FeatureCache
+from featcache.core.specs import PENULTIMATE
 from featcache.errors import FeatcacheError
 from featcache.heads.fit_head import HeadFit
+from featcache.metrics.multilabel import LabelAccuracy
 from featcache.reports import model_figures
-from featcache.reports.html import Figure, Section, Table, without_folders
+from featcache.reports.html import Figure, Section, Table, Tile, without_folders
 from featcache.reports.samples.registry import sample_report
 from featcache.reports.style import DrawFigure
 
@@ -25,8 +28,26 @@ _HIDDEN = ("host", "weights", "val_fraction", "split_seed", "allow_leak", "label
 
 
 def result_section(fit: HeadFit) -> Section:
-    """The text of a fit, without the path of the head."""
-    return Section("Result", code=str(replace(fit, path=None)))
+    """The main figures of a fit, and its text without the path of the head."""
+    tiles = [_accuracy_tile(fit)]
+    if fit.data is not None:
+        classes = plural(len(fit.data.classes), "class", "classes")
+        tiles.append(Tile(f"{fit.data.totals.get('train', 0):,}", f"{fit.data.modality}s to train on, {classes}"))
+    layers = "the penultimate layer" if fit.layers == (PENULTIMATE,) else plural(len(fit.layers), "layer")
+    tiles.append(Tile(fit.name, f"the head, on {layers}"))
+    tiles.append(Tile(f"{fit.report.seconds['wall']:.1f} s", "to choose, fit and test it"))
+    return Section("Result", tiles=tiles, code=str(replace(fit, path=None)), folded="What fit-head printed")
+
+
+def _accuracy_tile(fit: HeadFit) -> Tile:
+    """Accuracy on val with its interval; with several labels the mean average precision."""
+    figures, modality = fit.accuracy, fit.data.modality if fit.data else "sample"
+    if isinstance(figures, LabelAccuracy):
+        return Tile(
+            f"{figures.mean_average_precision or 0:.3f}", f"mean average precision, {figures.n:,} val {modality}s"
+        )
+    interval = f"95 % interval {100 * figures.accuracy_low:.1f} to {100 * figures.accuracy_high:.1f} %"
+    return Tile(f"{100 * figures.accuracy:.1f} %", f"of {figures.n:,} val {modality}s are right; {interval}")
 
 
 def head_section(head: Path, cache: FeatureCache, data: str | os.PathLike[str] | None) -> Section:

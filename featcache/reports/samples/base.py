@@ -11,6 +11,7 @@ from featcache.analysis.similar.result import Query, SimilarSamples
 from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
+from featcache.core.specs import ExtractSpec
 from featcache.data.sources.base import Source
 from featcache.errors import PictureError
 from featcache.metrics.predictions import ValPrediction
@@ -37,6 +38,8 @@ class SampleReport:
 
     Attributes
     ----------
+    name : str
+        The modality.
     noun : str
         What a user calls a sample, such as "photo".
     argument : str
@@ -48,7 +51,14 @@ class SampleReport:
     tries_with_data = False
 
     def __init__(self, name: str) -> None:
-        self.noun, self.argument = name, name.upper()
+        self.name, self.noun, self.argument = name, name, name.upper()
+
+    def show(self, content: bytes, spec: ExtractSpec) -> tuple[str, bytes]:
+        """A sample for a web page: its media type and the bytes to show. Raises PictureError if it cannot be shown.
+
+        content : the bytes of the sample. spec : that of the cache.
+        """
+        raise PictureError(f"samples of the modality {self.name} are not shown")
 
     def predictions_figure(
         self, card: ModelCard, chosen: Sequence[ValPrediction], source: Source, title: str
@@ -68,7 +78,7 @@ class SampleReport:
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """Add the map of the features, and val samples with their predictions, to the section of a head."""
-        layer = ModelCard.read(head).layer
+        layer = ModelCard.read(head).own_layer
         add(lambda: cache_figures.map_figure(cache, layer=layer), MAP)
 
     def add_issues(

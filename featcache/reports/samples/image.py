@@ -11,10 +11,11 @@ from featcache.analysis.similar.result import Query, SimilarSamples
 from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
+from featcache.core.specs import ExtractSpec
 from featcache.data.modality import IMAGES
 from featcache.data.sources.base import Source
 from featcache.data.sources.registry import open_source
-from featcache.errors import PictureError
+from featcache.errors import PictureError, UnreadableImageError
 from featcache.metrics.predictions import ValPrediction
 from featcache.reports import cache_figures, model_figures
 from featcache.reports.chosen_predictions import shown_probability
@@ -25,12 +26,26 @@ from featcache.reports.samples.base import MAP, Add, Data, SampleReport
 from featcache.reports.samples.registry import SAMPLE_REPORTS
 from featcache.reports.style import DrawFigure
 
+_PAGE_SIDE = 1024  # pixels of the long side of an image on a page of the browser
+
 
 class ImageReport(SampleReport):
     """Images; see `SampleReport`."""
 
     def __init__(self) -> None:
-        super().__init__("photo")
+        super().__init__(IMAGES.name)
+        self.noun, self.argument = "photo", "PHOTO"
+
+    def show(self, content: bytes, spec: ExtractSpec) -> tuple[str, bytes]:
+        """See `SampleReport`: upright, in RGB, at most `_PAGE_SIDE` pixels wide and high."""
+        from featcache.vision.decode import decode
+        from featcache.vision.image_files import encode_for_page
+
+        try:
+            pixels = decode(content, value_range=spec.image_view.value_range, decode_side=_PAGE_SIDE)
+        except UnreadableImageError as error:
+            raise PictureError(str(error)) from error
+        return encode_for_page(pixels, _PAGE_SIDE)
 
     def predictions_figure(
         self, card: ModelCard, chosen: Sequence[ValPrediction], source: Source, title: str
@@ -88,7 +103,7 @@ class ImageReport(SampleReport):
 
     def add_samples(self, section: Section, add: Add, head: Path, cache: FeatureCache, data: Data | None) -> None:
         """See `SampleReport`: also augmented views."""
-        layer, with_images = ModelCard.read(head).layer, f"{MAP}, with images that lie among another class"
+        layer, with_images = ModelCard.read(head).own_layer, f"{MAP}, with images that lie among another class"
         if data is None or not add(lambda: cache_figures.map_figure(cache, data, layer=layer), with_images):
             super().add_samples(section, add, head, cache, data)
         if data is not None:

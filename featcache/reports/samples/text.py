@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from featcache._utils.formatting import excerpt
+from featcache._utils.formatting import UNIT_SEPARATOR, excerpt
 from featcache.analysis.similar.result import Query, SimilarSamples
 from featcache.analysis.suggestions.suggest import Suggestion
 from featcache.cache.feature_cache import FeatureCache
 from featcache.core.model_card import ModelCard
+from featcache.core.specs import ExtractSpec
 from featcache.data.modality import TEXTS
 from featcache.data.sources.base import Source
 from featcache.data.sources.registry import open_source
@@ -32,8 +33,12 @@ class TextReport(SampleReport):
     tries_with_data = True  # it shows their words, and runs no network
 
     def __init__(self) -> None:
-        super().__init__("text")
+        super().__init__(TEXTS.name)
         self.argument = '--text "A TEXT"'
+
+    def show(self, content: bytes, spec: ExtractSpec) -> tuple[str, bytes]:
+        """See `SampleReport`: the whole text, with an empty line between its columns."""
+        return "text/plain; charset=utf-8", content.replace(UNIT_SEPARATOR.encode(), b"\n\n")
 
     def predictions_figure(
         self, card: ModelCard, chosen: Sequence[ValPrediction], source: Source, title: str

@@ -12,6 +12,7 @@ from featcache.core.view_specs.registry import VIEW_SPECS
 from featcache.data.sources.registry import SOURCES
 from featcache.extraction.pipelines.registry import PIPELINES
 from featcache.models.inputs.registry import INPUTS
+from registries import restore
 from toysignals.data import SIGNALS, SignalFolder
 from toysignals.inputs import SignalInputs
 from toysignals.pipeline import SIGNAL_PIPELINE
@@ -28,8 +29,8 @@ ENTRIES: list[tuple[Registry[Any], Any, str]] = [
 
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the modality as a module of featcache does, until the end of a test."""
+    restore(monkeypatch, *(registry for registry, *_ in ENTRIES))
     for registry, entry, _ in ENTRIES:
-        _restore(monkeypatch, registry)
         registry.register(SIGNALS.name, entry)
 
 
@@ -41,12 +42,4 @@ def install(monkeypatch: pytest.MonkeyPatch, site: Path) -> None:
     groups = [f"[{registry.group}]\n{SIGNALS.name} = {value}\n" for registry, _, value in ENTRIES]
     (info / "entry_points.txt").write_text("\n".join(groups))
     monkeypatch.syspath_prepend(site)
-    for registry, *_ in ENTRIES:
-        _restore(monkeypatch, registry)
-
-
-def _restore(monkeypatch: pytest.MonkeyPatch, registry: Registry[Any]) -> None:
-    """Forget what is registered from now on at the end of a test."""
-    registry.registered()  # imports the modalities of featcache
-    monkeypatch.setattr(registry, "_entries", {**registry._entries})
-    monkeypatch.setattr(registry, "_own", {*registry._own})
+    restore(monkeypatch, *(registry for registry, *_ in ENTRIES))

@@ -1,0 +1,1 @@
+"""The state behind the page on which a person labels samples."""
