@@ -12,7 +12,8 @@ features, and tests on all others.
   distribution: that of new samples, given so many held-out ones. One draw in 20 misses by chance.
 - unknown: one class after the other (of at most 8) is left out of training. The share of its samples that is refused,
   the share of test samples of the known classes that is refused (5 % is requested), and the area under the ROC curve of
-  the energy, of the highest probability, and of the similarity to the fifth nearest training sample.
+  the novelty score (`featcache.heads.novelty`), and for comparison of the energy and the highest probability of the
+  head, and of the similarity to the fifth nearest training sample. "said" is the area that `fit_head` states.
 
 Writes results/coverage.json, and prints what misses.
 """
@@ -36,7 +37,7 @@ from sklearn.metrics import roc_auc_score
 
 from featcache import FeatureCache, extract, fit_head
 from featcache.heads.held_out import FILE, HeldOutScores
-from featcache.metrics.conformal import energies, evaluate_sets, least_samples
+from featcache.metrics.conformal import evaluate_sets, least_samples
 
 CASES = ["digits", "ants and bees", "shapes", "colours", "gratings", "dots", "glyphs"]
 REQUESTED = (0.9, 0.95, 0.99)
@@ -123,7 +124,8 @@ class Fitted:
         rows = np.concatenate([train, val])
         cache = FeatureCache.from_arrays(x[rows], [*names, *(f"{label:03d}" for label in self.classes)], split=split)
         with tempfile.TemporaryDirectory() as folder:
-            self._estimator = fit_head(cache, folder).estimator
+            fit = fit_head(cache, folder)
+            self._estimator, self.said = fit.estimator, fit.novelty.auroc if fit.novelty else np.nan
             self.scores = HeldOutScores.load(Path(folder), Path(folder) / FILE)
 
     def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -165,15 +167,25 @@ def leave_classes_out(x: NDArray[np.float32], y: NDArray[np.int64], draws: int) 
             fitted = Fitted(x, y, train[y[train] != left_out])
             known, unknown = test[np.isin(y[test], fitted.classes)], np.flatnonzero(y == left_out)
             of_known, of_unknown = fitted.probabilities(x[known]), fitted.probabilities(x[unknown])
+            novelty = fitted.scores.novelty
+            assert novelty is not None
+            score = novelty.score.score_samples
             near = x[train[y[train] != left_out]]
             rows.append({
-                "refused_unknown": float(np.mean(energies(of_unknown) < fitted.scores.energy_threshold)),
-                "refused_known": float(np.mean(energies(of_known) < fitted.scores.energy_threshold)),
+                "refused_unknown": float(np.mean(score(x[unknown]) < novelty.threshold)),
+                "refused_known": float(np.mean(score(x[known]) < novelty.threshold)),
+                "auroc_novelty": area(score(x[known]), score(x[unknown])),
+                "said": fitted.said,
                 "auroc_energy": area(energies(of_known), energies(of_unknown)),
                 "auroc_probability": area(of_known.max(axis=1), of_unknown.max(axis=1)),
                 "auroc_neighbour": area(similarity(x[known], near), similarity(x[unknown], near)),
             })  # fmt: skip
     return {"fits": len(rows), **{name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}}
+
+
+def energies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The negative free energy of logits with a mean of 0 (Liu et al. 2020)."""
+    return np.asarray(-np.log(np.maximum(probabilities, 1e-12)).mean(axis=1))
 
 
 def area(known: NDArray[np.floating], unknown: NDArray[np.floating]) -> float:
@@ -188,7 +200,7 @@ def similarity(x: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np
 
 
 def misses(results: dict[str, Any]) -> list[str]:
-    """Draws outside of their interval, and sets on which the energy is not the best score of unknown samples."""
+    """Draws outside of their interval, and sets on which the novelty score is not the best of unknown samples."""
     lines = []
     for name, result in results.items():
         for draw, figures in enumerate(result["draws"]):
@@ -200,9 +212,9 @@ def misses(results: dict[str, Any]) -> list[str]:
             ]
         unknown = result["unknown"]
         scores = {key: value for key, value in (unknown or {}).items() if key.startswith("auroc")}
-        best = max(scores, key=lambda key: scores[key], default="auroc_energy")
-        if best != "auroc_energy":
-            lines.append(f"{name}: {best} is {scores[best]:.3f}, that of the energy {scores['auroc_energy']:.3f}")
+        best = max(scores, key=lambda key: scores[key], default="auroc_novelty")
+        if best != "auroc_novelty":
+            lines.append(f"{name}: {best} is {scores[best]:.3f}, the novelty score {scores['auroc_novelty']:.3f}")
     return lines
 
 

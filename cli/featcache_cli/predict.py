@@ -78,8 +78,7 @@ _NEEDS_FILES = "--move-to and --link-to need local files, not URLs, tar files or
 @click.option(
     "--unknown",
     is_flag=True,
-    help="Refuse samples that lie between the classes, as many of other classes do. One in 20 samples of the known "
-    "classes is refused as well.",
+    help="Refuse samples that are like none of the classes. One in 20 samples of the known classes is refused as well.",
 )
 @click.option("--weights", type=options.PATH, help="The file of the backbone's weights, if it was moved.")
 @options.factory_option

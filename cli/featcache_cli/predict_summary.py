@@ -84,7 +84,9 @@ class RunSummary:
         for line in [*input_notes(self._work.ignored, [], [], self._modality), *odd]:
             options.note(line)
         if "unknown" in self._work.columns:
-            options.note(f"{self.unknown} of {self.done} {self._modality}s lie between the classes: they have no label")
+            options.note(
+                f"{self.unknown} of {self.done} {self._modality}s are like none of the classes: they have no label"
+            )
         self._list_failures(self.unreadable, f"{self._modality}s could not be read")
         self._list_failures(self.unsorted, "files could not be moved or linked")
         if self._work.sorter:

@@ -16,7 +16,7 @@ class HeadFitOptions(TypedDict, total=False):
         Option(
             None,
             "Train on all views of a sample, on their mean, on the clean view, or on one view an epoch (cycle).",
-            none="cycle for sgd and attention, all for the others",
+            none="cycle for sgd, attention and layer-attention, all for the others",
         ),
     ]
     cv: Annotated[
@@ -49,7 +49,12 @@ class HeadFitOptions(TypedDict, total=False):
         ),
     ]
     seed: Annotated[
-        int, Option(0, "Seed of the folds, and of the first weights and the order of samples of sgd and attention.")
+        int,
+        Option(
+            0,
+            "Seed of the folds, and of the first weights and the order of samples of sgd, attention and "
+            "layer-attention.",
+        ),
     ]
     device: Annotated[
         str,
@@ -79,8 +84,8 @@ class HeadOptions(HeadFitOptions, total=False):
             None,
             "Features of the cache to use: one layer, several joined by commas, stages, or all. Several layers are "
             "concatenated; heads that choose their settings choose how much those besides penultimate count, too.",
-            none="auto, linear, ridge, lda and centroid choose layers by cross-validation; head2toe uses all; other "
-            "heads, and all on a cluster, use the penultimate one",
+            none="auto, linear, ridge, lda and centroid choose layers by cross-validation; head2toe and "
+            "layer-attention use all; other heads, and all on a cluster, use the penultimate one",
         ),
     ]
     unlabeled: Annotated[

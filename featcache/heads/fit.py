@@ -60,7 +60,9 @@ def fit(head: str | BaseEstimator, data: TrainingData, options: FitOptions) -> F
             scale = weigh_layers(data.train, weights)
             fitted = _fit_and_self_train(spec, data.scaled(scale), options)
             uncalibrated = None if fitted.uncalibrated is None else without_scaling(fitted.uncalibrated, scale)
-            fitted = replace(fitted, estimator=without_scaling(fitted.estimator, scale), uncalibrated=uncalibrated)
+            held_out = fitted.held_out and fitted.held_out.scaled(scale)
+            estimator = without_scaling(fitted.estimator, scale)
+            fitted = replace(fitted, estimator=estimator, uncalibrated=uncalibrated, held_out=held_out)
     if weights is not None and selection is None:
         note = f"layers: {brief(data.layers)}, with equal weight"
         fitted = replace(fitted, notes=(*fitted.notes, note))

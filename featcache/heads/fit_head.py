@@ -38,6 +38,7 @@ from featcache.heads.fit_caches import fit_caches
 from featcache.heads.held_out import FILE as HELD_OUT
 from featcache.heads.held_out import HeldOutScores
 from featcache.heads.io import save_head
+from featcache.heads.novelty import NoveltyFigures
 from featcache.heads.predict import Evaluation, evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.registry import find_head
@@ -93,6 +94,8 @@ class HeadFit(Result, NotebookResult):
         `featcache.metrics.conformal`. Empty for heads without scores of held-out samples.
     self_training : SelfTraining, optional
         What became of samples without a label, with ``unlabeled=True``.
+    novelty : NoveltyFigures, optional
+        How well samples of unknown classes are told from others; None for fewer than three classes.
     """
 
     estimator: BaseEstimator
@@ -110,6 +113,7 @@ class HeadFit(Result, NotebookResult):
     layer_selection: LayerSelection | None = None
     sets: tuple[SetFigures, ...] = ()
     self_training: SelfTraining | None = None
+    novelty: NoveltyFigures | None = None
     cache_comparison: CacheComparison | None = None
 
     @property
@@ -137,6 +141,8 @@ class HeadFit(Result, NotebookResult):
                 f"{self.before.log_loss:.4f}, calibration error {self.before.calibration_error:.4f}{self._made_worse()}"
             )
         lines += [str(figures) for figures in self.sets if figures.requested == _SHOWN_COVERAGE]
+        if self.novelty:
+            lines.append(str(self.novelty))
         if self.report.test:
             lines += ["test:", self.report.test.describe()]
         return "\n".join([*lines, seconds, *([f"saved in {self.path}"] if self.path else [])])
@@ -179,6 +185,7 @@ class HeadFit(Result, NotebookResult):
             "layer_selection": self.layer_selection,
             "sets": self.sets,
             "self_training": self.self_training,
+            "novelty": self.novelty,
             **({"cache_comparison": self.cache_comparison} if self.cache_comparison else {}),
         }
 
@@ -209,8 +216,9 @@ def fit_head(
         "linear", "ridge", "lda", "centroid", "knn" and "head2toe" choose their settings by cross-validation within
         train; all views of an image, and its copies, are held out together. "auto" keeps the best of the first four;
         with several labels it is "linear". "sgd" trains as the tutorials of PyTorch do. "attention" weights the
-        positions of a grid layer, see `featcache.heads.attention`. "imagenet:ant,bee" does not train: it takes the rows
-        of the network's own classifier, see `featcache.heads.imagenet.choose_classes`. "logreg", "svm" and "forest" are
+        positions of a grid layer, see `featcache.heads.attention`, "layer-attention" layers, see
+        `featcache.heads.layer_attention`. "imagenet:ant,bee" does not train: it takes the rows of the network's own
+        classifier, see `featcache.heads.imagenet.choose_classes`. "logreg", "svm" and "forest" are
         classifiers of scikit-learn. Other installed packages can add names, see `featcache.heads.registry.HeadSpec`.
         Instead of a name, the dotted path of a scikit-learn classifier, or an unfitted classifier. One that
         cross-validates itself (GridSearchCV) does not know which rows are views of one image: use
@@ -323,6 +331,7 @@ def fit_head(
         fitted.layer_selection,
         evaluation.sets,
         fitted.self_training,
+        fitted.held_out.novelty.figures if fitted.held_out and fitted.held_out.novelty else None,
         fitted.cache_comparison,
     )
     if folder is not None:

@@ -19,7 +19,9 @@ from featcache.heads.io import reject_unsavable
 from featcache.heads.registry import HeadSpec
 from featcache.heads.training_data import FitOptions, Fitted, TrainingData
 from featcache.heads.tuning.cross_validation import calibrate_platt, cross_validate
+from featcache.heads.tuning.held_out_novelty import measure_novelty
 from featcache.heads.tuning.selection import Candidate, Selection
+from featcache.heads.tuning.tuning_data import TuningData
 from featcache.metrics.multilabel import judge
 
 
@@ -51,7 +53,8 @@ def fit_fixed(spec: HeadSpec, data: TrainingData, options: FitOptions) -> Fitted
         fit_estimator(estimator, train.flatten(options.view_use))
     scores = None
     if rows is not None and probabilities is not None and not samples.multilabel:
-        scores = HeldOutScores.from_probabilities(probabilities, train.y[rows])
+        tuning = TuningData(train, options.view_use, folds=options.cv, seed=options.seed)
+        scores = HeldOutScores.from_probabilities(probabilities, train.y[rows], measure_novelty(tuning))
     fitted = Fitted(estimator, spec.name, selection=selection, held_out=scores)
     return fitted.with_thresholds(thresholds, samples.classes, None if rows is None else train.y[rows], probabilities)
 

@@ -75,6 +75,9 @@ def without_scaling(estimator: BaseEstimator, scale: NDArray[np.float32]) -> Bas
         return LinearHead.from_weights(estimator.coef_ * scale, estimator.intercept_, estimator.classes_)
     if isinstance(estimator, OneVsRestHead):
         return OneVsRestHead.from_weights(estimator.coef_ * scale, estimator.intercept_)
+    if hasattr(estimator, "rescaled"):
+        rescaled: BaseEstimator = estimator.rescaled(scale)
+        return rescaled
     from sklearn.pipeline import Pipeline  # 20 ms, which linear heads do not need
     from sklearn.preprocessing import StandardScaler
 

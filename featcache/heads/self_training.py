@@ -18,7 +18,7 @@ from featcache.core.rng import content_order, content_words
 from featcache.core.samples import join_groups
 from featcache.core.splitting import plan_folds
 from featcache.errors import HeadError
-from featcache.heads.held_out import HeldOutScores
+from featcache.heads.held_out import HeldOutPredictions
 from featcache.heads.linear import LinearHead
 from featcache.heads.predict import classify
 from featcache.heads.solvers.closed_form import RegularizedCovariances, SufficientStatistics, accumulate, lda
@@ -147,6 +147,7 @@ def self_train(
     result = _compare(plain, probabilities, train.y[rows], pool)
     if not result.used:
         return replace(fitted, self_training=result)
+    of_label = np.sort(probabilities[np.arange(len(rows)), train.y[rows]])
     (coef, intercept), temperature = students.layer, float(selection.temperature[0])
     return replace(
         fitted,
@@ -154,7 +155,8 @@ def self_train(
         uncalibrated=LinearHead.from_weights(coef, intercept, classes),
         name="lda",
         selection=fitted.selection and replace(fitted.selection, temperature=temperature),
-        held_out=HeldOutScores.from_probabilities(probabilities, train.y[rows]),
+        held_out=fitted.held_out and replace(fitted.held_out, probability=of_label),
+        held_out_predictions=HeldOutPredictions(rows, probabilities.argmax(axis=1), probabilities),
         self_training=result,
     )
 

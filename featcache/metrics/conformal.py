@@ -1,4 +1,4 @@
-"""Conformal prediction: sets of labels that hold the true one as often as requested, and samples of no class.
+"""Conformal prediction: sets of labels that hold the true one as often as requested.
 
 The score of a sample is the probability that a model gives to its true label, and the model was not trained on the
 sample. A set has all labels whose probability is at least a low quantile of these scores (Sadinle et al. 2019, "Least
@@ -18,9 +18,6 @@ from featcache.metrics.significance import wilson_interval
 
 COVERAGES = (0.8, 0.9, 0.95, 0.99)
 """Those of reports."""
-
-
-_LEAST = 1e-12  # probability; a class without training samples has none
 
 
 @dataclass(frozen=True)
@@ -96,30 +93,6 @@ def least_samples(share: float) -> int:
     (9, 19)
     """
     return int(np.ceil(1 / (1 - share) - 1e-9)) - 1
-
-
-def energies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far a sample is from having the same probability for all classes; the least value is log c.
-
-    It is the negative free energy of Liu et al. (2020, "Energy-based out-of-distribution detection"), the log of the
-    sum of the exponentials of the logits. A softmax does not fix the mean of the logits; with a mean of 0 the energy is
-    the mean of -log(p) over the classes. With two classes it orders samples as their probability does.
-    It finds samples between the classes, not those that are far from all.
-
-    Parameters
-    ----------
-    probabilities : ndarray, shape (n, c)
-
-    Returns
-    -------
-    ndarray, shape (n,)
-
-    Examples
-    --------
-    >>> energies(np.array([[0.98, 0.01, 0.01], [1 / 3, 1 / 3, 1 / 3]])).round(2).tolist()
-    [3.08, 1.1]
-    """
-    return np.asarray(-np.log(np.maximum(probabilities, _LEAST)).mean(axis=1))
 
 
 def evaluate_sets(sets: NDArray[np.bool_], y: NDArray[np.int64], requested: float) -> SetFigures:

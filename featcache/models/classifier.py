@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from featcache.backbones.encoder import Encoder
 
-_Labelled = tuple[NDArray[np.int64], NDArray[np.float64] | None]
-"""Class indices, shape (b,), and probabilities, shape (b, c); None for heads without probabilities."""
+_Labelled = tuple[NDArray[np.int64], NDArray[np.float64] | None, NDArray[np.float32] | None]
+"""Class indices, shape (b,); probabilities, shape (b, c), None for heads without them; features, None for networks."""
 
 _Answer = Callable[[], _Labelled]
 """Waits for them."""
@@ -276,9 +276,8 @@ class Classifier(NotebookResult):
             probability, above 0 and below 1, such as 0.95; see `featcache.metrics.conformal`. The probability is an
             average over training sets and over samples like the training samples. Default: no sets.
         unknown : bool
-            Refuse samples that lie between the classes: they have no label, and `Prediction.is_unknown` is True. Many
-            samples of other classes do. Some do not: a sample far from all classes can have a sure label. One in 20
-            samples of the known classes is refused as well. Default: False.
+            Refuse samples that are like none of the classes, see `featcache.heads.novelty`: they have no label, and
+            `Prediction.is_unknown` is True. One in 20 samples of the known classes is refused as well. Default: False.
 
         Yields
         ------
@@ -338,8 +337,9 @@ class Classifier(NotebookResult):
         """The predictions of a batch. views : of each sample."""
         found: list[Labels] = []
         if answer is not None:
-            averaged = average_views(*answer, views, len(self.classes), self.card.thresholds)
-            found = labelling.apply(*averaged)
+            predicted, probabilities, x = answer
+            averaged = average_views(predicted, probabilities, views, len(self.classes), self.card.thresholds)
+            found = labelling.apply(*averaged, x)
         labelled = iter(found)
         predictions = []
         for path, result in batch:
@@ -357,6 +357,11 @@ def _head_classifier(
 ) -> _Classify:
     def start(views: Any) -> _Answer:
         features = backbone.submit(views)
-        return lambda: classify(estimator, np.concatenate(features(), axis=1), n_classes, multilabel=multilabel)
+
+        def wait() -> _Labelled:
+            x = np.concatenate(features(), axis=1)
+            return *classify(estimator, x, n_classes, multilabel=multilabel), x
+
+        return wait
 
     return start

@@ -199,7 +199,12 @@ class FeatureClassifier(NotebookResult):
     def open_caches(self, caches: Caches, tta: int | None = None) -> FeatureCache | JoinedCache:
         """The cache, or the caches as one, with the features that the head takes. Raises CacheError.
 
-        caches, tta : see `stream`.
+        Parameters
+        ----------
+        caches : path, FeatureCache, or sequence of these
+            See `stream`.
+        tta : int, optional
+            See `stream`.
         """
         tta = self.card.tta if tta is None else tta
         opened = [FeatureCache.open(cache) for cache in list_caches(caches)]
@@ -280,7 +285,7 @@ class FeatureClassifier(NotebookResult):
             return []
         x = features.with_views(tta).flatten().x if tta else features.lazy_view(0)
         answer = classify(self._estimator, x, len(self.classes), views=1 + tta, multilabel=self.card.multilabel)
-        return labelling.apply(*answer)
+        return labelling.apply(*answer, x)
 
 
 def _locate(prediction: Prediction, data: CachedData) -> Prediction:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.cache.lazy_arrays import LazyRows
 from featcache.core.model_card import ModelCard
 from featcache.core.model_folder import locate, reading
 from featcache.core.samples import format_labels
 from featcache.errors import HeadError
-from featcache.heads.held_out import FILE, KNOWN, HeldOutScores
-from featcache.metrics.conformal import energies
+from featcache.heads.held_out import FILE, HeldOutScores
+from featcache.heads.novelty import KNOWN, NoveltyScore
+from featcache.heads.solvers.closed_form import MAX_WIDTH
 from featcache.models.defaults import TOP_CLASSES
 
 
@@ -40,14 +42,17 @@ class Labelling:
         How many classes to name.
     set_threshold : float, optional
         The least probability of a label in a set. None: no sets.
-    least_energy : float, optional
-        The energy below which a sample is unknown, see `featcache.metrics.conformal.energies`. None: none is.
+    novelty : NoveltyScore, optional
+        What gives samples of unknown classes low scores. None: no sample is refused.
+    least_novelty : float
+        The score below which a sample is unknown.
     """
 
     classes: tuple[str, ...]
     top: int = TOP_CLASSES
     set_threshold: float | None = None
-    least_energy: float | None = None
+    novelty: NoveltyScore | None = None
+    least_novelty: float = -np.inf
 
     @classmethod
     def of_model(
@@ -66,7 +71,7 @@ class Labelling:
         coverage : float, optional
             How often a set must hold the true label, above 0 and below 1. None: no sets.
         unknown : bool
-            Whether samples that lie between the classes are refused.
+            Whether samples that are like none of the classes are refused.
         tta : int
             How many augmented views are averaged with the clean one.
 
@@ -92,16 +97,26 @@ class Labelling:
         folder = Path(path)
         with reading(folder):
             scores = HeldOutScores.load(folder, locate(folder, FILE))
-        threshold = least = None
+        threshold = None
         if coverage is not None:
             threshold = scores.set_threshold(coverage)
             scores.check_enough(coverage, "coverage")
         if unknown:
             scores.check_enough(KNOWN, "unknown keeps a share of known samples of")
-            least = scores.energy_threshold
-        return cls(card.classes, top, threshold, least)
+            if scores.novelty is None:
+                raise HeadError(
+                    f"{path} cannot tell unknown samples: it was fitted to more than {MAX_WIDTH:,} features, or before "
+                    "heads had a novelty score. Fit it again, to fewer layers (--layer penultimate)."
+                )
+            return cls(card.classes, top, threshold, scores.novelty.score, scores.novelty.threshold)
+        return cls(card.classes, top, threshold)
 
-    def apply(self, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None) -> list[Labels]:
+    def apply(
+        self,
+        predicted: NDArray[np.int64],
+        probabilities: NDArray[np.float64] | None,
+        x: NDArray[Any] | LazyRows | None = None,
+    ) -> list[Labels]:
         """The labels of n samples.
 
         Parameters
@@ -110,6 +125,8 @@ class Labelling:
             Class indices; with several labels 0 or 1.
         probabilities : ndarray, shape (n, c), or None
             Of all classes; None for classifiers without probabilities.
+        x : ndarray or LazyRows, shape (n, d), optional
+            Features, by which samples are refused; None for networks, which refuse none.
         """
         labels = format_labels(predicted, self.classes)
         if probabilities is None:
@@ -125,8 +142,8 @@ class Labelling:
         if self.set_threshold is not None:
             sizes = (values >= self.set_threshold).sum(axis=1).tolist()
             found = [one._replace(label_set=tuple(best[:n])) for one, best, n in zip(found, names, sizes, strict=True)]
-        if self.least_energy is not None:
-            unknown = energies(probabilities) < self.least_energy
+        if self.novelty is not None and x is not None:
+            unknown = self.novelty.score_samples(x) < self.least_novelty
             found = [
                 one._replace(label=None if is_unknown else one.label, is_unknown=is_unknown)
                 for one, is_unknown in zip(found, unknown.tolist(), strict=True)

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from featcache.data.sample_loader import Inputs
     from featcache.training.network import BackboneWithHead
 
-_Answer: TypeAlias = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64]]]
+_Answer: TypeAlias = Callable[[], tuple[NDArray[np.int64], NDArray[np.float64], None]]
 
 
 def network_classifier(
     backbone: TrainableNetwork, network: BackboneWithHead, card: ModelCard
 ) -> Callable[[Inputs], _Answer]:
-    """A function that starts on inputs, and returns what waits for their labels and probabilities.
+    """A function that starts on inputs, and returns what waits for their labels and probabilities (no features).
 
     Parameters
     ----------
@@ -38,11 +38,11 @@ def network_classifier(
     def classify(views: Inputs) -> _Answer:
         logits = submit(views)
 
-        def answer() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        def answer() -> tuple[NDArray[np.int64], NDArray[np.float64], None]:
             values = torch.from_numpy(logits()).double()
             probabilities = (values.sigmoid() if card.multilabel else values.softmax(1)).numpy()
             labels = decide(probabilities, card.thresholds) if card.multilabel else probabilities.argmax(1)
-            return labels, probabilities
+            return labels, probabilities, None
 
         return answer
 

@@ -45,7 +45,7 @@ class Prediction(Result, NotebookResult):
         The labels that together hold the true one as often as requested, the most probable first; it can be empty.
         None without a requested coverage.
     is_unknown : bool, optional
-        Whether the sample lies between the classes, and was refused. None if this was not requested.
+        Whether the sample is like none of the classes, and was refused. None if this was not requested.
 
     Examples
     --------

@@ -17,10 +17,18 @@ from featcache.analysis.curves import Curve
 from featcache.core.model_card import CHECKPOINT, REPORT, ModelCard
 from featcache.data.sources.registry import open_source
 from featcache.errors import HeadError, PictureError
+from featcache.heads.novelty import NoveltyFigures
 from featcache.metrics.conformal import SetFigures
 from featcache.metrics.predictions import read_predictions
 from featcache.reports.chosen_predictions import choose_predictions
-from featcache.reports.plots import plot_confusion, plot_coverage, plot_curve, plot_history, plot_reliability
+from featcache.reports.plots import (
+    plot_confusion,
+    plot_coverage,
+    plot_curve,
+    plot_history,
+    plot_novelty,
+    plot_reliability,
+)
 from featcache.reports.samples.registry import sample_report
 from featcache.reports.style import DrawFigure
 
@@ -84,6 +92,25 @@ def has_sets(model: _Path) -> bool:
     """Whether the report of a model can be read, and has figures of sets of labels."""
     try:
         return bool(_read(Path(model) / REPORT).get("sets"))
+    except PictureError:
+        return False
+
+
+def novelty_figure(model: _Path) -> DrawFigure:
+    """How many samples of an unknown class are refused, by how many of the known classes are."""
+    figures = _read(Path(model) / REPORT).get("novelty")
+    if not figures:
+        raise PictureError(f"{model} has no figures of unknown samples: they take three classes or more.")
+    try:
+        return partial(plot_novelty, NoveltyFigures(**{**figures, "curve": tuple(figures["curve"])}))
+    except (KeyError, TypeError) as error:
+        raise PictureError(f"{Path(model) / REPORT} is damaged: its novelty is invalid.") from error
+
+
+def has_novelty(model: _Path) -> bool:
+    """Whether the report of a model can be read, and has figures of unknown samples."""
+    try:
+        return bool(_read(Path(model) / REPORT).get("novelty"))
     except PictureError:
         return False
 

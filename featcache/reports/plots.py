@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import plural
+from featcache.heads.novelty import KNOWN
 from featcache.metrics.calibration import reliability
 from featcache.metrics.significance import wilson_interval
 from featcache.reports.style import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION, shorten
@@ -22,6 +23,7 @@ from featcache.reports.style import BLUE, COLOURS, GREY, ORANGE, SKY, VERMILION,
 if TYPE_CHECKING:
     from featcache.analysis.curves import Curve
     from featcache.analysis.planning.capacity import CapacityPlan
+    from featcache.heads.novelty import NoveltyFigures
     from featcache.metrics.conformal import SetFigures
     from featcache.training.loop import EpochMetrics
 
@@ -218,6 +220,24 @@ def plot_coverage(figures: Sequence[SetFigures]) -> Figure:
     top.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     bottom.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     bottom.set_xticks(requested)
+    return figure
+
+
+def plot_novelty(figures: NoveltyFigures) -> Figure:
+    """How many samples of an unknown class are refused, by how many of the known classes are."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    known = np.linspace(0, 1, len(figures.curve))
+    axes.plot([0, 1], [0, 1], "--", color=GREY, label="by chance")
+    axes.plot(known, figures.curve, "o-", ms=4, color=BLUE, label=f"mean of {figures.classes} classes")
+    axes.plot([1 - KNOWN], [figures.refused], "D", ms=8, color=ORANGE, label="predict --unknown")
+    axes.set_xlabel("refused samples of the other classes")
+    axes.set_ylabel("refused samples of the class that is left out")
+    axes.set_title(f"samples of unknown classes (AUROC {figures.auroc:.2f})", fontsize="medium")
+    axes.grid()
+    axes.legend(fontsize="small", loc="lower right")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 

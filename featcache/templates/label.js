@@ -91,7 +91,7 @@ function say(message) {
 function nothingLeft() {
   if (view === "doubtful") {
     if (state.assessing) return "Looking for doubtful labels…";
-    return `No label to check${state.doubts_note ? `: ${state.doubts_note}.` : " yet."}`;
+    return state.doubts_note || "No label to check yet.";
   }
   if (state.choosing) return `Choosing the next ${state.nouns}…`;
   if (state.error) return `No ${state.nouns} could be chosen: ${state.error}`;

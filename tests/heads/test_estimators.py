@@ -29,7 +29,9 @@ from foreign import Foreign, Payload
 from tuned import make_head
 
 CENTRES = np.array([[4.0, 0, 0], [0, 4, 0], [0, 0, 4]])
-ALL_NAMES = "attention, auto, centroid, forest, head2toe, imagenet, knn, lda, linear, logreg, ridge, sgd, svm"
+ALL_NAMES = (
+    "attention, auto, centroid, forest, head2toe, imagenet, knn, layer-attention, lda, linear, logreg, ridge, sgd, svm"
+)
 
 
 def flat(views: int = 1, n: int = 30, noise: float = 0.5) -> TrainingMatrix:

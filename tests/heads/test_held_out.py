@@ -12,9 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from featcache import FeatureCache, fit_head
 from featcache.errors import HeadError
 from featcache.heads.held_out import FILE, HeldOutScores
-from featcache.metrics.conformal import energies
 
 CLASSES = ["ant", "bee", "wasp"]
+ARRAYS = {
+    "probability": np.zeros(3), "novelty": np.zeros(3), "coef": np.ones((2, 4), np.float32), "intercept": np.zeros(2),
+    "products": np.eye(2), "priors": np.ones(2) / 2,
+}  # fmt: skip
 
 
 def make_cache(n: int = 240, seed: int = 0) -> FeatureCache:
@@ -25,19 +28,21 @@ def make_cache(n: int = 240, seed: int = 0) -> FeatureCache:
     return FeatureCache.from_arrays(x, [CLASSES[i] for i in y], split=["train", "train", "train", "val"] * (n // 4))
 
 
-def test_scores_are_sorted_probabilities_and_energies() -> None:
+def test_scores_are_sorted_probabilities() -> None:
     probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
     scores = HeldOutScores.from_probabilities(probabilities, np.array([0, 1, 1]))
     np.testing.assert_allclose(scores.probability, [0.3, 0.5, 0.7], rtol=1e-6)
-    np.testing.assert_allclose(scores.energy, np.sort(energies(probabilities)), rtol=1e-6)
+    assert scores.novelty is None
 
 
 @pytest.mark.parametrize("head", ["linear", "ridge", "lda", "centroid", "knn", "auto"])
 def test_heads_that_choose_their_settings_save_scores_of_all_training_samples(tmp_path: Path, head: str) -> None:
     fit_head(make_cache(), tmp_path, head=head)
     arrays = load_file(tmp_path / FILE)
-    assert {name: len(values) for name, values in arrays.items()} == {"probability": 180, "energy": 180}
-    assert all(np.all(np.diff(values) >= 0) for values in arrays.values())
+    assert {name: values.shape for name, values in arrays.items()} == {
+        "probability": (180,), "novelty": (180,), "coef": (3, 6), "intercept": (3,), "products": (3, 3), "priors": (3,)
+    }  # fmt: skip
+    assert all(np.all(np.diff(arrays[name]) >= 0) for name in ("probability", "novelty"))
 
 
 def test_scores_of_folds_are_those_of_scikit_learn(tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_few_samples_give_only_the_figures_that_they_suffice_for() -> None:
 
 
 def test_too_few_samples_are_an_error_with_the_number_that_is_needed() -> None:
-    scores = HeldOutScores(np.zeros(18, np.float32), np.zeros(18, np.float32))
+    scores = HeldOutScores(np.zeros(18))
     with pytest.raises(HeadError, match=r"coverage 0\.95 needs 19 training samples or more, and this head has 18"):
         scores.check_enough(0.95, "coverage")
     scores.check_enough(0.9, "coverage")
@@ -89,7 +94,7 @@ def test_too_few_samples_are_an_error_with_the_number_that_is_needed() -> None:
 
 @pytest.mark.parametrize("coverage", [0, 1, 1.5, -0.1])
 def test_impossible_coverage_is_refused(coverage: float) -> None:
-    scores = HeldOutScores(np.zeros(100, np.float32), np.zeros(100, np.float32))
+    scores = HeldOutScores(np.zeros(100))
     with pytest.raises(HeadError, match=f"coverage is {coverage}; it must be above 0 and below 1"):
         scores.set_threshold(coverage)
 
@@ -98,10 +103,14 @@ def test_impossible_coverage_is_refused(coverage: float) -> None:
     "content",
     [
         b"",
-        save({"probability": np.zeros(3, np.float32)}),
-        save({"probability": np.array([1, 0], np.float32), "energy": np.zeros(2, np.float32)}),
-        save({"probability": np.array([0, np.nan], np.float32), "energy": np.zeros(2, np.float32)}),
-        save({"probability": np.zeros((2, 2), np.float32), "energy": np.zeros(2, np.float32)}),
+        save({"novelty": np.zeros(3)}),
+        save({"probability": np.zeros(3), "novelty": np.zeros(3)}),
+        save({**ARRAYS, "novelty": np.array([1.0, 0.0])}),
+        save({**ARRAYS, "priors": np.ones(3) / 3}),
+        save({**ARRAYS, "intercept": np.array([0.0, np.inf])}),
+        save({"probability": np.array([1, 0], np.float32)}),
+        save({"probability": np.array([0, np.nan], np.float32)}),
+        save({"probability": np.zeros((2, 2), np.float32)}),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
@@ -109,6 +118,16 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(HeadError, match="is damaged"):
         HeldOutScores.load(tmp_path, path)
+
+
+def test_a_sound_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(save(ARRAYS))
+    novelty = HeldOutScores.load(tmp_path, path).novelty
+    assert novelty
+    np.testing.assert_array_equal(novelty.score.priors, [0.5, 0.5])
+    path.write_bytes(save({"probability": ARRAYS["probability"]}))
+    assert HeldOutScores.load(tmp_path, path).novelty is None
 
 
 def test_a_head_without_scores_says_which_heads_have_them(tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import logsumexp, softmax
 
-from featcache.metrics.conformal import energies, evaluate_sets, least_samples, lower_quantile
+from featcache.metrics.conformal import evaluate_sets, least_samples, lower_quantile
 from featcache.metrics.significance import wilson_interval
 
 
@@ -38,20 +37,3 @@ def test_figures_of_sets() -> None:
     assert (figures.low, figures.high) == wilson_interval(3, 5)
     assert str(figures).startswith("sets with a coverage of 90%: 60.0% hold the true label")
     assert str(figures).endswith("1.60 labels on average, 20% of them empty")
-
-
-def test_energy_is_that_of_centred_logits() -> None:
-    logits = np.random.default_rng(0).normal(size=(50, 7)) * 3
-    centred = logits - logits.mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(energies(softmax(logits, axis=1)), logsumexp(centred, axis=1))
-
-
-def test_energy_of_two_classes_orders_as_their_probability() -> None:
-    p = np.linspace(0.001, 0.999, 201)
-    energy = energies(np.stack([p, 1 - p], axis=1))
-    assert np.all(np.diff(energy[100:]) > 0)
-    np.testing.assert_allclose(energy, energy[::-1])
-
-
-def test_energy_is_finite_where_a_class_has_no_probability() -> None:
-    assert np.isfinite(energies(np.array([[1.0, 0.0]]))).all()

@@ -15,7 +15,7 @@ from featcache import FeatureCache, FeatureClassifier, fit_head
 from featcache.core.model_card import ModelCard
 from featcache.errors import HeadError
 from featcache.heads.held_out import FILE, HeldOutScores
-from featcache.metrics.conformal import energies
+from featcache.heads.novelty import NoveltyScore
 from featcache.models.labelling import Labelling
 from featcache.models.prediction import format_predictions
 
@@ -54,9 +54,12 @@ def test_a_set_can_be_empty_or_have_all_labels() -> None:
     assert [set(one.label_set or ()) for one in found] == [set(NAMES)] * 3
 
 
-def test_a_sample_with_a_low_energy_has_no_label() -> None:
-    limit = float(np.mean(np.sort(energies(PROBABILITIES))[:2]))
-    found = Labelling(NAMES, 3, least_energy=limit).apply(np.array([0, 1, 2]), PROBABILITIES)
+def test_a_sample_with_a_low_score_has_no_label() -> None:
+    """The classes lie at 0, 4 and 8 of one feature, and the second sample is at -9."""
+    products = 16.0 * np.outer([-1, 0, 1], [-1, 0, 1])
+    score = NoveltyScore(np.array([[-4.0], [0], [4]], np.float32), np.array([16.0, 0, -16]), products, np.ones(3) / 3)
+    labelling = Labelling(NAMES, 3, novelty=score, least_novelty=-10.0)
+    found = labelling.apply(np.array([0, 1, 2]), PROBABILITIES, np.array([[0.0], [-9.0], [8.0]]))
     assert [(one.label, one.is_unknown) for one in found] == [("ant", False), (None, True), ("wasp", False)]
     assert found[1].top[0] == ("bee", 0.4)
 
@@ -79,14 +82,15 @@ def test_of_known_samples_one_in_twenty_is_refused_and_of_others_most(head: Path
     x, y = clusters(300)
     between = FeatureCache.from_arrays(np.full_like(x, 1.0) + 0.01 * x, y, out=tmp_path / "between.h5")
     assert np.mean([one.is_unknown for one in classifier.predict(between, unknown=True)]) > 0.9
-    far = FeatureCache.from_arrays(20 * np.eye(6)[0] + 0.01 * x, y, out=tmp_path / "far.h5")  # as documented
-    assert np.mean([one.is_unknown for one in classifier.predict(far, unknown=True)]) < 0.1
+    far = FeatureCache.from_arrays(20 * np.eye(6)[0] + 0.01 * x, y, out=tmp_path / "far.h5")
+    assert np.mean([one.is_unknown for one in classifier.predict(far, unknown=True)]) > 0.9
 
 
 def test_limits_are_those_of_the_saved_scores(head: Path) -> None:
     scores = HeldOutScores.load(head, head / FILE)
     labelling = Labelling.of_model(head, ModelCard.read(head), 5, 0.9, True, 0)
-    assert (labelling.set_threshold, labelling.least_energy) == (scores.set_threshold(0.9), scores.energy_threshold)
+    assert scores.novelty is not None
+    assert (labelling.set_threshold, labelling.least_novelty) == (scores.set_threshold(0.9), scores.novelty.threshold)
     assert Labelling.of_model(head, ModelCard.read(head), 5, None, False, 0) == Labelling(NAMES)
 
 
@@ -111,7 +115,7 @@ def test_the_command_counts_the_refused(head: Path) -> None:
     answer = json.loads(result.stdout)
     refused_ones = sum(one.get("unknown", False) for one in answer["predictions"])
     assert answer["unknown"] == refused_ones > 0
-    assert f"{refused_ones} of 1500 images lie between the classes: they have no label" in result.stderr
+    assert f"{refused_ones} of 1500 images are like none of the classes: they have no label" in result.stderr
 
 
 @pytest.mark.parametrize("options", [["--coverage", "0.9"], ["--unknown"]])

@@ -112,7 +112,7 @@ def test_an_address_that_others_reach_is_said_aloud(host: str, url: str, has_not
         f"{host} is not a loopback address: everyone who reaches port 80 of this machine can use the page. "
         "There is no password."
     )
-    assert serving._server_info(host, 80, PANEL) == ServerInfo(url, note if has_note else None, PANEL.api(url))
+    assert server.page_address(host, 80) == (url, note if has_note else None)
 
 
 def test_the_page_says_how_it_is_called() -> None:

@@ -33,6 +33,7 @@ from featcache.reports.model_figures import (
     curve_figure,
     has_sets,
     history_figure,
+    novelty_figure,
     predictions_figure,
     reliability_figure,
 )
@@ -352,6 +353,22 @@ def test_a_head_of_averaged_views_has_no_sets_and_its_page_no_note(tmp_path: Pat
     fit_head(FeatureCache.from_arrays(x, [f"c{label}" for label in y]), tmp_path / "head", head="ridge", tta=2)
     assert (tmp_path / "head" / "held-out.safetensors").exists()
     assert not has_sets(tmp_path / "head")
+
+
+def test_the_curve_of_unknown_samples_is_that_of_the_report(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    cache = FeatureCache.from_arrays(rng.normal(size=(240, 6)) + 3 * np.eye(6)[y], y)
+    fit = fit_head(cache, tmp_path / "head", head="lda")
+    assert fit.novelty
+    (axes,) = novelty_figure(tmp_path / "head")().axes
+    _chance, curve, limit = axes.get_lines()
+    assert curve.get_xdata().tolist() == pytest.approx(np.linspace(0, 1, 21).tolist())
+    assert curve.get_ydata().tolist() == list(fit.novelty.curve)
+    assert (limit.get_xdata()[0], limit.get_ydata()[0]) == (pytest.approx(0.05), fit.novelty.refused)
+    two = FeatureCache.from_arrays(rng.normal(size=(80, 6)), y[:80] % 2)
+    fit_head(two, tmp_path / "two", head="lda")
+    assert "they take three classes or more" in refusal(lambda: novelty_figure(tmp_path / "two"))
 
 
 def test_a_head_without_held_out_samples_has_no_coverage(tmp_path: Path) -> None:

@@ -90,4 +90,7 @@ def _find_doubts(cache: FeatureCache, seed: int) -> tuple[tuple[Doubt, ...], str
         for issue in (*check.findings, *check.rankings)
         for one in issue.images
     )
-    return doubts, check.summary
+    if check.ran:
+        return doubts, f"{check.summary}."
+    reason = check.summary.removeprefix("not checked: ")
+    return doubts, f"The doctor cannot tell yet which labels are wrong: {reason}, as far as these labels show."

@@ -105,7 +105,13 @@ class ViewSpec(SampleView):
         return self.image_size
 
     def shows_same(self, other: SampleView) -> bool:
-        """See `SampleView`. Most recipes crop a part of the image, whatever the size of the view."""
+        """See `SampleView`. Most recipes crop a part of the image, whatever the size of the view.
+
+        Parameters
+        ----------
+        other : SampleView
+            The view to compare with.
+        """
         if not (isinstance(other, ViewSpec) and super().shows_same(other)):
             return False
         sizes = [(view.image_size, view.resize_size) for view in (self, other)]

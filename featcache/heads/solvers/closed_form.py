@@ -104,6 +104,18 @@ class _Covariance(NamedTuple):
         return np.asarray(cho_solve(factor, self.between.T, check_finite=False).T)
 
 
+class ClassDirections(NamedTuple):
+    """Inner products with the class means, in the metric of the regularized inverse covariance within the classes.
+
+    layer : of rows, from the center of all of them; one output a class. products : of the class means, (c, c). priors :
+    fractions of the classes, (c,).
+    """
+
+    layer: Layer
+    products: NDArray[np.float64]
+    priors: NDArray[np.float64]
+
+
 class RegularizedCovariances:
     """The covariance of each problem, whose regularized inverse gives ridge and LDA.
 
@@ -163,13 +175,24 @@ class RegularizedCovariances:
         """The solution of the problem that sees all rows."""
         return self._layer(solve, len(self._covariances) - 1, strength, never)
 
-    def _layer(self, solve: Solve, number: int, strength: float, stop: Stop) -> Layer:
-        covariance = self._covariances[number]
+    def class_directions(self, strength: float) -> Iterator[ClassDirections]:
+        """Of each problem, see `ClassDirections`."""
+        for number, covariance in enumerate(self._covariances):
+            whitened = self._whiten(number, strength, never)
+            coef, _ = lda(covariance.priors, covariance.between, whitened)
+            intercept = -coef @ (covariance.center + self._mean)
+            yield ClassDirections(Layer(coef, intercept), covariance.between @ coef.T, covariance.priors)
+
+    def _whiten(self, number: int, strength: float, stop: Stop) -> NDArray[np.float64]:
         if (number, strength) not in self._whitened:  # ridge and LDA of a strength share it
             if stop():
                 raise OutOfTimeError
-            self._whitened[number, strength] = covariance.whiten(strength * self.scale)
-        coef, offset = solve(covariance.priors, covariance.between, self._whitened[number, strength])
+            self._whitened[number, strength] = self._covariances[number].whiten(strength * self.scale)
+        return self._whitened[number, strength]
+
+    def _layer(self, solve: Solve, number: int, strength: float, stop: Stop) -> Layer:
+        covariance = self._covariances[number]
+        coef, offset = solve(covariance.priors, covariance.between, self._whiten(number, strength, stop))
         return _layer(coef, offset - coef @ (covariance.center + self._mean))
 
 

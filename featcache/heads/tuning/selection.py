@@ -23,6 +23,7 @@ from featcache.heads.one_vs_rest import OneVsRestHead
 from featcache.heads.registry import HeadSpec
 from featcache.heads.solvers.path import OutOfTimeError, Stop, never
 from featcache.heads.training_data import FitOptions, Fitted, TrainingData
+from featcache.heads.tuning.held_out_novelty import measure_novelty
 from featcache.heads.tuning.path_selection import CVScore
 from featcache.heads.tuning.tuning_data import TunedHead, TuningData
 from featcache.metrics.classification import Accuracy
@@ -175,7 +176,7 @@ def fit_tuned(name: str, specs: Sequence[HeadSpec], data: TrainingData, options:
     predictions = HeldOutPredictions(rows, *_all_classes(tuned, tuning, len(classes)))
     scores = None
     if not tuning.multilabel:
-        scores = HeldOutScores.from_probabilities(predictions.probabilities, held_out_labels)
+        scores = HeldOutScores.from_probabilities(predictions.probabilities, held_out_labels, measure_novelty(tuning))
     fitted = Fitted(
         tuned.estimator,
         selection.chosen.head,

@@ -253,7 +253,7 @@ class TuningData:
                 selection = replace(by_folds, trials=selection.trials, interrupted=selection.interrupted)
             except np.linalg.LinAlgError:  # the penalty is less than the rounding errors without another fold
                 selection = self.select_closed_form(solve, stop)
-        layer = self.expand(self._regularized(stop).refit(solve, float(selection.values[0])))
+        layer = self.expand(self.covariances(stop).refit(solve, float(selection.values[0])))
         return self.tuned_head(selection, layer, "strength={}")
 
     def select_closed_form(
@@ -268,7 +268,7 @@ class TuningData:
 
         only : the only strength to try. first_fold : whether the heads are scored on the first fold alone.
         """
-        covariances, held_out = self._regularized(stop), self.held_out.first_fold if first_fold else self.held_out
+        covariances, held_out = self.covariances(stop), self.held_out.first_fold if first_fold else self.held_out
 
         def path(strengths: Sequence[float]) -> Iterable[PathWeights]:
             members = covariances.path(solve, strengths, stop, 1 if first_fold else None)
@@ -278,7 +278,8 @@ class TuningData:
             return select_on_path(path([only]), held_out, stop)
         return search_strengths(path, held_out, stop)
 
-    def _regularized(self, stop: Stop) -> RegularizedCovariances:
+    def covariances(self, stop: Stop = never) -> RegularizedCovariances:
+        """Of the rows. Raises OutOfTimeError."""
         if self._covariances is None:
             width = self._features.x.shape[2]
             self._covariances = RegularizedCovariances(self.statistics(stop), self.problem.x.mean, width)

@@ -58,6 +58,8 @@ def head_section(head: Path, cache: FeatureCache, data: str | os.PathLike[str] |
     add(lambda: model_figures.reliability_figure(head), "Calibration of the probabilities")
     if model_figures.has_sets(head):
         add(lambda: model_figures.coverage_figure(head), "How often sets of labels hold the true one")
+    if model_figures.has_novelty(head):
+        add(lambda: model_figures.novelty_figure(head), "Samples of a class that is left out, and how many are refused")
     sample_report(cache.spec.modality).add_samples(section, add, head, cache, data)
     return section
 
