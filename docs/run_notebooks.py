@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 FOLDER = Path(__file__).parent / "notebooks"
-_WIDTH, _COLOURS = 700, 32  # of a picture
+_WIDTH, _COLOURS = 700, 64  # of a picture
 
 
 def execute(notebook: NotebookNode, folder: Path, timeout_s: int = 1200) -> NotebookNode:
@@ -96,7 +96,7 @@ def _small(png: str) -> str:
     if picture.width > _WIDTH:
         picture = picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)), Image.Resampling.LANCZOS)
     target = io.BytesIO()
-    picture.quantize(_COLOURS).save(target, "PNG", optimize=True)
+    picture.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(target, "PNG", optimize=True)
     return b64encode(target.getvalue()).decode()
 
 
