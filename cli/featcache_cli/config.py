@@ -20,6 +20,9 @@ def config_option(commands: Sequence[str]) -> Callable[[_F], _F]:
     def read(ctx: click.Context, _option: click.Parameter, path: str | None) -> None:
         if path is not None:
             ctx.default_map = read_config(path, commands)
+            if isinstance(ctx.command, click.Group):
+                for name, table in ctx.default_map.items():
+                    _check_table(ctx, ctx.command, name, table, name)
 
     return click.option(
         "--config",
@@ -48,6 +51,25 @@ def read_config(path: str | os.PathLike[str], commands: Sequence[str]) -> dict[s
         if name not in commands:
             raise click.UsageError(f"{path}: there is no command {name!r}. {close_hint(name, commands)}")
     return tables
+
+
+def _check_table(ctx: click.Context, group: click.Group, name: str, table: Mapping[str, Any], title: str) -> None:
+    """Raise UsageError for wrong names in a table, and in the tables in it of a command such as show.
+
+    title : the name of the table, such as "show.map".
+    """
+    command = group.get_command(ctx, name)
+    if command is None:
+        names = group.list_commands(ctx)
+        raise click.UsageError(f"--config: there is no command {title!r}. {close_hint(name, names)}")
+    if not isinstance(command, click.Group):
+        parameters_of(command, table, title)
+        return
+    for key, value in table.items():
+        if not isinstance(value, Mapping):
+            tables = ", ".join(f"[{title}.{other}]" for other in command.list_commands(ctx))
+            raise click.UsageError(f"--config: {key} is in [{title}], which holds tables alone: {tables}")
+        _check_table(ctx, command, key, value, f"{title}.{key}")
 
 
 def parameters_of(command: click.Command, table: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from featcache_cli import options
 @options.command()
 @click.argument("cache", type=options.PATH)
 @click.option("--over", type=click.Choice(["labels", "views"]), default="labels", show_default=True,
-              help="What is varied: the number of training labels, or of augmented views per image.")  # fmt: skip
+              help="What is varied: the number of training labels, or of augmented views per sample.")  # fmt: skip
 @click.option("--head", type=click.Choice(["auto", "linear", "ridge", "lda", "centroid", "knn", "head2toe"]),
               default="auto", show_default=True, help="The head to fit. auto chooses one on all of train.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1), help="How often each fraction of the labels is drawn. [default: 5]")
@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """Measure accuracy and fitting time against the number of labels, or of views, in CACHE.
 
-    The head and the layers that are not named are chosen as fit-head does, once, on all training images.
+    The head and the layers that are not named are chosen as fit-head does, once, on all training samples.
     """
     import featcache
 

@@ -15,7 +15,7 @@ from featcache_cli import options, outputs
 @outputs.list_option
 @options.as_json
 def command(a: str, b: str, listed: str | None, as_json: bool) -> None:
-    """Compare cache A with cache B, or with a folder or CSV of images: settings and images, by content.
+    """Compare cache A with cache B, or with a folder or table of images or texts: settings and samples, by content.
 
     Exit status: 1 = they differ.
     """

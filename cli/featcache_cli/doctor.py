@@ -36,7 +36,10 @@ from featcache_cli.wrapping import safe
 @options.factory_option
 @click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda:1.")
 @click.option(
-    "--seed", default=0, show_default=True, help="The seed of the folds, and of the choice of images if there are many."
+    "--seed",
+    default=0,
+    show_default=True,
+    help="The seed of the folds, and of the choice of samples if there are many.",
 )
 @options.as_json
 def command(

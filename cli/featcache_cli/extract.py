@@ -31,14 +31,14 @@ from featcache_cli import options, outputs
 @options.strict_option
 @outputs.list_option
 @options.cluster_options
-@click.option("--dry-run", is_flag=True, help="Write nothing; measure a few images and estimate time and size.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; measure a few samples and estimate time and size.")
 @options.as_json
 def command(out: str, dry_run: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
     """Run the frozen network once on every image or text of DATA, and store the features in a cache.
 
     DATA is a folder (train/CLASS/*, val/CLASS/*, or CLASS/*), a CSV, JSON lines or Parquet manifest
     (path,label[,split]), either of them by URL (s3://, gs://, https://), tar files (shards-{000..099}.tar), or a data
-    set of Hugging Face (saved, Parquet files, a folder with metadata.csv). Images may have no label (a folder without
+    set of Hugging Face (saved, Parquet files, a folder with metadata.csv). Samples may have no label (a folder without
     class folders, a folder unlabeled, empty cells): `featcache update` fills labels in. DATA of texts is a table with
     text,label[,split] (CSV, TSV, JSON lines, Parquet), a folder of .txt files, or a data set of Hugging Face. Run the
     same command again to resume after an interruption.
@@ -48,7 +48,7 @@ def command(out: str, dry_run: bool, listed: str | None, as_json: bool, **settin
     cluster = options.take_cluster(settings)
     options.take_backbone(settings, settings["layers"])
     if dry_run and (cluster or listed):
-        raise click.UsageError("--dry-run measures a few images on this machine: drop --cluster and --list")
+        raise click.UsageError("--dry-run measures a few samples on this machine: drop --cluster and --list")
     settings["on_note"] = None if as_json else options.note
     with options.progress_bar(then=options.LOADING) as progress:
         if dry_run:

@@ -12,7 +12,7 @@ from featcache.core.head_options import HeadOptions
 from featcache_cli import options, outputs
 from featcache_cli.requirements import Requirement, check_requirements, require_option
 
-_THEN = {"fit folds": "fit on all images", **dict.fromkeys(("fit heads", "fit strengths", "fit epochs"), "evaluate")}
+_THEN = {"fit folds": "fit on all samples", **dict.fromkeys(("fit heads", "fit strengths", "fit epochs"), "evaluate")}
 
 
 def _parameter(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class _HeadOption(click.Option):
     callback=outputs.new_file,
     help="Write a report with figures to this HTML file; needs -o.",
 )
-@click.option("--images", "data", type=options.PATH, help="The images of CACHE, for the figures of --report.")
+@click.option("--images", "data", type=options.PATH, help="The images or texts of CACHE, for the figures of --report.")
 @options.shared("layer", HeadOptions)
 @options.cluster_options
 @options.shared("seed", HeadOptions)

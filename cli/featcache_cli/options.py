@@ -175,7 +175,9 @@ def take_cluster(settings: dict[str, Any]) -> Any:
     return None if address is None else Cluster(address, gpus or 0, cpus)
 
 
-strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable image instead of listing it.")
+strict_option = click.option(
+    "--strict", is_flag=True, help="Stop at the first unreadable sample instead of listing it."
+)
 
 
 class RecipeName(click.Choice[str]):

@@ -81,7 +81,7 @@ list_option = click.option(
     "listed",
     type=click.Path(),
     callback=_list_file,
-    help="Write all listed images to this CSV file.",
+    help="Write all listed samples to this CSV file.",
 )
 
 

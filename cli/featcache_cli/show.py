@@ -165,7 +165,7 @@ def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) ->
 @click.option("--method", type=click.Choice(["pca", "tsne", "umap"]), default="pca", show_default=True,
               help="The projection; umap needs an extra.")  # fmt: skip
 @click.option("--split", type=click.Choice(["train", "val", "test", "unlabeled"]), default="val", show_default=True,
-              help="Which images to show.")  # fmt: skip
+              help="Which samples to show.")  # fmt: skip
 @click.option("--images", type=click.IntRange(3), default=2000, show_default=True, help="Highest number of points.")
 @click.option(
     "--thumbnails",
@@ -175,12 +175,12 @@ def curve(report: str, over: str | None, out: str, dark: bool, as_json: bool) ->
     help="Highest number of small images.",
 )
 @options.shared("layer", LayerOptions, help="Which features of the cache to use.")
-@click.option("--seed", default=0, show_default=True, help="The seed of the images and of the projection.")
+@click.option("--seed", default=0, show_default=True, help="The seed of the samples and of the projection.")
 @_figure_options
 def map_(cache: str, data: str | None, out: str, dark: bool, as_json: bool, **settings: Any) -> None:
     """Draw the features of CACHE in two dimensions, coloured by class.
 
-    With DATA, the map shows images whose neighbours are of another class.
+    With DATA, the map shows images and texts whose neighbours are of another class.
     """
     from featcache.reports import cache_figures
 

@@ -15,7 +15,7 @@ from featcache_cli import options, outputs
 @click.option(
     "--views",
     type=click.IntRange(0, 65534),
-    help="How many augmented views (K) each training image gets. [default: as before]",
+    help="How many augmented views (K) each training sample gets. [default: as before]",
 )
 @click.option(
     "--augment",
@@ -25,8 +25,8 @@ from featcache_cli import options, outputs
 )
 @click.option("--weights", type=options.PATH, help="The file of the network's weights, if it was moved.")
 @options.factory_option
-@click.option("--retry", is_flag=True, help="Try again to read the images that were skipped.")
-@click.option("--allow-leak", is_flag=True, default=None, help="Accept images that are in train and in val or test.")
+@click.option("--retry", is_flag=True, help="Try again to read the samples that were skipped.")
+@click.option("--allow-leak", is_flag=True, default=None, help="Accept samples that are in train and in val or test.")
 @options.label_column_option
 @options.text_column_option
 @click.option("--skip-missing", is_flag=True, default=None, help="Skip images whose files are missing.")
@@ -34,7 +34,7 @@ from featcache_cli import options, outputs
     "--dry-run", is_flag=True, help="Change nothing; print what would be done, with its estimated time and size."
 )
 @click.option(
-    "--yes", is_flag=True, help="Continue even if the features of more than a quarter of the images are dropped."
+    "--yes", is_flag=True, help="Continue even if the features of more than a quarter of the samples are dropped."
 )
 @options.batch_size_option
 @options.machine_options
@@ -45,10 +45,10 @@ from featcache_cli import options, outputs
 @outputs.list_option
 @options.as_json
 def command(cache: str, data: str, yes: bool, listed: str | None, as_json: bool, **settings: Any) -> None:
-    """Bring CACHE up to date with DATA: extract new and changed images, keep the others, drop removed ones.
+    """Bring CACHE up to date with DATA: extract new and changed samples, keep the others, drop removed ones.
 
-    Images are compared by content, so renamed, relabelled and newly labeled ones are not extracted again. The old cache
-    stays until the new one is complete. Run the same command again to resume after an interruption.
+    Samples are compared by content, so renamed, relabelled and newly labeled ones are not extracted again. The old
+    cache stays until the new one is complete. Run the same command again to resume after an interruption.
     """
     import featcache
 

@@ -15,7 +15,7 @@ from featcache_cli import options, outputs
 @click.option(
     "--images",
     type=options.PATH,
-    help="Also list the images of this folder or CSV that were changed, removed or added.",
+    help="Also list the images or texts of this folder or table that were changed, removed or added.",
 )
 @click.option(
     "--repair",
@@ -36,7 +36,7 @@ def command(
     listed: str | None,
     as_json: bool,
 ) -> None:
-    """Read all of CACHE and compare it with its checksums; exit status 1 if a row is damaged or an image differs."""
+    """Read all of CACHE and compare it with its checksums; exit status 1 if a row is damaged or a sample differs."""
     import featcache
 
     if images and repair:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.formatting import indefinite, plural, printable
 from featcache._utils.results import Result
+from featcache.core.class_names import nearest_note
 from featcache.core.samples import LABELED_SPLITS, UNLABELED, Samples, count_images
 
 SMALL_VAL = 30
@@ -80,11 +81,12 @@ class DataSummary(Result):
         names = [name for name, count in self.images.get("train", {}).items() if not count]
         if not names:
             return ""
+        trained = self.images["train"].keys() - set(names)
         it, more = "it" if len(names) == 1 else "them", len(names) - _NAMED_CLASSES
         named = ", ".join(map(printable, names[:_NAMED_CLASSES])) + (f" and {more} more" if more > 0 else "")
         return (
             f"train has no readable {self.modality}s of {named}: no head can choose {it}. Add {self.modality}s, or "
-            f"leave {it} out."
+            f"leave {it} out.{''.join(nearest_note(name, trained) for name in names[:_NAMED_CLASSES])}"
         )
 
     @property

@@ -15,7 +15,7 @@ class HeadFitOptions(TypedDict, total=False):
         UseViews | None,
         Option(
             None,
-            "Train on all views of an image, on their mean, on the clean view, or on one view an epoch (cycle).",
+            "Train on all views of a sample, on their mean, on the clean view, or on one view an epoch (cycle).",
             none="cycle for sgd, attention and layer-attention, all for the others",
         ),
     ]
@@ -24,7 +24,7 @@ class HeadFitOptions(TypedDict, total=False):
         Option(
             None,
             "Folds of the cross-validation within train, 2 or more.",
-            none="heads that choose their settings take 5, or hold a fifth out once if images times classes are more "
+            none="heads that choose their settings take 5, or hold a fifth out once if samples times classes are more "
             "than a million; others do not cross-validate",
         ),
     ]
@@ -34,7 +34,7 @@ class HeadFitOptions(TypedDict, total=False):
         Option(
             None,
             "First step before a head that does not choose its settings: scale each feature to mean 0 and variance 1 "
-            "(standard), or the features of each image to length 1 (l2).",
+            "(standard), or the features of each sample to length 1 (l2).",
             none="features are not scaled",
         ),
     ]
@@ -44,7 +44,7 @@ class HeadFitOptions(TypedDict, total=False):
         Option(
             None,
             "With several labels: the probability above which a label is predicted, one number for all labels or a "
-            "number for each. f1 chooses the thresholds with the highest F1 on held-out images.",
+            "number for each. f1 chooses the thresholds with the highest F1 on held-out samples.",
             none="0.5, with which most single decisions are right, but rare labels are seldom predicted",
         ),
     ]
@@ -52,7 +52,7 @@ class HeadFitOptions(TypedDict, total=False):
         int,
         Option(
             0,
-            "Seed of the folds, and of the first weights and the order of images of sgd, attention and "
+            "Seed of the folds, and of the first weights and the order of samples of sgd, attention and "
             "layer-attention.",
         ),
     ]
@@ -100,7 +100,7 @@ class HeadOptions(HeadFitOptions, total=False):
         int,
         Option(
             0,
-            "Augmented views of a val or test image that are averaged with the clean one, also when the saved head "
+            "Augmented views of a val or test sample that are averaged with the clean one, also when the saved head "
             "predicts. The cache must have them (val_views).",
         ),
     ]

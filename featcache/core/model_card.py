@@ -38,6 +38,7 @@ _STEMS = (
     "README",
     "log",
     "tensorboard",
+    "training-samples",
 )  # first parts of all file names that featcache writes into a model folder
 _LATER: dict[str, Any] = {"thresholds": None, "tta": 0, "engine": "", "self_training": None, "networks": []}
 """Fields that are left out if default, so that earlier versions can read the card."""

@@ -124,14 +124,14 @@ class FeatureOptions(ViewOptions, total=False):
 class ViewCount(TypedDict, total=False):
     """How many views are extracted."""
 
-    views: Annotated[int, Option(0, "Number of augmented views (K) of each training image.")]
+    views: Annotated[int, Option(0, "Number of augmented views (K) of each training sample.")]
 
 
 class ExtractOptions(FeatureOptions, TextOptions, total=False):
     """What decides which features a cache holds, besides the number of views."""
 
     val_views: Annotated[
-        int, Option(0, "Number of augmented views of each val or test image, for test-time augmentation.")
+        int, Option(0, "Number of augmented views of each val or test sample, for test-time augmentation.")
     ]
     layers: Annotated[
         str | Sequence[str],
@@ -167,10 +167,10 @@ class SplitOptions(DataOptions, total=False):
     """How the images are read and split; see `read_manifest`."""
 
     val_fraction: Annotated[
-        float, Option(0.2, "Fraction of the images held out as val where the data has no val split.")
+        float, Option(0.2, "Fraction of the samples held out as val where the data has no val split.")
     ]
     split_seed: Annotated[int, Option(0, "Seed that draws this val split.")]
-    allow_leak: Annotated[bool, Option(False, "Accept images of val or test that are also in train.")]
+    allow_leak: Annotated[bool, Option(False, "Accept samples of val or test that are also in train.")]
 
 
 class DeviceOptions(TypedDict, total=False):
@@ -210,7 +210,7 @@ class RuntimeOptions(DeviceOptions, DeterminismOptions, EngineOptions, LoaderOpt
     """What decides how long an extraction takes, and not the features, except their rounding."""
 
     batch_size: Annotated[
-        int | None, Option(None, "Number of views, not images, in a forward pass.", none="32, on a GPU 256")
+        int | None, Option(None, "Number of views, not samples, in a forward pass.", none="32, on a GPU 256")
     ]
 
 
@@ -234,7 +234,7 @@ class AutoExtractArguments(ExtractOptions, SplitOptions, RuntimeOptions, total=F
         int | Literal["auto"],
         Option(
             0,
-            "Number of augmented views (K) of each training image. auto: extract the clean views, compare recipes and "
+            "Number of augmented views (K) of each training sample. auto: extract the clean views, compare recipes and "
             "numbers of views on a part of train, and add the views that lower the log-loss.",
         ),
     ]

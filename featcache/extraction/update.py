@@ -29,6 +29,7 @@ from featcache.errors import BackboneError, CacheDamagedError, CacheMismatchErro
 from featcache.extraction.estimate import measure
 from featcache.extraction.extractor import LocalExtractor
 from featcache.extraction.fill import fill_cache, reject_unreadable
+from featcache.extraction.pipelines.registry import refuse_foreign_options
 from featcache.extraction.plan import ExtractionPlan
 from featcache.extraction.results import Update, with_ids
 from featcache.extraction.update_plan import UpdatePlan
@@ -139,6 +140,7 @@ def update(
     with monitor.phase("hash"):
         manifest = read_manifest(data, **split, progress=monitor.progress)
     check_source(old.path, old.spec, manifest.source)
+    refuse_foreign_options(manifest, runtime)
     summary = manifest.summary()
     monitor.note(str(summary))
     manifest, unread = keep_unread(old, manifest)

@@ -17,6 +17,8 @@ from featcache.core.model_folder import README, attach
 from featcache.core.model_readme import model_readme
 from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE, ExtractSpec
+from featcache.core.training_samples import FILE as TRAINING_SAMPLES
+from featcache.core.training_samples import training_samples
 from featcache.errors import OutputError
 from featcache.heads.io import save_head
 from featcache.heads.linear import LinearHead
@@ -56,7 +58,7 @@ class RunFolder:
         """Save the weights of a module, a network or a head, with its predictions of val."""
         classes, multilabel = self.samples.classes, self.samples.multilabel
         if isinstance(module, BackboneWithHead):
-            file, content = NETWORK, module.to_bytes()
+            file, content = NETWORK, module.to_bytes(self.spec.digest())
         else:
             arrays = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
             coef, intercept = arrays["weight"], arrays["bias"]
@@ -65,7 +67,7 @@ class RunFolder:
                 head = OneVsRestHead.from_weights(coef, intercept)
             else:
                 head = LinearHead.from_weights(coef, intercept, np.arange(len(classes)))
-            file, content = save_head(head)
+            file, content = save_head(head, self.spec.digest())
         card = ModelCard(
             kind="network" if isinstance(module, BackboneWithHead) else "head",
             file=file,
@@ -78,9 +80,9 @@ class RunFolder:
             multilabel=multilabel,
         )
         with self._explain_errors():
-            card.write(
-                self.path, content, {FILE: self._predictions("val", val), TEST: None, README: model_readme(card)}
-            )
+            trained = training_samples(self.samples.sha256[self.samples.rows("train")])
+            others = {TRAINING_SAMPLES: trained, FILE: self._predictions("val", val), TEST: None}
+            card.write(self.path, content, {**others, README: model_readme(card)})
 
     def save_best_weights(self, network: BackboneWithHead) -> None:
         """Save the weights of the best epoch, which will be averaged with the initial ones."""
@@ -98,7 +100,8 @@ class RunFolder:
 
     def save_test_predictions(self, labels: Any, predicted: Any, probabilities: Any) -> None:
         """Add the predictions of test to the saved model."""
-        content = split_predictions_csv(self.samples, "test", self.skipped, labels, predicted, probabilities)
+        arrays, modality = (labels, predicted, probabilities), self.spec.modality
+        content = split_predictions_csv(self.samples, "test", self.skipped, *arrays, modality)
         attach(self.path, {TEST: content})
 
     def save_checkpoint(self, state: dict[str, Any], config: dict[str, Any]) -> None:
@@ -115,7 +118,7 @@ class RunFolder:
     def _predictions(self, split: str, result: EvalResult) -> bytes | None:
         """The predictions of a split, as CSV."""
         arrays = result.labels.numpy(), result.predicted.numpy(), result.probabilities
-        return split_predictions_csv(self.samples, split, self.skipped, *arrays)
+        return split_predictions_csv(self.samples, split, self.skipped, *arrays, self.spec.modality)
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:

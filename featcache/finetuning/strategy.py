@@ -28,7 +28,7 @@ class StrategyOptions(TypedDict, total=False):
         Option(
             "all",
             "What is trained: all, the whole network; head, a linear layer on the network, which stays frozen in "
-            "eval() mode and runs on every image in every epoch.",
+            "eval() mode and runs on every sample in every epoch.",
         ),
     ]
     init_head: Annotated[

@@ -29,6 +29,8 @@ from featcache.core.model_readme import model_readme
 from featcache.core.options import select, takes_options
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import PENULTIMATE
+from featcache.core.training_samples import FILE as TRAINING_SAMPLES
+from featcache.core.training_samples import training_samples
 from featcache.errors import HeadError
 from featcache.heads.cache_comparison import CacheComparison
 from featcache.heads.fit import default_layer, fit
@@ -367,7 +369,7 @@ def _save(
     tta: int,
 ) -> None:
     """Write the head, its cards, its predictions of val and test, and the report."""
-    file, weights = save_head(result.estimator)
+    file, weights = save_head(result.estimator, cache.spec.digest())
     samples = cache.samples
     card = ModelCard(
         kind="head",
@@ -387,12 +389,13 @@ def _save(
     )
     test = None
     if data.test is not None and evaluation.test is not None:
-        test = predictions_csv(data.test.samples, *evaluation.test)
+        test = predictions_csv(data.test.samples, *evaluation.test, cache.spec.modality)
     report = json_safe(result.to_dict())
     files = {
-        FILE: predictions_csv(data.val.samples, *evaluation.val),
+        FILE: predictions_csv(data.val.samples, *evaluation.val, cache.spec.modality),
         TEST: test,
         HELD_OUT: held_out.to_bytes() if held_out else None,
+        TRAINING_SAMPLES: training_samples(samples.sha256[cache.readable_rows("train")]),
         REPORT: as_json(report),
         README: model_readme(
             card,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featcache._utils.files import check_readable
 from featcache.core.samples import Labels
+from featcache.core.tensor_files import add_metadata, tensor_metadata
 from featcache.errors import HeadError
 from featcache.heads.novelty import KNOWN, NoveltyFigures, NoveltyScore
 from featcache.metrics.conformal import least_samples, lower_quantile
@@ -133,7 +134,8 @@ class HeldOutScores:
         arrays = {"probability": self.probability}
         if self.novelty:
             arrays |= {"novelty": self.novelty.scores, **vars(self.novelty.score)}
-        return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        return add_metadata(content, tensor_metadata("scores of held-out training samples", "np"))
 
     @classmethod
     def load(cls, folder: Path, path: Path) -> HeldOutScores:

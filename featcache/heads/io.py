@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from featcache._utils.files import check_readable
+from featcache.core.tensor_files import add_metadata, tensor_metadata
 from featcache.errors import HeadError
 from featcache.heads.file_checks import (
     TREES,
@@ -49,7 +50,7 @@ class ArrayHead(Protocol):
         """What `HeadSpec.load` takes."""
 
 
-def save_head(estimator: BaseEstimator) -> tuple[str, bytes]:
+def save_head(estimator: BaseEstimator, digest: str = "") -> tuple[str, bytes]:
     """The file of a fitted head.
 
     Linear layers and heads with `to_arrays` become a safetensors file, other classifiers of scikit-learn a skops file.
@@ -58,6 +59,8 @@ def save_head(estimator: BaseEstimator) -> tuple[str, bytes]:
     ----------
     estimator : estimator
         A fitted classifier.
+    digest : str
+        Of the spec of its features, for the metadata of a safetensors file. Default: "".
 
     Returns
     -------
@@ -76,7 +79,7 @@ def save_head(estimator: BaseEstimator) -> tuple[str, bytes]:
         from safetensors.numpy import save
 
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        return "head.safetensors", save(contiguous, metadata)
+        return "head.safetensors", add_metadata(save(contiguous), tensor_metadata("head", "np", digest) | metadata)
     import skops.io
 
     name = type(estimator).__name__
@@ -132,17 +135,17 @@ def reject_unsavable(estimator: BaseEstimator) -> None:
         )
 
 
-def _arrays(estimator: BaseEstimator) -> tuple[dict[str, NDArray[Any]], dict[str, str] | None]:
+def _arrays(estimator: BaseEstimator) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Arrays and metadata of the safetensors file of a head; no arrays for other classifiers."""
     if isinstance(estimator, ArrayHead):
         return estimator.to_arrays(), {_HEAD: estimator.head_name}
     head = as_linear(estimator)
     if head is None:
-        return {}, None
+        return {}, {}
     arrays = {"coef": head.coef_, "intercept": head.intercept_}
     if isinstance(head, LinearHead):  # labels of OneVsRestHead are the rows of its weights
         arrays["classes"] = head.classes_
-    return arrays, None
+    return arrays, {}
 
 
 def load_head(path: Path) -> BaseEstimator:

@@ -23,13 +23,19 @@ from featcache.metrics.significance import PairedTest, paired_test
 FILE, TEST, LAST = "val.csv", "test.csv", "last.csv"
 """Files beside a model: its predictions on val and on test, and, after training, those of the last epoch on val."""
 
-_COLUMNS = ["image", "label", "predicted", "probability"]
+_COLUMNS = ["label", "predicted", "probability"]  # after that of the sample, whose name is the modality
 
 
-def predictions_csv(samples: Samples, predicted: NDArray[np.int64], probabilities: NDArray[np.float64] | None) -> bytes:
-    """Content of val.csv: a row an image; the probability is that of the predicted class, empty where there is none.
+def predictions_csv(
+    samples: Samples,
+    predicted: NDArray[np.int64],
+    probabilities: NDArray[np.float64] | None,
+    modality: str = "image",
+) -> bytes:
+    """Content of val.csv: a row a sample; the probability is that of the predicted class, empty where there is none.
 
-    Several labels are written as `a|b`, and so are their probabilities.
+    Several labels are written as `a|b`, and so are their probabilities. modality : what the samples are, which is the
+    name of the first column.
     """
     cells = [""] * len(samples)
     if probabilities is not None:
@@ -39,7 +45,7 @@ def predictions_csv(samples: Samples, predicted: NDArray[np.int64], probabilitie
             for row, labels_of_row in zip(probabilities, named, strict=True)
         ]
     labels, guesses = (format_labels(values, samples.classes) for values in (samples.labels, predicted))
-    text = "".join(map(csv_row, [_COLUMNS, *zip(samples.ids, labels, guesses, cells, strict=True)]))
+    text = "".join(map(csv_row, [[modality, *_COLUMNS], *zip(samples.ids, labels, guesses, cells, strict=True)]))
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -50,6 +56,7 @@ def split_predictions_csv(
     labels: NDArray[Any],
     predicted: NDArray[np.int64],
     probabilities: NDArray[np.float64] | None = None,
+    modality: str = "image",
 ) -> bytes | None:
     """`predictions_csv` of the images of a split that could be read; None where one came or went meanwhile.
 
@@ -58,7 +65,7 @@ def split_predictions_csv(
     rows = np.array([row for row in samples.rows(split) if row not in skipped], dtype=np.int64)
     if not np.array_equal(samples.labels[rows], labels):
         return None
-    return predictions_csv(samples.take(rows), predicted, probabilities)
+    return predictions_csv(samples.take(rows), predicted, probabilities, modality)
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,7 +183,7 @@ def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             rows = [list(map(plain_cell, row)) for row in csv.reader(stream)]
-        if rows.pop(0) != _COLUMNS or not rows:
+        if rows.pop(0)[1:] != _COLUMNS or not rows:
             raise ValueError
         return [
             ValPrediction(image, label, guess, tuple(float(text) for text in cell.split(SEPARATOR) if text))
@@ -184,5 +191,5 @@ def read_predictions(folder: Path, file: str = FILE) -> list[ValPrediction]:
         ]
     except (ValueError, IndexError, csv.Error) as error:
         raise HeadError(
-            f"{path} is damaged: it is not a table of {', '.join(_COLUMNS)}. Fit the model again."
+            f"{path} is damaged: it is not a table of sample, {', '.join(_COLUMNS)}. Fit the model again."
         ) from error

@@ -52,7 +52,7 @@ class Classifier(NotebookResult):
     Parameters
     ----------
     name : str
-        The folder of the model, for messages.
+        The folder of the model.
     card : ModelCard
         What the model is: backbone, head, metrics.
     backbone : Backbone or TextEncoder
@@ -64,6 +64,8 @@ class Classifier(NotebookResult):
 
     Attributes
     ----------
+    name : str
+        The folder that it was loaded from.
     card : ModelCard
         What the model is: backbone, head, metrics.
     classes : tuple of str
@@ -97,7 +99,7 @@ class Classifier(NotebookResult):
         classify: _Classify,
         on_features: FeatureClassifier | None = None,
     ) -> None:
-        self._name = name
+        self.name = name
         self.card = card
         self.classes = card.classes
         self.backbone = backbone
@@ -310,7 +312,7 @@ class Classifier(NotebookResult):
         if split is not None:
             raise DataLayoutError("split is for the samples of a cache. Leave it out.")
         views = 1 + (self.card.tta if tta is None else tta)
-        labelling = Labelling.of_model(self._name, self.card, top, coverage, unknown, views - 1)
+        labelling = Labelling.of_model(self.name, self.card, top, coverage, unknown, views - 1)
         return stream_samples(
             self.inputs.each(samples, text_column),
             self._prepare,

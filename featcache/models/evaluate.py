@@ -16,6 +16,7 @@ from featcache._utils.timing import PhaseTimer
 from featcache.core.model_card import REPORT, as_json, prepare_folder
 from featcache.core.model_folder import CARD
 from featcache.core.samples import SPLITS, UNLABELED
+from featcache.core.training_samples import count_known, read_training_samples
 from featcache.data.sources.base import SampleListing, SampleRecord, Source
 from featcache.data.sources.class_folders import preview
 from featcache.data.sources.registry import open_source
@@ -188,9 +189,11 @@ def evaluate(
         remarks=remarks,
         remark_hint=classifier.inputs.remark_hint(),
         modality=source.modality.name,
+        trained_on=_count_trained_on(Path(classifier.name), source, readable),
     )
     if folder is not None:
-        files = {FILE: predictions_csv(samples, predicted, probabilities), REPORT: as_json(evaluation.to_dict())}
+        content = predictions_csv(samples, predicted, probabilities, source.modality.name)
+        files = {FILE: content, REPORT: as_json(evaluation.to_dict())}
         if unknown:
             files[UNKNOWN] = unknown_csv(unknown)
         with lock_folder(folder):  # two evaluations at once cannot mix their files
@@ -198,6 +201,12 @@ def evaluate(
             if not unknown:
                 (folder / UNKNOWN).unlink(missing_ok=True)  # of an earlier evaluation
     return evaluation
+
+
+def _count_trained_on(folder: Path, source: Source, entries: Sequence[SampleRecord]) -> int:
+    """How many of the samples the model in a folder was trained on; 0 if it did not save that."""
+    known = read_training_samples(folder)
+    return 0 if known is None else count_known(known, source.hash([entry.id for entry in entries]))
 
 
 def _select(source: Source, listing: SampleListing, split: EvaluatedSplit) -> _Selection:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featcache._utils.formatting import printable
+from featcache._utils.formatting import plural, printable
 from featcache._utils.results import NotebookResult, Result, as_records
 from featcache.data.input_notes import SHOWN, input_notes, remark_notes
 from featcache.metrics.classification import Accuracy
@@ -51,6 +51,8 @@ class Evaluation(Result, NotebookResult):
         What to do about remarks on a range of values, see `SampleInputs.remark_hint`.
     modality : str
         What the samples are, "image" or "text".
+    trained_on : int
+        How many of the samples the model was trained on, by their content. 0 for models that did not save this.
     """
 
     model: str
@@ -69,6 +71,7 @@ class Evaluation(Result, NotebookResult):
     remarks: list[tuple[str, str]] = field(default_factory=list)
     remark_hint: str = ""
     modality: str = "image"
+    trained_on: int = 0
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -84,6 +87,12 @@ class Evaluation(Result, NotebookResult):
                 f"on its own {self.own_val['n']} val {self.modality}s it reached {self.own_val['accuracy']:.4f} "
                 f"(95 % interval "
                 f"{self.own_val['accuracy_low']:.4f} to {self.own_val['accuracy_high']:.4f})"
+            )
+        if self.trained_on:
+            n = self.accuracy.n + sum(self.taken_for.values())
+            lines.append(
+                f"the model was trained on {self.trained_on} of these {plural(n, self.modality)} (by content), so the "
+                "figures are too high"
             )
         lines += self._unknown_lines()
         if self.unlabeled:
@@ -104,6 +113,7 @@ class Evaluation(Result, NotebookResult):
             "unknown": self.unknown,
             "taken_for": self.taken_for,
             "unlabeled": self.unlabeled,
+            "trained_on": self.trained_on,
             "skipped": as_records(self.skipped, "path", "reason"),
             "ignored": self.ignored,
             "remarks": as_records(self.remarks, "path", "remark"),

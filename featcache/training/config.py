@@ -20,7 +20,7 @@ class TrainOptions(TypedDict, total=False):
     """How to train a network."""
 
     epochs: Annotated[int, Option(10, "Number of epochs to train.")]
-    batch_size: Annotated[int, Option(32, "Images in a batch.")]
+    batch_size: Annotated[int, Option(32, "Samples in a batch.")]
     lr: Annotated[float, Option(0.01, "Learning rate at the start.")]
     head_lr: Annotated[
         float | None,
@@ -56,7 +56,7 @@ class TrainOptions(TypedDict, total=False):
         Option(
             None,
             "Stop after this many epochs in a row in which val neither exceeded its best accuracy (with several labels "
-            "an image: mean average precision) nor fell below its lowest loss.",
+            "a sample: mean average precision) nor fell below its lowest loss.",
             none="never",
         ),
     ]

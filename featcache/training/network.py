@@ -9,6 +9,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from featcache._utils.files import check_readable, write_file
+from featcache.core.tensor_files import add_metadata, tensor_metadata
 from featcache.errors import HeadError
 
 
@@ -41,12 +42,13 @@ class BackboneWithHead(nn.Module):
             module.training = False
         return self
 
-    def to_bytes(self) -> bytes:
-        """All weights as safetensors."""
+    def to_bytes(self, digest: str = "") -> bytes:
+        """All weights as safetensors. digest : of the spec of the views, for the metadata of the file."""
         from safetensors.torch import save
 
         # `safetensors.torch.save_file` writes a file that only its owner can read
-        return save({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()})
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        return add_metadata(save(weights), tensor_metadata("network", "pt", digest))
 
     def save(self, path: Path) -> None:
         """Write all weights as safetensors, whole or not at all. Raises OutputError."""

@@ -69,6 +69,10 @@ def test_tables_of_figures_are_nested(cache: Path, tmp_path: Path) -> None:
         ("cache = 'x'", "cache is not in a table of a command"),
         ("[fit-head]\ncache = ['x']", "cache of fit-head takes one value, not a list"),
         ("[fit-head\n", "is not a TOML file"),
+        ("[fit-head]\ncache = 'x'\n[predict]\nmodle = 'x'", "predict has no option 'modle'. Did you mean model?"),
+        ("[show.confusion]\nmodle = 'x'", "show.confusion has no option 'modle'. Did you mean model?"),
+        ("[show.confusoin]\nmodel = 'x'", "there is no command 'show.confusoin'. Did you mean confusion?"),
+        ("[show]\nmodel = 'x'", "model is in [show], which holds tables alone: [show.confusion], "),
         ("[fit-head]\ncache = 'x'\nseed = 'many'", "Invalid value for '--seed'"),
     ],
 )

@@ -63,7 +63,7 @@ def test_an_epoch_is_a_line(run: tuple[Path, str, str]) -> None:
 def test_the_folder_holds_the_model_its_checkpoint_and_its_curves(run: tuple[Path, str, str]) -> None:
     assert sorted(path.name for path in run[0].iterdir()) == [
         "README.md", "curves.png", "head.safetensors", "last.csv", "last.pt", "model.json", "run.json",
-        "val.csv"]  # fmt: skip
+        "training-samples.safetensors", "val.csv"]  # fmt: skip
 
 
 def test_the_curves_are_those_that_show_draws(run: tuple[Path, str, str], tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_the_head_is_right_and_saved(cache: Path, tmp_path: Path) -> None:
         "held-out.safetensors",
         "model.json",
         "run.json",
+        "training-samples.safetensors",
         "val.csv",
     ]
 

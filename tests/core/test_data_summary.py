@@ -88,6 +88,13 @@ def test_a_class_without_a_readable_training_image_is_named() -> None:
     assert summarize("photos", samples).missing == ""
 
 
+def test_a_class_of_val_that_differs_from_one_of_train_in_case_says_so() -> None:
+    samples = samples_of({("ants", 0): 3, ("Bees", 1): 3, ("bees", 0): 3})
+    assert summarize("photos", samples).missing.endswith(
+        "or leave it out. Train has 'bees', which differs from 'Bees' only in upper and lower case."
+    )
+
+
 # Where it is said
 
 

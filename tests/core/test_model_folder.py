@@ -35,11 +35,13 @@ def test_model_json_names_all_files_with_their_hashes(head: Path) -> None:
         README: True,
         "head.safetensors": True,
         "held-out.safetensors": True,
+        "training-samples.safetensors": True,
         "test.csv": False,  # there is no test split
         "val.csv": True,
     }
     assert sorted(path.name for path in head.iterdir()) == [
-        *(README, "head.safetensors", "held-out.safetensors", CARD, "run.json", "val.csv"),
+        *(README, "head.safetensors", "held-out.safetensors", CARD, "run.json"),
+        *("training-samples.safetensors", "val.csv"),
     ]
 
 

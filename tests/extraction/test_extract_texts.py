@@ -197,6 +197,13 @@ def test_network_and_data_of_two_modalities_are_refused(table: Path, split_folde
         extract(split_folder, tmp_path / "c.h5", backbone=toy_text_encoder())
     with pytest.raises(DataLayoutError, match="holds texts, and image_size is for images"):
         extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(), image_size=64)
+    with pytest.raises(DataLayoutError, match="holds texts, and workers and max_pixels are for images"):
+        extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(), workers=2, max_pixels=10)
+    with pytest.raises(DataLayoutError, match="holds texts, and skip_missing is for images, whose tables name files"):
+        extract(table, tmp_path / "c.h5", backbone=toy_text_encoder(), skip_missing=True)
+    cache = extract(table, tmp_path / "ok.h5", backbone=toy_text_encoder()).cache
+    with pytest.raises(DataLayoutError, match="holds texts, and max_pixels is for images"):
+        update(cache.path, table, backbone=toy_text_encoder(), max_pixels=10)
     with pytest.raises(DataLayoutError, match="holds images, and prefix is for texts"):
         extract(split_folder, tmp_path / "c.h5", backbone=toy_backbone(), prefix="query: ")
     with pytest.raises(DataLayoutError, match="holds texts, and efficientnet_lite0 is a network for images"):

@@ -196,7 +196,7 @@ def test_defaults_are_those_of_texts(table: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_for_images_says_so(table: Path, split_folder: Path, tmp_path: Path) -> None:
-    for option, value in (("image_size", 64), ("image_cache", tmp_path / "i.h5")):
+    for option, value in (("image_size", 64), ("image_cache", tmp_path / "i.h5"), ("workers", 3)):
         with pytest.raises(DataLayoutError, match=f"holds texts, and {option} is for images"):
             finetune(table, tmp_path / "run", backbone=layered_encoder(), **{option: value})
     with pytest.raises(DataLayoutError, match="holds images, and max_length is for texts"):

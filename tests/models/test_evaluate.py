@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from caches import cache_of
-from commands import as_json, done, refused, write_folder
-from featcache.errors import DataLayoutError, EmptyFolderError
+from commands import as_json, done, drop_hashes, refused, write_folder
+from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
@@ -53,6 +53,38 @@ def test_on_its_own_val_a_model_reaches_what_it_reached(data: Path, model: Path,
     assert "5 val images (13 train images left out: --split all includes them)" in str(result)
     assert (tmp_path / "out/val.csv").read_text() == (model / "val.csv").read_text()
     assert compare_heads(model, tmp_path / "out").test.n == 5
+
+
+def test_training_samples_are_counted_by_content(data: Path, model: Path, tmp_path: Path) -> None:
+    assert evaluate(model, data, device="cpu").trained_on == 0
+    result = evaluate(model, data, split="all", device="cpu")
+    assert (result.accuracy.n, result.trained_on) == (18, 13)
+    assert (
+        "the model was trained on 13 of these 18 images (by content), so the figures are too high"
+        in str(result).splitlines()
+    )
+    renamed = tmp_path / "renamed/bees"
+    renamed.mkdir(parents=True)
+    for number, path in enumerate(
+        [data / "train/bees/000.png", data / "train/bees/001.png", data / "val/bees/000.png"]
+    ):
+        shutil.copy(path, renamed / f"copy{number}.png")
+    found = as_json("evaluate", model, renamed.parent, "--device", "cpu")
+    assert (found["n"], found["trained_on"]) == (3, 2)
+    older = shutil.copytree(model, tmp_path / "older")
+    drop_hashes(older)
+    (older / "training-samples.safetensors").unlink()
+    assert evaluate(older, data, split="all", device="cpu").trained_on == 0
+
+
+def test_training_samples_of_a_run_are_counted(data: Path, tmp_path: Path) -> None:
+    finetune(data, tmp_path / "run", mode="head", config=TrainConfig(epochs=1), **NET)
+    assert evaluate(tmp_path / "run", data, split="train", device="cpu").trained_on == 13
+    with (tmp_path / "run/training-samples.safetensors").open("r+b") as file:
+        file.truncate(20)
+    drop_hashes(tmp_path / "run")
+    with pytest.raises(HeadError, match=r"training-samples\.safetensors is damaged"):
+        evaluate(tmp_path / "run", data, split="train", device="cpu")
 
 
 def test_other_data_is_counted_class_by_class(model: Path, tmp_path: Path) -> None:

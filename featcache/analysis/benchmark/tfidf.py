@@ -191,5 +191,5 @@ def _save(path: Path, samples: Samples, probabilities: NDArray[np.float64]) -> A
     """Write the predictions of a split, and judge them."""
     predicted = probabilities.argmax(axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, predictions_csv(samples, predicted, probabilities))
+    write_file(path, predictions_csv(samples, predicted, probabilities, "text"))
     return evaluate(samples.labels, predicted, samples.classes, probabilities)

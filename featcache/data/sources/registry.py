@@ -60,7 +60,8 @@ def open_source(
     EmptyFolderError
         Nothing has this path.
     DataLayoutError
-        `label_column` or `skip_missing` is given for data without columns, `text_column` for data without texts in
+        `label_column` or `skip_missing` is given for data without columns, `skip_missing` for texts, `text_column` for
+        data without texts in
         columns, or the file is of a kind that holds no samples.
     """
     path, options = os.fspath(data), SourceOptions(label_column, skip_missing, text_column=text_column)
@@ -73,6 +74,10 @@ def open_source(
     if (label_column is not None or skip_missing) and not source_type.has_columns:
         raise DataLayoutError(
             f"{path} has no columns: --label-column and --skip-missing are for CSV, Parquet and Hugging Face's data."
+        )
+    if skip_missing and source_type.has_text_column:
+        raise DataLayoutError(
+            f"{path} holds texts, and skip_missing is for images, whose tables name files. Leave it out."
         )
     if text_column is not None and not source_type.has_text_column:
         raise DataLayoutError(

@@ -52,7 +52,7 @@ class Pipeline(Protocol):
     network : str
         What a network of this modality is called in messages, such as "a network for images".
     options : tuple of str
-        Options of an extraction that no other modality has. Each is None unless the user sets it.
+        Options of an extraction that no other modality has. Each is None, or its default, unless the user sets it.
     """
 
     modality: Modality

@@ -134,7 +134,14 @@ class ImagePipeline:
     modality = IMAGES
     default_backbone = EMBEDDED
     network = "a network for images"
-    options: tuple[str, ...] = ("image_size", "interpolation", "value_range", "decode_side")
+    options: tuple[str, ...] = (
+        "image_size",
+        "interpolation",
+        "value_range",
+        "decode_side",
+        "workers",
+        "max_pixels",
+    )
 
     def owns(self, backbone: Any, /) -> bool:
         """See `Pipeline`. A module of PyTorch is a network for images, too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from featcache.core.options import LoaderOptions, with_defaults
 from featcache.core.registry import Registry
 from featcache.data.manifest import Manifest
 from featcache.data.modality import IMAGES
@@ -24,6 +25,9 @@ def pipeline_of(backbone: Any) -> Pipeline | None:
             return pipeline
     added = (PIPELINES.get(name) for name in PIPELINES.names() if name not in own)
     return next((pipeline for pipeline in added if pipeline.owns(backbone)), None)
+
+
+_DEFAULTS: Mapping[str, Any] = {**with_defaults(LoaderOptions, {})}  # of options that are not None if nobody sets them
 
 
 def check_backbone(backbone: Any) -> None:
@@ -60,8 +64,13 @@ def select_pipeline(manifest: Manifest, backbone: Any, options: dict[str, Any]) 
             f"{name} holds {plural}, and {network} is {owner.network}. Name another network, or none "
             f"({pipeline.default_backbone} is the default), or give other data."
         )
-    refuse_options(manifest, options, {other: PIPELINES.get(other).options for other in PIPELINES.registered()})
+    refuse_foreign_options(manifest, options)
     return pipeline
+
+
+def refuse_foreign_options(manifest: Manifest, options: Mapping[str, Any]) -> None:
+    """Raise DataLayoutError for an option of an extraction that is set and belongs to another modality."""
+    refuse_options(manifest, options, {other: PIPELINES.get(other).options for other in PIPELINES.registered()})
 
 
 def refuse_options(manifest: Manifest, options: Mapping[str, Any], owned: Mapping[str, Sequence[str]]) -> None:
@@ -76,7 +85,7 @@ def refuse_options(manifest: Manifest, options: Mapping[str, Any], owned: Mappin
         Name of a modality to the options that no other modality has.
     """
     for modality, names in owned.items():
-        given = [option for option in names if options.get(option) is not None]
+        given = [option for option in names if options.get(option) not in (None, _DEFAULTS.get(option))]
         if modality != manifest.modality.name and given:
             raise DataLayoutError(
                 f"{manifest.source.name} holds {manifest.modality.plural}, and {' and '.join(given)} "
