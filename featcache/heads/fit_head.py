@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,37 +11,27 @@ from typing import Any, Unpack
 
 from sklearn.base import BaseEstimator
 
-from featcache._utils.formatting import json_safe
 from featcache._utils.notebook_html import folded, paragraph, table, text_block
 from featcache._utils.progress_bar import ProgressOption, as_callback
 from featcache._utils.results import NotebookResult, Result
 from featcache._utils.timing import PhaseTimer
-from featcache.backbones.hub_model import is_named
-from featcache.cache.feature_cache import FeatureCache
 from featcache.cache.joined_cache import Caches, JoinedCache, name_caches, open_caches
 from featcache.core.data_summary import DataSummary
 from featcache.core.head_options import HeadFitOptions, HeadOptions
-from featcache.core.hub_names import HUB_DATASET, HUB_MODEL
-from featcache.core.layer_names import ALL, join_layers, split_layer
-from featcache.core.model_card import REPORT, ModelCard, NetworkCard, as_json, kept_readme, prepare_folder
-from featcache.core.model_folder import README
-from featcache.core.model_readme import model_readme
+from featcache.core.layer_names import ALL, split_layer
+from featcache.core.model_card import kept_readme, prepare_folder
 from featcache.core.options import select, takes_options
 from featcache.core.ray_cluster import Cluster
 from featcache.core.specs import PENULTIMATE
-from featcache.core.training_samples import FILE as TRAINING_SAMPLES
-from featcache.core.training_samples import training_samples
 from featcache.errors import HeadError
 from featcache.heads.cache_comparison import CacheComparison
 from featcache.heads.fit import default_layer, fit
 from featcache.heads.fit_caches import fit_caches
-from featcache.heads.held_out import FILE as HELD_OUT
-from featcache.heads.held_out import HeldOutScores
-from featcache.heads.io import save_head
 from featcache.heads.novelty import NoveltyFigures
-from featcache.heads.predict import Evaluation, evaluate
+from featcache.heads.predict import evaluate
 from featcache.heads.ray.coordinator import TrainingCluster
 from featcache.heads.registry import find_head
+from featcache.heads.saving import save_fit
 from featcache.heads.self_training import SelfTraining
 from featcache.heads.training_data import FitOptions, TrainingData
 from featcache.heads.tuning.layer_selection import LayerSelection
@@ -49,7 +39,6 @@ from featcache.heads.tuning.selection import CANDIDATE_COLUMNS, Selection
 from featcache.metrics.classification import Accuracy
 from featcache.metrics.conformal import SetFigures
 from featcache.metrics.multilabel import LabelAccuracy
-from featcache.metrics.predictions import FILE, TEST, predictions_csv
 from featcache.metrics.run_report import Report
 
 _SHOWN_COVERAGE = 0.95  # of the sets of labels that the text names
@@ -335,7 +324,7 @@ def fit_head(
         fitted.cache_comparison,
     )
     if folder is not None:
-        _save(result, fitted.held_out, evaluation, data, opened, folder, tta)
+        save_fit(result, fitted.held_out, evaluation, data, opened, folder, tta)
     return result
 
 
@@ -343,66 +332,3 @@ def _temperature(temperature: float | tuple[float, ...] | None) -> str:
     if isinstance(temperature, tuple):
         return f"its temperatures of {min(temperature):.3g} to {max(temperature):.3g} by label"
     return f"its temperature of {temperature:.3g}"
-
-
-def _networks(cache: JoinedCache, layers: Sequence[str]) -> tuple[NetworkCard, ...]:
-    """The networks of a head on several caches."""
-    return tuple(
-        NetworkCard(
-            name=name,
-            spec=single.spec,
-            weights=single.provenance.get("weights", "pretrained"),
-            layer=join_layers(layer for own, layer in map(split_layer, layers) if own == name),
-            engine=str(single.provenance.get("engine", "")),
-        )
-        for name, single in cache.caches.items()
-    )
-
-
-def _save(
-    result: HeadFit,
-    held_out: HeldOutScores | None,
-    evaluation: Evaluation,
-    data: TrainingData,
-    cache: FeatureCache | JoinedCache,
-    folder: Path,
-    tta: int,
-) -> None:
-    """Write the head, its cards, its predictions of val and test, and the report."""
-    file, weights = save_head(result.estimator, cache.spec.digest())
-    samples = cache.samples
-    card = ModelCard(
-        kind="head",
-        file=file,
-        head=result.name,
-        classes=samples.classes,
-        spec=cache.spec,
-        weights=data.weights,
-        layer=data.layer,
-        metrics=result.accuracy.to_dict(),
-        multilabel=samples.multilabel,
-        thresholds=result.thresholds,
-        tta=tta,
-        engine=str(cache.provenance.get("engine", "")),
-        networks=_networks(cache, data.layers) if isinstance(cache, JoinedCache) else (),
-        self_training=result.self_training.to_dict() if result.self_training and result.self_training.used else None,
-    )
-    test = None
-    if data.test is not None and evaluation.test is not None:
-        test = predictions_csv(data.test.samples, *evaluation.test, cache.spec.modality)
-    report = json_safe(result.to_dict())
-    files = {
-        FILE: predictions_csv(data.val.samples, *evaluation.val, cache.spec.modality),
-        TEST: test,
-        HELD_OUT: held_out.to_bytes() if held_out else None,
-        TRAINING_SAMPLES: training_samples(samples.sha256[cache.readable_rows("train")]),
-        REPORT: as_json(report),
-        README: model_readme(
-            card,
-            report,
-            base_model=str(cache.provenance.get(HUB_MODEL, "")),
-            dataset=str(cache.provenance.get(HUB_DATASET, "")),
-            is_named=all(is_named(network.spec.backbone) for network in card.networks or (card,)),
-        ),
-    }
-    card.write(folder, weights, files)
