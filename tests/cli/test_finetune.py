@@ -238,7 +238,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
                    "--precision", "bf16", "--seed", 4,
                    "--val-fraction", 0.3, "--split-seed", 9, "--resume", "--weight-decay", 0.1,
                    "--batch-size", 7, "--compile", "--image-cache", "i.h5", "--class-weight", "ants=3,bees=0.5",
-                   "--label-smoothing", 0.1, "--patience", 2)  # fmt: skip
+                   "--label-smoothing", 0.1, "--patience", 2, "--log", "jsonl", "--log", "tensorboard")  # fmt: skip
     assert callable(asked.pop("progress"))
     assert callable(asked.pop("on_epoch"))
     assert callable(asked.pop("on_note"))
@@ -251,7 +251,7 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
         }, "image_size": 96, "workers": 3,
         "device": "cpu", "deterministic": True, "precision": "bf16", "seed": 4, "val_fraction": 0.3, "split_seed": 9,
         "allow_leak": False, "max_pixels": 178_956_970, "compile": True, "image_cache": "i.h5",
-        "resume": True, "skip_missing": False, "overwrite": False}  # fmt: skip
+        "resume": True, "skip_missing": False, "overwrite": False, "log": ("jsonl", "tensorboard")}  # fmt: skip
 
 
 PLAN = {

@@ -336,7 +336,10 @@ def test_the_kept_weights_are_reported_on_test(mode: Any, make_folder: MakeFolde
     hashes = json.loads((tmp_path / "run/model.json").read_text())["sha256"]
     assert hashes == {
         name: hashlib.sha256((tmp_path / "run" / name).read_bytes()).hexdigest()
-        for name in (ModelCard.read(tmp_path / "run").file, "test.csv", "val.csv")
+        for name in (
+            *("README.md", "training-samples.safetensors"),
+            *(ModelCard.read(tmp_path / "run").file, "test.csv", "val.csv"),
+        )
     }
 
 
