@@ -105,11 +105,11 @@ def test_every_option_reaches_the_library(got: dict[str, Any]) -> None:
     done("fit-head", "c.h5", "-o", "head", "--head", "knn", "-p", "n_neighbors=3", "-p", "metric=euclidean",
          "--layer", "layer3", "--seed", 5, "--use-views", "mean", "--cv", 4, "--budget", "2m",
          "--scaling", "l2", "--calibrate", "--tta", 2, "--thresholds", "red=0.3", "--device", "cuda:1",
-         "--cluster", "10.0.0.1:6379", "--cpus-per-worker", 2)  # fmt: skip
+         "--cluster", "10.0.0.1:6379", "--cpus-per-worker", 2, "--unlabeled")  # fmt: skip
     assert callable(got.pop("on_note"))
     assert callable(got.pop("on_epoch"))
     assert callable(got.pop("progress"))
-    assert got == {"cache": "c.h5", "out": "head", "head": "knn", "layer": "layer3", "seed": 5,
+    assert got == {"cache": ("c.h5",), "unlabeled": True, "out": "head", "head": "knn", "layer": "layer3", "seed": 5,
                    "use_views": "mean", "cv": 4, "budget_s": 120.0, "scaling": "l2", "calibrate": True, "tta": 2,
                    "thresholds": {"red": 0.3},
                    "device": "cuda:1", "cluster": Cluster("10.0.0.1:6379", 0, 2),
