@@ -26,7 +26,7 @@ from featcache.core.samples import Samples
 from featcache.core.specs import PENULTIMATE, ExtractSpec
 from featcache.errors import CacheIncompleteError, CacheMismatchError, NotACacheError
 
-_STORAGE = ("views", "val_views", "layers", "dtype")  # fields of a spec that change no feature
+_STORAGE = ("views", "val_views", "layers", "dtype", "augment", "seed")  # fields that change no feature of a clean view
 
 
 class JoinedCache:

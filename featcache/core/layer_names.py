@@ -27,7 +27,7 @@ STAGE_POOLS = ("", "mean", "cls")
 """Of the layers that "stages" selects: one vector of each channel."""
 
 _CACHE_END = "/"  # no module of PyTorch has it in its name
-_NO_NAME = re.compile(r"[/:,\s]+")
+_NO_NAME = re.compile(r"[/:,=`\"'\s]+")
 _TEXT_LAYER = re.compile(r"layer\.(\d+)(?::|$)")  # of an encoder of texts, see `expand_text_layers`
 _MAX_GRID = 64  # places along a side; larger values are rejected as invalid
 _MOST_LISTED = 4  # layers that are listed one by one

@@ -234,6 +234,15 @@ def _choice(card: ModelCard, report: Mapping[str, Any]) -> Iterator[str]:
             for entrant in selection["entrants"]
         ]  # fmt: skip
         yield table(["head", "setting", "accuracy", "95 % interval", "log-loss"], rows, "<<>>>")
+    if (training := report.get("self_training") or {}).get("used"):
+        yield (
+            f"Then it learned from {training['samples']:,} samples without a label, too (self-training). On "
+            f"{training['held_out']:,} held-out training samples the accuracy is {training['self_trained']:.4f} instead "
+            f"of {training['plain']:.4f}. The saved head is `{card.head}`."
+        )
+    if caches := report.get("cache_comparison"):
+        names = join_words([escape(name) for name in caches["chosen"]])
+        yield f"Of the features of several networks, cross-validation chose {names}."
     layers = report.get("layer_selection")
     if layers:
         yield (
@@ -262,7 +271,7 @@ def _limits(card: ModelCard, report: Mapping[str, Any]) -> Iterator[str]:
     if not card.multilabel:
         yield (
             f"It knows {len(card.classes)} classes. A sample of another class gets one of these all the same"
-            + ("; `predict --unknown` refuses some of them." if report.get("sets") else ".")
+            + ("; `predict --unknown` refuses some of them." if report.get("novelty") else ".")
         )
     error = card.metrics.get("calibration_error")
     if error is None and card.metrics.get("log_loss") is None:

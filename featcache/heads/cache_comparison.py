@@ -122,7 +122,7 @@ class CacheComparison(Result):
         width = max(len("caches"), *(len(candidate.name) for candidate in self.candidates))
         lines = [
             f"caches, by cross-validation on {self.samples} training samples:",
-            f"  {'caches':{width}}  accuracy  95 % interval     log-loss  s per 1,000 {self.modality}s",
+            f"  {'caches':{width}}  accuracy  95 % interval     log-loss  s per 1,000 views",
         ]
         for candidate in self.candidates:
             accuracy = candidate.accuracy
@@ -135,7 +135,7 @@ class CacheComparison(Result):
             if candidate.gain:
                 added = candidate.caches[-1]
                 added_s = seconds_alone[added,]
-                price = "" if added_s is None else f" for {added_s:.1f} s per 1,000 {self.modality}s"
+                price = "" if added_s is None else f" for {added_s:.1f} s per 1,000 views"
                 is_worth = "worth it" if candidate.gain.is_clear else "not worth it"
                 lines.append(f"{added} adds {candidate.gain}{price}: {is_worth}")
         lines.append(self._conclusion())

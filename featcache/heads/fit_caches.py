@@ -92,7 +92,7 @@ def fit_caches(
         used = cache.select({split_layer(layer)[0] for layer in fitted.layers})
         return fitted, used, _take(_read(used, replace(data, layers=fitted.layers), tta), fitted)
     single = cache.caches[chosen[0]]
-    if len(single.samples) > len(cache.samples):  # fitted to the samples that the others have, too
+    if (single.done > 0).sum() > (cache.done > 0).sum():  # the others lack samples, or could not read them
         refitted, single, data = _fit_single(head, cache, chosen[0], data, options, tta)
         return replace(refitted, cache_comparison=result), single, data
     return fitted, single, _take(comparison.read_alone(chosen[0]), fitted)

@@ -113,7 +113,8 @@ def leave_classes_out(
     fold: NDArray[np.int64],
     folds: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> NoveltyFigures | None:
-    """Figures of held-out samples; None for fewer than three classes, or for so many that it would take long.
+    """Figures of held-out samples; None for fewer than three classes, for so many that it would take long,
+    or if only one class has samples that were held out.
 
     A class is left out of the means. The covariance within the classes keeps its samples of the other folds.
 
@@ -145,6 +146,8 @@ def leave_classes_out(
         caught = np.searchsorted(unknown, limits, "left") / len(unknown)
         curves.append([*caught[:-2], 1.0])
         refused.append(caught[-1])
+    if not curves:  # all held-out samples are of one class
+        return None
     curve = np.mean(curves, axis=0).round(4).tolist()
     return NoveltyFigures(float(np.mean(aurocs)), float(np.mean(refused)), len(aurocs), tuple(curve))
 

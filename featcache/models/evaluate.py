@@ -20,7 +20,7 @@ from featcache.core.training_samples import count_known, read_training_samples
 from featcache.data.sources.base import SampleListing, SampleRecord, Source
 from featcache.data.sources.class_folders import preview
 from featcache.data.sources.registry import open_source
-from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
+from featcache.errors import DataLayoutError, EmptyFolderError, HeadError, RemoteIOError
 from featcache.metrics.multilabel import judge
 from featcache.metrics.predictions import FILE, predictions_csv
 from featcache.metrics.run_report import Report
@@ -203,10 +203,16 @@ def evaluate(
     return evaluation
 
 
-def _count_trained_on(folder: Path, source: Source, entries: Sequence[SampleRecord]) -> int:
-    """How many of the samples the model in a folder was trained on; 0 if it did not save that."""
+def _count_trained_on(folder: Path, source: Source, entries: Sequence[SampleRecord]) -> int | None:
+    """How many of the samples the model in a folder was trained on; 0 if it did not save that.
+
+    None if the connection to the samples was lost: the metrics are there by now.
+    """
     known = read_training_samples(folder)
-    return 0 if known is None else count_known(known, source.hash([entry.id for entry in entries]))
+    try:
+        return 0 if known is None else count_known(known, source.hash([entry.id for entry in entries]))
+    except RemoteIOError:
+        return None
 
 
 def _select(source: Source, listing: SampleListing, split: EvaluatedSplit) -> _Selection:

@@ -51,8 +51,9 @@ class Evaluation(Result, NotebookResult):
         What to do about remarks on a range of values, see `SampleInputs.remark_hint`.
     modality : str
         What the samples are, "image" or "text".
-    trained_on : int
-        How many of the samples the model was trained on, by their content. 0 for models that did not save this.
+    trained_on : int or None
+        How many of the samples the model was trained on, by their content. 0 for models that did not save this; None if
+        the samples could not be read again to find out.
     """
 
     model: str
@@ -71,7 +72,7 @@ class Evaluation(Result, NotebookResult):
     remarks: list[tuple[str, str]] = field(default_factory=list)
     remark_hint: str = ""
     modality: str = "image"
-    trained_on: int = 0
+    trained_on: int | None = 0
 
     @property
     def accuracy(self) -> Accuracy | LabelAccuracy:
@@ -92,6 +93,11 @@ class Evaluation(Result, NotebookResult):
             n = self.accuracy.n + sum(self.taken_for.values())
             lines.append(
                 f"the model was trained on {self.trained_on} of these {plural(n, self.modality)} (by content), so the "
+                "figures are too high"
+            )
+        if self.trained_on is None:
+            lines.append(
+                "the connection was lost before the check whether the model was trained on some of these: if so, the "
                 "figures are too high"
             )
         lines += self._unknown_lines()

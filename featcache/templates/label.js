@@ -12,6 +12,7 @@ let state = null;
 let view = "suggested"; // or "doubtful": where labels go on
 let past = null; // place in the history while the person looks back; null: not looking back
 let current = null; // the sample on the page
+let sent = 0; // changes: an answer to a question from before the last one is old
 let isShown = false; // whether it can be seen: keys before that are not meant for it
 let isBusy = false; // while a label is saved
 const loaded = new Map(); // row -> promise of what the server shows for it
@@ -78,7 +79,7 @@ async function advance() {
     $("text").scrollTop = 0;
     $("text").hidden = false;
   }
-  isShown = true;
+  isShown = !sample.error;
   document.body.dataset.shown = row;
   next.forEach(loadOnce);
 }
@@ -188,6 +189,7 @@ function renderClasses() {
 async function send(path, body) {
   if (isBusy) return;
   isBusy = true;
+  sent += 1;
   try {
     const response = await request(path, body);
     const answer = await response.json();
@@ -212,7 +214,7 @@ function label(name) {
 function skip() {
   if (!current || isBusy) return;
   if (past !== null) look(past + 1);
-  else send("skip", { row: current.row, before: current.label });
+  else if (isShown || !current.label) send("skip", { row: current.row, before: current.label });
 }
 
 function look(place) {
@@ -276,10 +278,11 @@ document.addEventListener("click", (event) => {
 async function poll() {
   try {
     if (!isBusy) {
+      const before = sent;
       const response = await request("state");
       const fresh = await response.json();
       if (state && fresh.cache_id !== state.cache_id) location.reload();
-      if (!isBusy) {
+      if (!isBusy && sent === before) {
         const isFirst = !state;
         state = fresh;
         const same = [...state.queue, ...state.doubts, ...state.history].find((one) => current && one.row === current.row);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -407,7 +408,7 @@ def test_texts_are_labeled_and_read_back(column: str | None, tmp_path: Path) -> 
         rows = [[text, f"body {row}" if row % 2 else ""][: len(names)] for row, text in enumerate(texts)]
         csv.writer(file).writerows([[*names, "label"], *([*row, ""] for row in rows)])
     out = tmp_path / "cache.h5"
-    extract(tmp_path / "texts.csv", out, backbone=toy_text_encoder(), workers=1, text_column=column)
+    extract(tmp_path / "texts.csv", out, backbone=toy_text_encoder(), text_column=column)
     session = LabelSession(FeatureCache.open(out), tmp_path / "texts.csv")
     order = [one.row for one in session.queue]
     assert len(order) == 7
@@ -416,7 +417,7 @@ def test_texts_are_labeled_and_read_back(column: str | None, tmp_path: Path) -> 
     again = LabelSession(FeatureCache.open(out), tmp_path / "texts.csv")
     assert (again.labels, again.history) == (session.labels, order)
     assert again.queue == []
-    update(out, session.path, backbone=toy_text_encoder(), workers=1)
+    update(out, session.path, backbone=toy_text_encoder())
     cache = FeatureCache.open(out)
     assert labels_by_content(cache.samples) == labels_by_content(
         relabel(session.cache, dict(enumerate(session.labels))).samples
@@ -441,3 +442,35 @@ def test_doubts_name_the_rows_of_the_cache() -> None:
     cache = FeatureCache.from_arrays(x, y)
     row = cache.samples.ids.index("06")
     assert any(one[:3] == Doubt(row, "b", "a", 0.0, True)[:3] and one.is_wrong for one in assess(cache).doubts)
+
+
+def test_a_table_that_is_older_than_other_labels_of_the_cache_is_refused(photos: Path) -> None:
+    """It would take them back: the cache was corrected since, by other means."""
+    session = open_session(photos)
+    (row,) = label_all(session, 1)
+    name, cache = session.cache.samples.ids[row], photos.parent / "cache.h5"
+    update(cache, session.path, backbone=toy_backbone())
+    other = photos.parent / "fixed.csv"
+    other.write_text(session.path.read_text().replace(f",{kind_of(session, row)}", ",wasps"))
+    update(cache, other, backbone=toy_backbone())
+    assert format_labels(FeatureCache.open(cache).samples.labels, ("wasps",)).count("wasps") == 1
+    os.utime(session.path, (0, 0))
+    with pytest.raises(
+        CacheMismatchError, match=f"1 label of it is not that of the cache: .*{name} is wasps in the cache"
+    ):
+        LabelSession(FeatureCache.open(cache), str(other))
+
+
+def test_any_error_of_the_work_is_shown_and_the_next_label_tries_again(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(photos)
+
+    def fail(*_: object) -> None:
+        session.close()
+        raise TypeError("broken")
+
+    monkeypatch.setattr(module, "assess", fail)
+    session.is_choosing = False
+    session.work()
+    assert (session.error, session.is_assessing) == ("broken", False)

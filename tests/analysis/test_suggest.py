@@ -215,14 +215,14 @@ def test_a_table_of_texts_is_filled_in_and_read_back(tmp_path: Path) -> None:
         writer = csv.writer(file)
         writer.writerows([("text", "label", "group"), *((text, "", f"g{row}") for row, text in enumerate(texts))])
     out = tmp_path / "cache.h5"
-    extract(tmp_path / "texts.csv", out, backbone=toy_text_encoder(), workers=1)
+    extract(tmp_path / "texts.csv", out, backbone=toy_text_encoder())
     result = suggest(out, 6, data=tmp_path / "texts.csv")
     assert {sample.text for sample in result.samples} < {" ".join(text.split()) for text in texts}
     result.write_table(tmp_path / "one.csv")
     rows = fill_in(tmp_path / "one.csv", lambda row: "long" if " " in row["text"] else "short", 6)
     assert {row["text"] for row in rows} == {*texts} - {""}  # the empty text cannot be read
     assert {row["group"] for row in rows} == {f"g{row}" for row in range(10) if row != 8}
-    changed = update(out, tmp_path / "one.csv", backbone=toy_text_encoder(), workers=1, allow_loss=True)
+    changed = update(out, tmp_path / "one.csv", backbone=toy_text_encoder(), allow_loss=True)
     assert len(changed.changes["newly labeled"]) == 6
     assert changed.shown == 0
 

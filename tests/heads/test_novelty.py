@@ -114,3 +114,11 @@ def test_two_classes_have_a_score_but_no_figures(tmp_path: Path) -> None:
     _, (_, fit) = fitted(x, y, tmp_path)
     assert fit.novelty is None
     assert "--unknown" not in str(fit)
+
+
+def test_classes_of_one_sample_leave_no_figures_and_do_not_stop_the_fit(tmp_path: Path) -> None:
+    """All held-out samples are of one class then."""
+    x, y = clusters(10, 1, 0)
+    x, y = np.concatenate([x, x[:2] + 9]), np.concatenate([y, [1, 2]])
+    fit = fit_head(FeatureCache.from_arrays(x, y, val_fraction=0), head="lda")
+    assert fit.novelty is None

@@ -29,7 +29,7 @@ def test_images_have_their_number_and_what_they_resemble(make_folder: Callable[.
 def test_texts_have_their_words(tmp_path: Path) -> None:
     texts = ["a good film", "the dull film", "not bad", "very good"]
     (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"{text},\n" for text in texts))
-    extract(tmp_path / "texts.csv", tmp_path / "cache.h5", backbone=toy_text_encoder(), workers=1)
+    extract(tmp_path / "texts.csv", tmp_path / "cache.h5", backbone=toy_text_encoder())
     result = suggest(tmp_path / "cache.h5", 3, data=tmp_path / "texts.csv")
     drawn = [text.get_text() for text in suggestions_figure(result)().texts]
     assert [text for text in drawn if text in texts] == [sample.text for sample in result.samples]

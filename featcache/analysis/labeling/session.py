@@ -6,12 +6,13 @@ import shlex
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from featcache._utils import remote
 from featcache._utils.files import identity
+from featcache._utils.formatting import plural
 from featcache.analysis.labeling.assessment import Assessment, Doubt, assess
 from featcache.analysis.suggestions.label_table import LabelTable
 from featcache.analysis.suggestions.suggest import suggest
@@ -224,7 +225,9 @@ class LabelSession:
             self.classes.append(name)
 
     def _read_table(self) -> None:
-        for row, name, reason in self._table.read():
+        records = self._table.read()
+        _check_age(self, records)
+        for row, name, reason in records:
             if name and name not in self.classes:
                 name = check_name(name)
             if (name or reason == _REMOVED) and name != self.labels[row]:
@@ -271,7 +274,7 @@ class LabelSession:
             try:
                 self.choose() if is_choice else self.assess()
                 self.error = ""
-            except (FeatcacheError, OSError, ValueError, MemoryError) as error:  # shown; the next label tries again
+            except Exception as error:  # shown, whatever it is: without this thread the page would wait for ever
                 with self._condition:
                     self.error = str(error) or repr(error)
                     self.is_choosing, self.is_assessing = not is_choice and self.is_choosing, False
@@ -318,6 +321,26 @@ def _check_data(session: LabelSession, data: CachedData) -> None:
             f"{len(newer)} {nouns} have a label in {source.name} and none in the cache (for example {newer[0]}). Run "
             f"`featcache update {shlex.quote(str(cache.path))} {shlex.quote(source.name)}` first."
         )
+
+
+def _check_age(session: LabelSession, records: Sequence[tuple[int, str, str]]) -> None:
+    """Raise CacheMismatchError if the cache was updated after the table, and has other labels where both have one."""
+    samples = session.cache.samples
+    differing = [
+        (samples.ids[row], session.labels[row], name or "no label")
+        for row, name, reason in records
+        if session.labels[row] and name != session.labels[row] and (name or reason == _REMOVED)
+    ]
+    if not differing or session.cache.path.stat().st_mtime <= session.path.stat().st_mtime:
+        return
+    example, cached, listed = differing[0]
+    update = f"featcache update {shlex.quote(str(session.cache.path))} {shlex.quote(str(session.path))}"
+    raise CacheMismatchError(
+        f"{session.path} is older than {session.cache.path}, and {plural(len(differing), 'label')} of it "
+        f"{'is' if len(differing) == 1 else 'are'} not that of the cache: {example} is {cached} in the cache, and {listed} "
+        f"in the table. To keep the labels of the cache, rename or remove the table. To take those of the table, run "
+        f"`{update}`."
+    )
 
 
 def _check_reachable(session: LabelSession) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -167,6 +169,7 @@ class LabelPage:
         counts, history = Counter(session.labels), session.history[-_LISTED:]
         last = session.assessments[-1] if session.assessments else None
         points = [_point(one.labels, one.accuracy, one.head) for one in session.assessments if one.accuracy]
+        newest = points[-1] if last and last.accuracy else None
         return {
             "cache_id": self.cache_id,
             "cache": printable(session.cache.path.name),
@@ -181,10 +184,10 @@ class LabelPage:
             "queue": [self._item(one.row, one.reason) for one in session.queue],
             "history": [self._item(row, "") for row in history],
             "doubts": [self._item(one.row, _describe(one)) for one in session.doubts[:_LISTED]],
-            "accuracy": points[-1] if last and last.accuracy else None,
+            "accuracy": newest,
             "accuracy_note": last.note if last else "",
             "doubts_note": last.doubts_note if last else "",
-            "curve": points,
+            "curve": sorted(points, key=lambda point: point["labels"]),
             "choosing": session.is_choosing,
             "assessing": session.is_assessing,
             "error": session.error,
@@ -294,12 +297,22 @@ def _refusal(headers: Any) -> str:
     A page of another origin cannot send JSON without asking first, which this server never allows; a browser also names
     the origin.
     """
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-        return "this server takes labels only from its own page"
+    origin, host = headers.get("origin"), headers.get("host", "")
+    if (origin is not None and urlsplit(origin).netloc != host) or not _is_own_name(host):
+        return "this server takes labels only from its own page, at its IP address or the name of its machine"
     if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         return "labels are sent as application/json"
     return ""
+
+
+def _is_own_name(host: str) -> bool:
+    """Whether a host is an IP address or a name of this machine: no name that a stranger's DNS can point here."""
+    name, own = urlsplit(f"//{host}").hostname or "", socket.gethostname().lower()
+    try:
+        ip_address(name)
+    except ValueError:
+        return name in ("localhost", own, f"{own}.local", socket.getfqdn().lower())
+    return True
 
 
 def _action(session: LabelSession, path: str, body: Any) -> Callable[[], None]:
