@@ -237,8 +237,8 @@ def _choice(card: ModelCard, report: Mapping[str, Any]) -> Iterator[str]:
     if (training := report.get("self_training") or {}).get("used"):
         yield (
             f"Then it learned from {training['samples']:,} samples without a label, too (self-training). On "
-            f"{training['held_out']:,} held-out training samples the accuracy is {training['self_trained']:.4f} instead "
-            f"of {training['plain']:.4f}. The saved head is `{card.head}`."
+            f"{training['held_out']:,} held-out training samples the accuracy is {training['self_trained']:.4f}, and "
+            f"{training['plain']:.4f} without them. The saved head is `{card.head}`."
         )
     if caches := report.get("cache_comparison"):
         names = join_words([escape(name) for name in caches["chosen"]])

@@ -337,9 +337,9 @@ def _check_age(session: LabelSession, records: Sequence[tuple[int, str, str]]) -
     update = f"featcache update {shlex.quote(str(session.cache.path))} {shlex.quote(str(session.path))}"
     raise CacheMismatchError(
         f"{session.path} is older than {session.cache.path}, and {plural(len(differing), 'label')} of it "
-        f"{'is' if len(differing) == 1 else 'are'} not that of the cache: {example} is {cached} in the cache, and {listed} "
-        f"in the table. To keep the labels of the cache, rename or remove the table. To take those of the table, run "
-        f"`{update}`."
+        f"{'is' if len(differing) == 1 else 'are'} not that of the cache: {example} is {cached} in the cache, and "
+        f"{listed} in the table. To keep the labels of the cache, rename or remove the table. To take those of the table, "
+        f"run `{update}`."
     )
 
 
