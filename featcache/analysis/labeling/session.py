@@ -338,8 +338,8 @@ def _check_age(session: LabelSession, records: Sequence[tuple[int, str, str]]) -
     raise CacheMismatchError(
         f"{session.path} is older than {session.cache.path}, and {plural(len(differing), 'label')} of it "
         f"{'is' if len(differing) == 1 else 'are'} not that of the cache: {example} is {cached} in the cache, and "
-        f"{listed} in the table. To keep the labels of the cache, rename or remove the table. To take those of the table, "
-        f"run `{update}`."
+        f"{listed} in the table. To keep the labels of the cache, rename or remove the table. To take those of the "
+        f"table, run `{update}`."
     )
 
 
