@@ -75,6 +75,13 @@ def test_names_of_caches_are_those_of_files_and_unique(tmp_path: Path) -> None:
     assert list(JoinedCache.open(paths).caches) == ["net-a-b", "c", "c-2"]
 
 
+def test_names_have_no_signs_that_options_and_model_cards_use(tmp_path: Path) -> None:
+    """`--weights NAME=PATH` names a cache, and a model card shows the name as code."""
+    network_cache(tmp_path / "run=1.h5", A)
+    network_cache(tmp_path / "it`s.h5", B)
+    assert list(JoinedCache.open([tmp_path / "run=1.h5", tmp_path / "it`s.h5"]).caches) == ["run-1", "it-s"]
+
+
 def test_layers_are_chosen_by_cache_or_in_all(tmp_path: Path) -> None:
     network_cache(tmp_path / "a.h5", {"penultimate": A, "layer1": A, "layer1:max": A})
     network_cache(tmp_path / "b.h5", {"penultimate": B, "layer2": B})
@@ -151,6 +158,10 @@ def test_equal_features_arrays_and_no_caches_are_refused(tmp_path: Path) -> None
     a = network_cache(tmp_path / "a.h5", A)
     with pytest.raises(CacheMismatchError, match=r"hold features of the same network \(a, weights 6161"):
         open_caches([a, tmp_path / "a.h5"])
+    (tmp_path / "seed").mkdir()
+    other = network_cache(tmp_path / "seed" / "a.h5", A, seed=1)  # the clean views are equal, and only they are joined
+    with pytest.raises(CacheMismatchError, match="hold features of the same network"):
+        open_caches([a, other])
     given = FeatureCache.from_arrays(A[:, 0], Y)
     with pytest.raises(CacheMismatchError, match=r"no sample in common.*given as arrays have no bytes"):
         open_caches([a, given])
