@@ -6,6 +6,8 @@ import platform
 
 import click
 
+from featcache_cli.wrapping import safe
+
 
 def describe_versions() -> str:
     """Return the version of featcache, and those of Python, PyTorch, the device and the system in a second line."""
@@ -22,7 +24,7 @@ def describe_versions() -> str:
 
 def _print(ctx: click.Context, _option: click.Parameter, requested: bool) -> None:
     if requested and not ctx.resilient_parsing:
-        click.echo(describe_versions())
+        click.echo(safe(describe_versions()))
         ctx.exit()
 
 

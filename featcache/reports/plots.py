@@ -106,10 +106,11 @@ def plot_curve(curve: Curve) -> Figure:
         else:
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid()
-    noun, ends = "label" if labels else "view", (curve.points[0], curve.points[-1])
-    numbers = " to ".join([str(x[0])] * (len(x) > 1) + [plural(x[-1], noun)])
-    accuracies = " to ".join(f"{point.accuracy:.3f}" for point in ends[: len(x)])
-    figure.suptitle(f"{curve.head} head, {numbers}: accuracy {accuracies}", fontsize="medium")
+    ends = curve.points[:1] + curve.points[1:][-1:]
+    numbers = [str(number) for number in x[:1] + x[1:][-1:]]
+    noun = ("label" if labels else "view") + ("" if numbers[-1:] == ["1"] else "s")
+    accuracies = " to ".join(f"{point.accuracy:.3f}" for point in ends)
+    figure.suptitle(f"{curve.head} head, {' to '.join(numbers)} {noun}: accuracy {accuracies}", fontsize="medium")
     return figure
 
 

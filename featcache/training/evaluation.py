@@ -89,13 +89,17 @@ class EvalAccumulator:
         return EvalResult(loss, labels, predicted, logits if len(logits) else None)
 
     def step_losses(self, process_group: ProcessGroup) -> list[float]:
-        """The mean loss of each batch, over all processes; of each batch they have a shard, which may be empty."""
+        """The mean loss of each batch, over all processes; of each batch they have a shard, which may be empty.
+
+        The first batches may be those of the main process alone, which trained them before others joined it.
+        """
         means = torch.stack(self.losses).tolist() if self.losses else []
         shards = process_group.all_gather((means, [len(labels) for labels in self.labels]))
-        totals = [sum(sizes) for sizes in zip(*(sizes for _, sizes in shards), strict=True)]
-        sums = [0.0] * len(totals)
+        steps = max(len(sizes) for _, sizes in shards)
+        totals, sums = [0] * steps, [0.0] * steps
         for losses, sizes in shards:
-            for step, (loss, size) in enumerate(zip(losses, sizes, strict=True)):
+            for step, (loss, size) in enumerate(zip(losses, sizes, strict=True), steps - len(sizes)):
+                totals[step] += size
                 sums[step] += loss * size if size else 0.0
         return [loss_sum / total for loss_sum, total in zip(sums, totals, strict=True)]
 

@@ -91,7 +91,7 @@ def test_a_fine_tuned_network_predicts_in_smaller_batches() -> None:
     backbone, network = small_memory(7)
     pixels, head = noise(20), nn.Linear(backbone.dim, 2)
     card: Any = SimpleNamespace(multilabel=False, thresholds=None)
-    labels, probabilities = network_classifier(backbone, BackboneWithHead(backbone.module, head), card)(pixels)()
+    labels, probabilities, _ = network_classifier(backbone, BackboneWithHead(backbone.module, head), card)(pixels)()
     assert network.sizes == [5, 5, 5, 5]
     expected = head(torch.from_numpy(toy_answer(pixels)).float()).softmax(1).detach().numpy()
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)

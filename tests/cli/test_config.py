@@ -67,7 +67,7 @@ def test_tables_of_figures_are_nested(cache: Path, tmp_path: Path) -> None:
         ("[fit-head]\ncach = 'x'", "fit-head has no option 'cach'. Did you mean cache?"),
         ("[fithead]\ncache = 'x'", "there is no command 'fithead'. Did you mean fit-head?"),
         ("cache = 'x'", "cache is not in a table of a command"),
-        ("[fit-head]\ncache = ['x']", "cache of fit-head takes one value, not a list"),
+        ("[fit-head]\nout = ['x']", "out of fit-head takes one value, not a list"),
         ("[fit-head\n", "is not a TOML file"),
         ("[fit-head]\ncache = 'x'\n[predict]\nmodle = 'x'", "predict has no option 'modle'. Did you mean model?"),
         ("[show.confusion]\nmodle = 'x'", "show.confusion has no option 'modle'. Did you mean model?"),

@@ -153,7 +153,8 @@ def test_long_helps_are_in_groups() -> None:
 def test_a_command_may_replace_a_shared_group() -> None:
     """finetune has its own Images and Machine, in its order; each heading is printed once."""
     headings = re.findall(r"^([A-Z][^:\n]*):$", done("finetune", "--help"), re.MULTILINE)
-    assert headings == ["Options", "Initial weights", "Trained layers", "Training", "Data", "Machine", "Printing"]
+    groups = ["Initial weights", "Trained layers", "Training", "Data", "Records", "Machine", "Printing"]
+    assert headings == ["Options", *groups]
 
 
 def test_the_help_says_what_exit_statuses_mean() -> None:

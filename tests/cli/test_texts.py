@@ -101,7 +101,7 @@ def test_evaluate_names_texts(folder: Path, head: Path, tmp_path: Path) -> None:
     assert "4 val texts" in text
     assert "image" not in text
     files = [(path / "val.csv").read_text().splitlines() for path in (head, tmp_path / "out")]
-    fitted, evaluated = ({row["image"]: row["predicted"] for row in csv.DictReader(lines)} for lines in files)
+    fitted, evaluated = ({row["text"]: row["predicted"] for row in csv.DictReader(lines)} for lines in files)
     assert evaluated == fitted
 
 

@@ -113,7 +113,8 @@ def test_a_page_runs_from_top_to_bottom(
     page: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "page"
-    own = [name for name, command in MADE.items() if re.search(command, TEXTS[page])]
+    run_here = "".join(blocks(page, "sh") + blocks(page, "python"))
+    own = [name for name, command in MADE.items() if re.search(command, run_here)]
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(*own))
     monkeypatch.chdir(folder)
     in_this_process(monkeypatch)  # the routes of `benchmark`

@@ -319,7 +319,7 @@ def test_options_of_workers_need_a_cluster(data: Path, tmp_path: Path) -> None:
     assert "--gpus-per-worker and --cpus-per-worker need --cluster" in result.stderr
     result = featcache_cli("extract", data, "-o", tmp_path / "cache.h5", "--cluster", "auto", "--dry-run")
     assert result.exit_code == 2
-    assert "--dry-run measures a few images on this machine: drop --cluster" in result.stderr
+    assert "--dry-run measures a few samples on this machine: drop --cluster" in result.stderr
 
 
 def test_without_ray_the_line_to_type_is_said(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

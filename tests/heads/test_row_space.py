@@ -158,6 +158,4 @@ def test_penalties_are_in_units_of_the_features_variance() -> None:
     data = TuningData(wide(40, 90))
     whole = unprojected(wide(40, 90))
     np.testing.assert_allclose(data.c_path, whole.c_path, rtol=1e-9)
-    np.testing.assert_allclose(
-        data._regularized(lambda: False).scale, whole._regularized(lambda: False).scale, rtol=1e-9
-    )
+    np.testing.assert_allclose(data.covariances().scale, whole.covariances().scale, rtol=1e-9)

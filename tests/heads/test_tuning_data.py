@@ -606,7 +606,7 @@ def test_a_search_ends_before_strengths_that_are_rounding_errors(
 ) -> None:
     """The weakest strength that can be solved is the best one, and the next one fails."""
     tuning = TuningData(fine())
-    covariances, whiten = tuning._regularized(lambda: False), closed_form._Covariance.whiten
+    covariances, whiten = tuning.covariances(), closed_form._Covariance.whiten
 
     def fails(self: Any, ridge: float, *rest: Any) -> Any:
         if ridge < PENALTIES[least] * covariances.scale * 0.99:
@@ -625,7 +625,7 @@ def test_a_strength_of_the_first_fold_that_is_too_weak_for_others_is_not_taken(
 ) -> None:
     monkeypatch.setattr(tuning_data, "_ENOUGH", 1)
     tuning = TuningData(fine())
-    covariances, whiten = tuning._regularized(lambda: False), closed_form._Covariance.whiten
+    covariances, whiten = tuning.covariances(), closed_form._Covariance.whiten
     free = tuning.tune_closed_form(solve)
     least = PENALTIES.index(min(free.trials, key=lambda trial: trial.log_loss).value) - 1
     covariances._whitened.clear()

@@ -45,6 +45,7 @@ def test_the_file_holds_these_datasets_and_no_other(golden: h5py.File) -> None:
         "done": ("u", 2, (18,)),
         "crc32": ("u", 4, (18,)),
         "skipped": ("S", 120, (18,)),
+        "extract_s": ("f", 4, (18,)),
         "labels": ("i", 8, (18,)),
         "split": ("u", 1, (18,)),
         "sha256": ("u", 1, (18, 32)),
@@ -62,9 +63,9 @@ def test_the_header_says_where_the_rows_lie_and_seals_the_rest(golden: h5py.File
     body = json.loads(second)
     assert set(body) == {"size", "arrays"}
     assert body["size"] == len(raw)
-    rows = ("features/penultimate", "done", "crc32", "skipped")
+    rows = ("features/penultimate", "done", "crc32", "skipped", "extract_s")
     types = {"index": "|u1", "labels": "<i8", "split": "|u1", "sha256": "|u1", "features/penultimate": "<f2",
-             "done": "<u2", "crc32": "<u4", "skipped": "|S120"}  # fmt: skip
+             "done": "<u2", "crc32": "<u4", "skipped": "|S120", "extract_s": "<f4"}  # fmt: skip
     assert body["arrays"] == {
         name: [golden[name].id.get_offset(), list(golden[name].shape), kind] for name, kind in types.items()
     }

@@ -169,7 +169,7 @@ def test_columns_are_predicted_alike_wherever_they_come_from(folder: Path) -> No
         assert [one.label for one in other] == [one.label for one in table]
         np.testing.assert_allclose([one.probability for one in other], [one.probability for one in table], rtol=1e-6)
     with (folder / "two/val.csv").open(newline="") as file:
-        fitted = {row["image"]: row["probability"] for row in csv.DictReader(file)}
+        fitted = {row["text"]: row["probability"] for row in csv.DictReader(file)}
     assert len(fitted) == 4
     for (title, body, _), prediction in zip(ROWS, table, strict=True):
         if body == "the film":

@@ -150,7 +150,7 @@ HEADER = "image,label,predicted,probability\n"
 def test_a_damaged_table_is_refused(text: str, tmp_path: Path) -> None:
     first = model(tmp_path / "first", set())
     (first / "val.csv").write_text(text)
-    with pytest.raises(HeadError, match=r"val\.csv is damaged: it is not a table of image, label, predicted"):
+    with pytest.raises(HeadError, match=r"val\.csv is damaged: it is not a table of sample, label, predicted"):
         compare_heads(first, first)
 
 
@@ -164,7 +164,7 @@ def test_a_table_that_cannot_be_parsed_is_damaged(cell: str, tmp_path: Path) -> 
     (tmp_path / "val.csv").write_text(f"image,label,predicted,probability\n{cell},ants,ants,1\n")
     with pytest.raises(
         HeadError,
-        match=r"val\.csv is damaged: it is not a table of image, label, predicted, "
+        match=r"val\.csv is damaged: it is not a table of sample, label, predicted, "
         r"probability",
     ):
         read_predictions(tmp_path)

@@ -68,7 +68,7 @@ def test_a_prediction_is_the_head_on_the_cached_features(folder: Path, head: str
     rows = manifest.samples.rows("val")
     classifier = Classifier.load(folder / head, backbone=encoder())
     predictions = classifier.predict([manifest.read(row).decode() for row in rows])
-    expected = {row["image"]: row for row in val_rows(folder / head / "val.csv")}
+    expected = {row["text"]: row for row in val_rows(folder / head / "val.csv")}
     assert len(predictions) == 4
     for row, prediction in zip(rows, predictions, strict=True):
         fitted = expected[manifest.samples.ids[row]]
@@ -188,7 +188,7 @@ def test_an_evaluation_gives_the_metrics_and_predictions_of_the_fit(folder: Path
     assert "4 val texts (10 train texts left out: --split all includes them)" in str(evaluation)
     assert "image" not in str(evaluation)
     fitted, evaluated = val_rows(folder / "head/val.csv"), val_rows(tmp_path / "out/val.csv")
-    assert {row["image"]: row["predicted"] for row in evaluated} == {row["image"]: row["predicted"] for row in fitted}
+    assert {row["text"]: row["predicted"] for row in evaluated} == {row["text"]: row["predicted"] for row in fitted}
     renamed = tmp_path / "renamed.csv"
     renamed.write_text((folder / "reviews.csv").read_text().replace("text,label", "review,label", 1))
     again = evaluate(model, renamed, text_column="review")

@@ -81,7 +81,7 @@ OTHERS: dict[str, Any] = {
 )
 def test_fit_head_reads_what_is_spelt(cache: str, given_settings: dict[str, Any]) -> None:
     values = parsed(format_command("fit-head", [cache], given_settings))
-    assert values == {"cache": cache, **given_settings, **OTHERS}
+    assert values == {"cache": (cache,), "unlabeled": False, **given_settings, **OTHERS}
     for name, value in given_settings["parameters"].items():
         assert type(values["parameters"][name]) is type(value)
 

@@ -52,8 +52,8 @@ def test_records_name_the_items_of_tuples() -> None:
 
 
 def test_no_result_writes_to_dict_by_hand() -> None:
-    """A cache is no result."""
+    """A cache is no result, and a card is read again."""
     files = {
         path.name for path in (ROOT / "featcache").rglob("*.py") if "def to_dict(" in path.read_text(encoding="utf-8")
     }
-    assert files == {"results.py", "feature_cache.py"}
+    assert files == {"results.py", "feature_cache.py", "model_card.py"}
