@@ -92,8 +92,7 @@ def guess_with_own_head(cache: FeatureCache, pool: Features, seed: int) -> tuple
     if len(classes) < 2 or n < LEAST_PER_CLASS * len(classes):
         return [], (
             f"They are typical and different from each other. From {LEAST_PER_CLASS * max(2, len(classes))} training "
-            f"{cache.spec.modality}s of two classes or more on (now {n} of {len(classes)}), those between classes come "
-            "first."
+            f"{cache.spec.modality}s of two classes or more on, those between classes come first (now {n or 'none'})."
         )
     fitted = fit_own_head(train, seed)
     probabilities = classify(fitted.estimator, pool.lazy_view(0), len(cache.samples.classes)).probabilities
