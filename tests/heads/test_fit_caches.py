@@ -77,7 +77,7 @@ def test_noise_is_dropped_and_the_head_needs_one_network(tmp_path: Path, halves:
     assert not ModelCard.read(tmp_path / "head").networks
     text = str(found)
     assert "noise adds" in text
-    assert "for 500.0 s per 1,000 images: not worth it" in text
+    assert "for 500.0 s per 1,000 views: not worth it" in text
     assert "chosen: a alone; the head needs one network" in text
     assert json.loads((tmp_path / "head/run.json").read_text())["cache_comparison"]["chosen"] == ["a"]
     three = fit_head([noise, *halves])
