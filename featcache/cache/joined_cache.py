@@ -23,10 +23,8 @@ from featcache.cache.sample_matches import SampleMatches, match_samples
 from featcache.core.data_summary import DataSummary, summarize
 from featcache.core.layer_names import cache_names, join_layer, split_layer
 from featcache.core.samples import Samples
-from featcache.core.specs import PENULTIMATE, ExtractSpec
+from featcache.core.specs import AUGMENTED_FIELDS, PENULTIMATE, STORAGE_FIELDS, ExtractSpec
 from featcache.errors import CacheIncompleteError, CacheMismatchError, NotACacheError
-
-_STORAGE = ("views", "val_views", "layers", "dtype", "augment", "seed")  # fields that change no feature of a clean view
 
 
 class JoinedCache:
@@ -216,7 +214,7 @@ class JoinedCache:
                         f"{other.path} holds features of {other.spec.modality}s, and {cache.path} of "
                         f"{cache.spec.modality}s. Give caches of the same samples."
                     )
-                if all(name in _STORAGE for name, *_ in cache.spec.differences(other.spec)):
+                if all(name in STORAGE_FIELDS | AUGMENTED_FIELDS for name, *_ in cache.spec.differences(other.spec)):
                     raise CacheMismatchError(
                         f"{other.path} and {cache.path} hold features of the same network "
                         f"({cache.spec.backbone}, weights {short_value(cache.spec.weights_sha256)}) with the same "

@@ -37,6 +37,11 @@ UseViews = Literal["all", "mean", "clean", "cycle"]
 Scaling = Literal["standard", "l2"]
 Thresholds = Literal["f1"] | float | Mapping[str, float]
 
+STORAGE_FIELDS = frozenset({"views", "val_views", "layers", "dtype"})
+"""Fields of a spec that decide how many features are stored, and how; they change no feature."""
+AUGMENTED_FIELDS = frozenset({"augment", "seed"})
+"""Fields of a spec that decide augmented views alone; they change no clean view."""
+
 PENULTIMATE = "penultimate"
 EMBEDDED = "efficientnet_lite0"
 EMBEDDED_TEXT = "all-minilm-l6-v2"

@@ -57,13 +57,17 @@ class AttentionConfig:
 
     def __post_init__(self) -> None:
         for name in ("queries", "epochs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+            check_whole(name, getattr(self, name))
         if not isinstance(self.lr, (int, float)) or not 0 < self.lr < math.inf:
             raise ValueError(f"lr is {self.lr!r}; it must be a number greater than 0")
         if not isinstance(self.weight_decay, (int, float)) or not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay is {self.weight_decay!r}; it must be a number, 0 or greater")
+
+
+def check_whole(name: str, value: object) -> None:
+    """Raise ValueError for a value that is not a whole number, 1 or more."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, 1 or more")
 
 
 class AttentionHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -12,10 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from featcache._utils.blockwise import RunningMoments
 from featcache._utils.progress_bar import Progress
 from featcache.core.progress import StepProgress
 from featcache.core.rng import derived_seed, epoch_order
 from featcache.errors import HeadError
+from featcache.heads.attention import AttentionConfig, check_whole
 from featcache.heads.file_checks import check_classes, check_layer, require
 
 if TYPE_CHECKING:
@@ -25,23 +26,15 @@ _BLOCK = 1024  # rows that are computed at a time
 
 
 @dataclass(frozen=True)
-class LayerAttentionConfig:
+class LayerAttentionConfig(AttentionConfig):
     """How `fit_layer_attention` trains: AdamW with a cosine schedule, view e in epoch e.
 
     Parameters
     ----------
-    queries : int
-        Number of queries, m.
+    queries, epochs, batch_size, lr, weight_decay
+        See `AttentionConfig`.
     width : int
         Width r that each layer is projected to.
-    epochs : int
-        Passes over the samples.
-    batch_size : int
-        Samples of a batch.
-    lr : float
-        Learning rate at the start.
-    weight_decay : float
-        Of AdamW.
 
     Raises
     ------
@@ -49,22 +42,13 @@ class LayerAttentionConfig:
         A value is out of its range.
     """
 
-    queries: int = 4
-    width: int = 64
-    epochs: int = 30
-    batch_size: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.1
+    width: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("queries", "width", "epochs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number, 1 or more")
-        if not isinstance(self.lr, (int, float)) or not 0 < self.lr < math.inf:
-            raise ValueError(f"lr is {self.lr!r}; it must be a number greater than 0")
-        if not isinstance(self.weight_decay, (int, float)) or not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay!r}; it must be a number, 0 or greater")
+        super().__post_init__()
+        check_whole("width", self.width)
 
 
 class LayerAttentionHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -254,7 +238,7 @@ def fit_layer_attention(
 def _mean(train: Features) -> NDArray[np.float64]:
     """Of each feature over the clean views, shape (d,)."""
     clean = train.lazy_view(0)
-    total = np.zeros(clean.shape[1])
+    moments = RunningMoments(clean.shape[1])
     for start in range(0, len(clean), _BLOCK):
-        total += np.asarray(clean[start : start + _BLOCK], np.float64).sum(axis=0)
-    return total / len(clean)
+        moments.update(np.asarray(clean[start : start + _BLOCK]))
+    return moments.mean

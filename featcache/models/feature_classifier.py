@@ -18,7 +18,7 @@ from featcache.cache.joined_cache import Caches, JoinedCache, list_caches
 from featcache.cache.mismatch import short_value
 from featcache.cache.rows import ALL, iter_features, select_splits
 from featcache.core.model_card import ModelCard, NetworkCard
-from featcache.core.specs import ExtractSpec, is_arrays
+from featcache.core.specs import AUGMENTED_FIELDS, STORAGE_FIELDS, ExtractSpec, is_arrays
 from featcache.errors import CacheIncompleteError, CacheMismatchError, RemoteIOError
 from featcache.heads.predict import classify
 from featcache.models.defaults import TOP_CLASSES
@@ -27,10 +27,6 @@ from featcache.models.inputs.names import samples_of
 from featcache.models.labelling import Labelling, Labels
 from featcache.models.load import check_width, open_head
 from featcache.models.prediction import Prediction, Predictions
-
-# Fields of a spec, see `_differences`.
-_STORAGE = {"views", "val_views", "layers", "dtype"}  # how many features are stored, and how
-_AUGMENTED = {"augment", "seed"}  # they decide augmented views alone
 
 
 class FeatureClassifier(NotebookResult):
@@ -313,12 +309,12 @@ def _differences(there: ExtractSpec, needed: ExtractSpec, tta: int) -> list[tupl
     """
     if there.modality != needed.modality:
         return [("modality", there.modality, needed.modality)]
-    ignored = _STORAGE | _AUGMENTED
+    ignored = STORAGE_FIELDS | AUGMENTED_FIELDS
     if is_arrays(needed.backbone):
         ignored |= {"weights_sha256"}
     differences = [difference for difference in there.differences(needed) if difference[0] not in ignored]
     if tta and not is_arrays(needed.backbone):
-        views = [(name, getattr(there.view, name), getattr(needed.view, name)) for name in sorted(_AUGMENTED)]
+        views = [(name, getattr(there.view, name), getattr(needed.view, name)) for name in sorted(AUGMENTED_FIELDS)]
         differences += [(name, first, second) for name, first, second in views if first != second]
     return differences
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from featcache._utils.formatting import capitalize, format_times
+from featcache.analysis.benchmark.baseline import BASELINE
 from featcache.analysis.benchmark.outcomes import COLD
 from featcache.analysis.benchmark.routes import ROUTES
 from featcache.reports.plots import label_log_axis
@@ -72,8 +73,12 @@ def _title(comparison: Comparison, decision: str | None) -> str:
     setting = f"{settings['backbone']}, {settings['recipe']['epochs']} live epochs"
     if cached is None or decision is None:
         return setting
+    if decision == BASELINE:  # recommended because it is enough, not because it is better
+        return f"TF-IDF with logistic regression is enough\n{setting}"
     if decision != cached.route:
         return f"{capitalize(decision)} is significantly more accurate than the cached head\n{setting}"
+    if any(outcome.unfinished for outcome in comparison.outcomes):  # there is no verdict about these
+        return f"No route that trained long enough is significantly more accurate than the cached head\n{setting}"
     slowest = max(comparison.outcomes, key=lambda outcome: outcome.median_s)
     other = comparison.outcome(ROUTES["finetune"]) or slowest
     times = format_times(other.median_s / cached.median_s)

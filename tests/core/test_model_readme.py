@@ -199,3 +199,19 @@ def test_last_parts() -> None:
 def test_escaped_text_keeps_its_letters() -> None:
     assert escape("sea-lion: 1") == "sea-lion: 1"
     assert escape("http://x [a](b)\n`c`") == "http\\://x \\[a\\]\\(b\\)\\\\n\\`c\\`"
+
+
+def test_the_card_says_that_the_head_learned_from_unlabeled_samples_and_which_networks_were_chosen() -> None:
+    training = {"used": True, "samples": 1234, "held_out": 40, "plain": 0.7, "self_trained": 0.8}
+    report = {**REPORT, "self_training": training, "cache_comparison": {"chosen": ["small", "larg`e"]}}
+    text = model_readme(CARD, report).decode()
+    assert "it learned from 1,234 samples without a label, too (self-training). On 40 held-out" in text
+    assert "the accuracy is 0.8000, and 0.7000 without them. The saved head is `ridge`." in text
+    assert "cross-validation chose small and larg\\`e." in text
+    refused = model_readme(CARD, {**REPORT, "self_training": {**training, "used": False}}).decode()
+    assert "self-training" not in refused
+
+
+def test_refusals_are_promised_only_where_there_is_a_score() -> None:
+    assert "`predict --unknown`" not in model_readme(CARD, REPORT).decode()
+    assert "`predict --unknown`" in model_readme(CARD, {**REPORT, "novelty": {"auroc": 0.8}}).decode()

@@ -68,5 +68,8 @@ def test_single_layers_and_other_parameters_are_refused(tmp_path: Path) -> None:
     cache = network_cache(tmp_path / "a.h5", signal(1.0))
     with pytest.raises(HeadError, match="layer-attention needs two layers or more"):
         fit_head(cache, head="layer-attention")
-    with pytest.raises(HeadError, match=r"queries is 0; it must be a whole number.*It takes queries, width, epochs"):
+    with pytest.raises(
+        HeadError,
+        match=r"queries is 0; it must be a whole number.*It takes queries, epochs, batch_size, lr, weight_decay, width",
+    ):
         fit_head(cache, head="layer-attention", parameters={"queries": 0})

@@ -15,7 +15,7 @@ import pytest
 
 from caches import cache_of
 from commands import as_json, done, drop_hashes, refused, write_folder
-from featcache.errors import DataLayoutError, EmptyFolderError, HeadError
+from featcache.errors import DataLayoutError, EmptyFolderError, HeadError, RemoteIOError
 from featcache.extraction.extract import extract
 from featcache.finetuning.finetune import finetune
 from featcache.heads.fit_head import fit_head
@@ -75,6 +75,21 @@ def test_training_samples_are_counted_by_content(data: Path, model: Path, tmp_pa
     drop_hashes(older)
     (older / "training-samples.safetensors").unlink()
     assert evaluate(older, data, split="all", device="cpu").trained_on == 0
+
+
+def test_a_connection_that_is_lost_after_the_predictions_keeps_the_metrics(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples are read once more, for their hashes."""
+
+    def lost(*_: object) -> None:
+        raise RemoteIOError("no connection")
+
+    monkeypatch.setattr("featcache.data.sources.folder.FolderSource.hash", lost)
+    evaluation = evaluate(model, data, tmp_path / "out", split="all", device="cpu")
+    assert evaluation.trained_on is None
+    assert "the connection was lost before the check whether the model was trained on some of these" in str(evaluation)
+    assert (tmp_path / "out" / "val.csv").exists()
 
 
 def test_training_samples_of_a_run_are_counted(data: Path, tmp_path: Path) -> None:

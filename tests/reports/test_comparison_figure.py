@@ -13,6 +13,7 @@ from matplotlib.text import Annotation
 from featcache.analysis.benchmark.baseline import BASELINE
 from featcache.analysis.benchmark.outcomes import COLD, WARM, Comparison
 from featcache.analysis.benchmark.routes import ROUTES
+from featcache.finetuning.convergence import TrainingRun
 from featcache.reports.comparison_figure import frontier, plot_comparison
 from outcomes import comparison, four_routes, outcome
 
@@ -96,6 +97,7 @@ def test_one_route_has_no_frontier() -> None:
     [
         (None, "resnet18, 10 live epochs"),
         (COLD, "No route is significantly more accurate than the cached head; fine-tune takes 12 times as long"),
+        (BASELINE, "TF-IDF with logistic regression is enough"),
         (ROUTES["lpft"], "LP-FT is significantly more accurate than the cached head"),
     ],
 )
@@ -104,6 +106,14 @@ def test_the_title_is_the_finding(decision: str | None, title: str) -> None:
     first, *setting = axes.get_title(loc="left").splitlines()
     assert first == title
     assert setting == ([] if decision is None else ["resnet18, 10 live epochs"])
+
+
+def test_the_title_claims_nothing_of_a_route_that_was_not_trained_long_enough() -> None:
+    short = outcome(ROUTES["finetune"], trainings=[TrainingRun(1, 10, (1.0,), "its loss still falls")])
+    assert short.unfinished
+    (axes,) = plot_comparison(comparison(outcome(COLD), short), COLD).axes
+    first = axes.get_title(loc="left").splitlines()[0]
+    assert first == "No route that trained long enough is significantly more accurate than the cached head"
 
 
 @pytest.mark.parametrize("n", [3, 10, 27, 153])
